@@ -1,0 +1,45 @@
+/* TLS configurations. Immutable once made, reference counted, any thread. OpenSSL 3.
+ *
+ * Certificates and keys are PEM in memory. Server contexts for clients take TLS 1.2 and 1.3 without renegotiation;
+ * contexts between nodes take TLS 1.3 only and verify the peer against the given CA bundle. */
+#ifndef BASE_TLS_H
+#define BASE_TLS_H
+
+#include "base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct tls_ctx;
+
+struct tls_options {
+    bool server;
+    bool tls13_only;
+    const char *cert_pem, *key_pem;  /* chain, leaf first; NULL for a client without a certificate */
+    const char *ca_pem;              /* bundle to verify the peer against; NULL: the peer is not verified */
+    bool require_peer_cert;          /* server: refuse a client without a certificate */
+    const char *const *alpn;         /* NULL-terminated; server: accepted protocols, client: offered ones */
+    bool system_ca;                  /* client: the system's trust store */
+};
+int tls_ctx_new(struct tls_ctx **out, const struct tls_options *options, struct err_ctx *err);
+struct tls_ctx *tls_ctx_ref(struct tls_ctx *ctx);
+void tls_ctx_unref(struct tls_ctx *ctx); /* may be NULL */
+
+/* Server name selection: a set of contexts by domain, with a default; swapped as a whole on reload. */
+struct tls_sni;
+struct tls_sni *tls_sni_new(struct tls_ctx *fallback);
+void tls_sni_add(struct tls_sni *sni, const char *domain, struct tls_ctx *ctx); /* before it is used */
+struct tls_sni *tls_sni_ref(struct tls_sni *sni);
+void tls_sni_unref(struct tls_sni *sni);
+
+/* What a peer proved. */
+struct tls_peer {
+    char common_name[256]; /* of the verified leaf certificate; empty without one */
+    char uris[2][256];     /* subjectAltName URIs, in order; empty where missing */
+    char alpn[32];
+    uint8_t fingerprint[32]; /* SHA-256 of the leaf, also when it was not verified */
+    bool has_cert, verified;
+};
+enum tls_binding { TLS_BIND_EXPORTER, TLS_BIND_SERVER_END_POINT }; /* RFC 9266, RFC 5929 §4 */
+
+#endif
