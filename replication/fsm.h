@@ -1,0 +1,40 @@
+/* The state machine: applies one command to the store. Deterministic: its results and the bytes it writes depend on the
+ * log and the feature level alone (no clock, no random value, no ICU, no floats, no hash order). Refusals are results.
+ * Apply thread only. */
+#ifndef REPLICATION_FSM_H
+#define REPLICATION_FSM_H
+
+#include "base/arena.h"
+#include "command.pb-c.h"
+#include "storage/store.h"
+
+struct fsm_input {
+    uint64_t index, term; /* of the entry in our log */
+    uint32_t place;       /* of the proposal in the entry */
+};
+
+/* code: ERR_OK or the reason of the refusal as an ERR_ code; text: a sentence for a person, "" when done. */
+struct fsm_result {
+    int code;
+    uint64_t value, value2;
+    char text[256];
+};
+
+/* Result flags of Subscribe. */
+enum fsm_subscribe_flag {
+    FSM_SUB_ROUTE = 1,           /* hand the stanza on to the contact's sessions */
+    FSM_SUB_AUTO_SUBSCRIBED = 2, /* answer "subscribed" on the contact's behalf (RFC 6121 §3.1.3, §3.4) */
+    FSM_SUB_GRANTED = 4,         /* FROM now sees TO's presence (send current presence) */
+    FSM_SUB_REVOKED = 8,         /* one side may no longer see the other (send unavailable) */
+    FSM_SUB_CHANGED = 16,        /* a row changed */
+};
+
+void fsm_apply(struct store_txn *txn, const Imp__Command *command, const struct fsm_input *in, struct arena *arena,
+               struct fsm_result *out);
+
+/* Does the proposal execute now? Applies session rules and, when it executes, the command. Returns false for a no-op
+ * (repeat, gap, ended epoch); out is then untouched. */
+bool fsm_execute(struct store_txn *txn, const Imp__Proposal *proposal, const struct fsm_input *in,
+                 struct arena *arena, struct fsm_result *out);
+
+#endif

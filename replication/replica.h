@@ -1,0 +1,129 @@
+/* A node's copy of the replicated store: the Raft driver on its own loop thread, the log writer, the apply thread, the
+ * proposer session, the change feed, snapshots and leases. raft.h is not seen from here.
+ *
+ * Any thread may call everything below unless it says otherwise; answers arrive by mailbox on the loop named. */
+#ifndef REPLICATION_REPLICA_H
+#define REPLICATION_REPLICA_H
+
+#include "base/loop.h"
+#include "base/metrics.h"
+#include "base/stream.h"
+#include "replication/fsm.h"
+
+struct replica;
+
+struct replica_options {
+    const char *dir; /* DIR/log, DIR/store, DIR/snap are below it */
+    uint32_t node_id;
+    uint8_t cluster_id[16];
+    uint8_t start_nonce[16]; /* random per start; tells a second living copy apart */
+    const char *release;
+    struct store *store; /* open; closed by replica_stop */
+    struct tls_ctx *tls_client; /* ALPN imp-raft/1, this node's certificate, the cluster's CA */
+    struct log *log;
+    struct metrics *metrics;
+    unsigned election_ms, heartbeat_ms; /* 0: 600 / 60 */
+    /* A peer spoke with its certificate for the first time in this life. Raft thread. */
+    void (*on_peer_seen)(void *user, uint32_t node);
+    /* Nothing works any more (disk, broken invariant, finished install, second copy of this node): the process must
+     * end; text says why. exit_again: starting again makes sense. Any thread. */
+    void (*on_fatal)(void *user, bool exit_again, const char *text);
+    void *user;
+};
+
+/* Writes the first entries of a new cluster's log: configuration {node 1, voter} and Bootstrap. For impnode init. */
+int replica_bootstrap(const char *dir, const Imp__Command *bootstrap, struct err_ctx *err);
+
+/* Opens log and vote, finishes a pending snapshot install, refuses with text what raft-level checks refuse. */
+int replica_open(struct replica **out, const struct replica_options *o, struct err_ctx *err);
+/* To be called by whoever opens the store before replica_open: swaps in a finished install (marker), if there is one. */
+int replica_finish_install(const char *dir, struct log *log, struct err_ctx *err);
+int replica_start(struct replica *r, struct err_ctx *err);
+/* Hands leadership over (1 s at most), stops all threads, closes the store with a clean mark. Blocks; control thread. */
+void replica_stop(struct replica *r);
+
+/* A connection with ALPN imp-raft/1 whose certificate was verified; NODE is from the certificate. Control loop: the
+ * stream moves to the raft loop. */
+void replica_accept(struct replica *r, struct stream *s, uint32_t node);
+
+/* ---- proposals ---- */
+struct proposal_result {
+    int code;       /* ERR_OK, a refusal of the FSM, ERR_UNKNOWN_OUTCOME (epoch ended, or timed out), ERR_UNAVAILABLE */
+    uint64_t index; /* log index at which it executed; 0 when it did not */
+    uint64_t value, value2;
+    const char *text; /* "" or a sentence; borrowed */
+};
+typedef void proposal_done_fn(void *user, const struct proposal_result *result);
+/* COMMAND is packed before this returns; its time is filled in. 0: on_done is called exactly once, on LOOP, after the
+ * feed events of the same index. ERR_LIMIT: 4096 in flight; ERR_UNAVAILABLE: no session yet, stopping, or disk nearly
+ * full; on_done is then not called. Proposals of one thread execute in the order submitted. timeout_ms 0: 30 s. */
+int proposal_submit(struct replica *r, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
+                    proposal_done_fn *on_done, void *user);
+
+/* Current reads: on_done(user, 0) on LOOP once this node has applied everything that was committed when it was asked;
+ * ERR_TIMEOUT / ERR_UNAVAILABLE otherwise. */
+void replica_barrier(struct replica *r, struct loop *loop, unsigned timeout_ms,
+                     void (*on_done)(void *user, int code, uint64_t index), void *user);
+
+/* ---- change feed ---- */
+struct feed_event {
+    uint64_t index;
+    enum table table;
+    bool deleted;
+    struct key key;
+};
+struct feed_handler {
+    /* Events in log order; borrowed. Before on_done of the same indexes. LOOP's thread. */
+    void (*on_events)(void *user, const struct feed_event *events, size_t n, uint64_t applied_index);
+    void (*on_reload)(void *user, uint64_t applied_index); /* too many to queue: read again what you hold */
+};
+/* Before replica_start. Every loop that submits proposals registers one handler (may have NULL functions). */
+void replica_add_feed(struct replica *r, struct loop *loop, const struct feed_handler *handler, void *user);
+
+/* ---- membership: leader only, others answer ERR_NOTLEADER ---- */
+enum replica_change { REPLICA_ADD_STANDBY, REPLICA_PROMOTE, REPLICA_DEMOTE, REPLICA_REMOVE };
+void replica_change(struct replica *r, enum replica_change change, uint32_t node, struct loop *loop,
+                    void (*on_done)(void *user, int code, const char *text), void *user);
+void replica_transfer(struct replica *r, uint32_t to /* 0: the driver picks */, struct loop *loop,
+                      void (*on_done)(void *user, int code, const char *text), void *user);
+
+/* ---- status ---- */
+enum replica_role { REPLICA_FOLLOWER, REPLICA_CANDIDATE, REPLICA_LEADER };
+enum replica_member { REPLICA_NOT_MEMBER, REPLICA_STANDBY, REPLICA_VOTER };
+struct replica_peer {
+    uint32_t node;
+    enum replica_member member;
+    bool connected;
+    uint64_t match_index;   /* known by the leader only, else 0 */
+    uint64_t last_heard_ms; /* CLOCK_MONOTONIC; 0: never */
+    uint32_t ping_us;       /* round trip of the last ping frame; 0: unknown */
+};
+enum { REPLICA_MAX_PEERS = 64 };
+struct replica_status {
+    enum replica_role role;
+    enum replica_member member; /* ours */
+    uint32_t leader;            /* node id, 0: none known */
+    uint64_t term, commit_index, applied_index, last_index, first_index, snapshot_index, durable_index;
+    uint64_t applied_term;
+    bool installing;            /* receiving a snapshot */
+    uint64_t install_done, install_total; /* bytes */
+    uint64_t epoch;             /* of the proposer session, 0: none yet */
+    unsigned in_flight;
+    unsigned n_voters;
+    bool quorum; /* the leader heard a majority within an election timeout; followers: a leader is known */
+    unsigned n_peers;
+    struct replica_peer peers[REPLICA_MAX_PEERS];
+};
+void replica_get_status(struct replica *r, struct replica_status *out); /* a copy of the last published one */
+/* Called on LOOP at each change of role, leader, membership or session epoch. One. Before replica_start. */
+void replica_on_change(struct replica *r, struct loop *loop, void (*on_change)(void *user), void *user);
+uint64_t replica_applied_index(const struct replica *r); /* cheap, atomic */
+struct store *replica_store(struct replica *r);
+
+/* ---- lease (architecture: Lease) ---- */
+/* From now on ask the leader for leases for the current epoch (after node_up was proposed and applied), or stop. */
+void replica_want_lease(struct replica *r, bool want);
+/* CLOCK_BOOTTIME ms until which this node may act as a home; 0: no lease. Atomic, any thread. */
+uint64_t replica_lease_until(const struct replica *r);
+
+#endif
