@@ -14,7 +14,9 @@ struct loop;
 struct uv_loop_s;
 
 int loop_new(struct loop **out, const char *name, struct log *log);
-void loop_free(struct loop *l);                /* after loop_run returned; undelivered letters are discarded */
+/* After loop_run returned. Streams that are still on it end with on_close(ERR_CANCELED), undelivered letters are
+ * discarded, work on the pool is waited for and its done() called, running timers are stopped. */
+void loop_free(struct loop *l);
 void loop_run(struct loop *l);                 /* until loop_stop */
 void loop_stop(struct loop *l);                /* any thread; ends loop_run after the current turn */
 int loop_start_thread(struct loop *l);         /* loop_run on a new thread named after the loop */
@@ -34,7 +36,8 @@ struct letter {
 };
 void loop_post(struct loop *l, struct letter *letter); /* any thread */
 
-/* Called once per turn: BEFORE_POLL just before the loop may sleep (flush output, reset read transactions). */
+/* Called just before the loop may sleep (flush batches, reset read transactions): after the turn's deferred work, and
+ * again if that or a hook deferred more. The output of the streams is written after the hooks. */
 struct loop_hook {
     struct list link;
     void (*fn)(struct loop_hook *hook);

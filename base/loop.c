@@ -1,0 +1,305 @@
+#include "base/err.h"
+#include "base/loop_impl.h"
+#include <assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Deferred work and hooks may cause one another; after this many rounds the rest waits for the next turn,
+ * before which the loop only looks at its files and does not sleep. */
+enum { MAX_ROUNDS = 16 };
+
+static struct letter *take_mail(struct loop *l)
+{
+    struct letter *in_order = NULL;
+    struct letter *newest = atomic_exchange_explicit(&l->mailbox, NULL, memory_order_acquire);
+    while (newest) {
+        struct letter *next = newest->next;
+        newest->next = in_order;
+        in_order = newest;
+        newest = next;
+    }
+    return in_order;
+}
+
+static void on_wakeup(uv_async_t *handle)
+{
+    struct loop *l = handle->data;
+    for (struct letter *letter = take_mail(l), *next; letter; letter = next) {
+        next = letter->next;
+        letter->deliver(letter);
+    }
+    if (atomic_load_explicit(&l->stopping, memory_order_acquire))
+        uv_stop(&l->uv);
+}
+
+void loop_post(struct loop *l, struct letter *letter)
+{
+    struct letter *head = atomic_load_explicit(&l->mailbox, memory_order_relaxed);
+    do
+        letter->next = head;
+    while (!atomic_compare_exchange_weak_explicit(&l->mailbox, &head, letter, memory_order_release,
+                                                  memory_order_relaxed));
+    if (!head)
+        uv_async_send(&l->wakeup);
+}
+
+static void run_deferred(struct loop *l)
+{
+    struct list batch;
+    list_init(&batch);
+    /* What is deferred meanwhile goes to the next round. */
+    for (struct list *item; (item = list_first(&l->deferred));) {
+        list_remove(item);
+        list_append(&batch, item);
+    }
+    for (struct list *item; (item = list_first(&batch));) {
+        list_remove(item);
+        struct deferred *d = list_entry(item, struct deferred, link);
+        d->fn(d);
+    }
+}
+
+static void run_hooks(struct loop *l)
+{
+    /* A marker walks along, since a hook may remove itself or any other. */
+    struct list marker;
+    list_init(&marker);
+    list_prepend(&l->hooks, &marker);
+    while (marker.next != &l->hooks) {
+        struct loop_hook *hook = list_entry(marker.next, struct loop_hook, link);
+        list_remove(&marker);
+        list_insert_before(hook->link.next, &marker);
+        hook->fn(hook);
+    }
+    list_remove(&marker);
+}
+
+/* The end of a turn: deferred work, hooks, then the output of all streams. */
+static bool settle(struct loop *l)
+{
+    for (int round = 0; round < MAX_ROUNDS; round++) {
+        run_deferred(l);
+        run_hooks(l);
+        if (l->streams)
+            l->streams_flush(l->streams);
+        if (list_is_empty(&l->deferred))
+            return true;
+    }
+    return false;
+}
+
+static void on_again(uv_idle_t *handle)
+{
+}
+
+static void on_prepare(uv_prepare_t *handle)
+{
+    struct loop *l = handle->data;
+    if (settle(l))
+        uv_idle_stop(&l->again);
+    else
+        uv_idle_start(&l->again, on_again);
+    timer_arm(l);
+}
+
+int loop_new(struct loop **out, const char *name, struct log *log)
+{
+    struct loop *l = aligned_alloc(64, (sizeof(*l) + 63) / 64 * 64);
+    if (!l)
+        return ERR_NOMEM;
+    memset(l, 0, sizeof(*l));
+    if (uv_loop_init(&l->uv) != 0) {
+        mem_free(l);
+        return ERR_SYSTEM;
+    }
+    if (uv_async_init(&l->uv, &l->wakeup, on_wakeup) != 0) {
+        uv_loop_close(&l->uv);
+        mem_free(l);
+        return ERR_SYSTEM;
+    }
+    uv_prepare_init(&l->uv, &l->prepare);
+    uv_idle_init(&l->uv, &l->again);
+    uv_timer_init(&l->uv, &l->clock);
+    l->wakeup.data = l->prepare.data = l->again.data = l->clock.data = l;
+    uv_prepare_start(&l->prepare, on_prepare);
+    l->log = log;
+    snprintf(l->name, sizeof(l->name), "%s", name);
+    list_init(&l->hooks);
+    list_init(&l->deferred);
+    *out = l;
+    return 0;
+}
+
+void loop_free(struct loop *l)
+{
+    if (!l)
+        return;
+    assert(!atomic_load(&l->running));
+    if (l->streams) {
+        l->streams_free(l->streams);
+        l->streams = NULL;
+    }
+    for (struct letter *letter; (letter = take_mail(l));) {
+        for (struct letter *next; letter; letter = next) {
+            next = letter->next;
+            if (letter->discard)
+                letter->discard(letter);
+        }
+    }
+    while (!list_is_empty(&l->deferred))
+        run_deferred(l);
+    if (l->streams) { /* made again by what ran just now */
+        l->streams_free(l->streams);
+        l->streams = NULL;
+    }
+    uv_close((uv_handle_t *)&l->wakeup, NULL);
+    uv_close((uv_handle_t *)&l->prepare, NULL);
+    uv_close((uv_handle_t *)&l->again, NULL);
+    uv_close((uv_handle_t *)&l->clock, NULL);
+    /* Ends when the pool has done its work for this loop and every handle is closed. */
+    uv_run(&l->uv, UV_RUN_DEFAULT);
+    int rc = uv_loop_close(&l->uv);
+    if (rc != 0)
+        log_fatal(l->log, "loop %s: freed with open handles", l->name);
+    for (unsigned i = 0; i < l->n_timers; i++)
+        l->heap[i]->slot = 0; /* the owner may still call timer_stop */
+    mem_free(l->heap);
+    mem_free(l);
+}
+
+void loop_run(struct loop *l)
+{
+    assert(!atomic_load(&l->running));
+    atomic_store(&l->owner, pthread_self());
+    atomic_store_explicit(&l->running, true, memory_order_release);
+    while (!atomic_load_explicit(&l->stopping, memory_order_acquire))
+        uv_run(&l->uv, UV_RUN_DEFAULT);
+    settle(l); /* the last turn's, too */
+    atomic_store(&l->stopping, false);
+    atomic_store_explicit(&l->running, false, memory_order_release);
+}
+
+void loop_stop(struct loop *l)
+{
+    atomic_store_explicit(&l->stopping, true, memory_order_release);
+    uv_async_send(&l->wakeup);
+}
+
+static void *thread_main(void *arg)
+{
+    loop_run(arg);
+    return NULL;
+}
+
+int loop_start_thread(struct loop *l)
+{
+    assert(!l->has_thread);
+    sigset_t all, before;
+    sigfillset(&all);
+    /* Signals are for the main thread, but those that a fault raises here. */
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
+    sigdelset(&all, SIGABRT);
+    sigdelset(&all, SIGTRAP);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&l->thread, NULL, thread_main, l);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc != 0)
+        return ERR_SYSTEM;
+    pthread_setname_np(l->thread, l->name);
+    l->has_thread = true;
+    return 0;
+}
+
+void loop_join_thread(struct loop *l)
+{
+    if (!l->has_thread)
+        return;
+    pthread_join(l->thread, NULL);
+    l->has_thread = false;
+}
+
+bool loop_is_current(const struct loop *l)
+{
+    struct loop *any = (struct loop *)l;
+    if (!atomic_load_explicit(&any->running, memory_order_acquire))
+        return true;
+    return pthread_equal(atomic_load_explicit(&any->owner, memory_order_relaxed), pthread_self());
+}
+
+uint64_t loop_now_ms(const struct loop *l)
+{
+    struct loop *any = (struct loop *)l;
+    if (!atomic_load_explicit(&any->running, memory_order_relaxed))
+        uv_update_time(&any->uv);
+    return uv_now(&any->uv);
+}
+
+struct uv_loop_s *loop_uv(struct loop *l)
+{
+    return &l->uv;
+}
+
+struct log *loop_log(struct loop *l)
+{
+    return l->log;
+}
+
+void loop_add_before_poll(struct loop *l, struct loop_hook *hook)
+{
+    assert(loop_is_current(l));
+    list_append(&l->hooks, &hook->link);
+}
+
+void loop_remove_before_poll(struct loop_hook *hook)
+{
+    list_remove(&hook->link);
+}
+
+void loop_defer(struct loop *l, struct deferred *d)
+{
+    assert(loop_is_current(l));
+    assert(list_is_empty(&d->link));
+    list_append(&l->deferred, &d->link);
+}
+
+void loop_cancel_deferred(struct deferred *d)
+{
+    list_remove(&d->link);
+}
+
+/* The pool keeps its own record, so that struct work needs no uv types. */
+struct pool_work {
+    uv_work_t uv;
+    struct work *work;
+};
+
+static void on_pool(uv_work_t *uv)
+{
+    struct work *w = container_of(uv, struct pool_work, uv)->work;
+    w->work(w);
+}
+
+static void on_pool_done(uv_work_t *uv, int status)
+{
+    struct pool_work *p = container_of(uv, struct pool_work, uv);
+    struct work *w = p->work;
+    mem_free(p);
+    w->handle = NULL;
+    w->done(w);
+}
+
+void loop_run_work(struct loop *l, struct work *w)
+{
+    assert(loop_is_current(l));
+    struct pool_work *p = mem_new(struct pool_work);
+    p->work = w;
+    w->handle = p;
+    int rc = uv_queue_work(&l->uv, &p->uv, on_pool, on_pool_done);
+    assert(rc == 0);
+    (void)rc;
+}

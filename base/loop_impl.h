@@ -1,0 +1,45 @@
+/* Inside of struct loop: for loop.c, timer.c and the stream files only. */
+#ifndef BASE_LOOP_IMPL_H
+#define BASE_LOOP_IMPL_H
+
+#include "base/loop.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+struct stream_hub;
+
+struct loop {
+    uv_loop_t uv;
+    uv_async_t wakeup;
+    uv_prepare_t prepare;
+    uv_idle_t again; /* runs while a turn left work over, so that poll does not sleep */
+    uv_timer_t clock;
+    struct log *log;
+    char name[16];
+
+    pthread_t thread;
+    bool has_thread;
+    _Atomic bool running, stopping;
+    _Atomic(pthread_t) owner; /* valid while running */
+
+    /* A stack that senders push to; the loop takes it as a whole and turns it over. Whoever finds it empty
+     * wakes the loop. Its own cache line, since all senders write to it. */
+    _Alignas(64) _Atomic(struct letter *) mailbox;
+    _Alignas(64) struct list hooks;
+    struct list deferred;
+
+    struct timer **heap; /* binary, by (due_ms, seq) */
+    unsigned n_timers, heap_cap;
+    uint64_t timer_seq, armed_ms; /* when `clock` fires, 0: stopped */
+
+    /* Of stream.c: made at the first stream, flushed last in each turn, told when the loop is freed. */
+    struct stream_hub *streams;
+    void (*streams_flush)(struct stream_hub *hub);
+    void (*streams_free)(struct stream_hub *hub);
+};
+
+void timer_run_due(struct loop *l);
+void timer_arm(struct loop *l); /* sets the one uv timer to the earliest */
+
+#endif
