@@ -1,0 +1,370 @@
+#include "cli/client.h"
+#include "admin.pb-c.h"
+#include "base/buf.h"
+#include "base/mem.h"
+#include "node/rpc/command.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum { MAX_ARGS = 4096, MAX_OPTIONS = 16, MAX_INPUT = ADMIN_FRAME_MAX - 65536 };
+
+struct parsed {
+    const struct command *command;
+    const char *args[MAX_ARGS];
+    unsigned n_args;
+    const char *option_names[MAX_OPTIONS], *option_values[MAX_OPTIONS];
+    unsigned n_options;
+    char *heap[MAX_OPTIONS];
+};
+
+static int usage(const char *text)
+{
+    fprintf(stderr, "impcli: %s\n", text);
+    return CLIENT_USAGE;
+}
+
+static int print_help(const char *area, const char *verb)
+{
+    struct buf out = {0};
+    command_help(&out, "impcli", area, verb);
+    fputs(out.data, stdout);
+    buf_fini(&out);
+    return CLIENT_DONE;
+}
+
+static bool is_help(const char *s)
+{
+    return strcmp(s, "--help") == 0 || strcmp(s, "-h") == 0;
+}
+
+/* "--name=value", "--name value" or a switch. Returns how many words were used, 0 on a usage error. */
+static int parse_option(struct parsed *p, int argc, char **argv, int i, struct err_ctx *err)
+{
+    const char *word = argv[i] + 2;
+    size_t n = strcspn(word, "=");
+    if (p->n_options == MAX_OPTIONS) {
+        err_set(err, ERR_INVALID, "too many options");
+        return 0;
+    }
+    char *name = mem_strndup(word, n);
+    p->heap[p->n_options] = name;
+    p->option_names[p->n_options] = name;
+    p->option_values[p->n_options] = word[n] == '=' ? word + n + 1 : "";
+    p->n_options++;
+    int takes = command_option_takes_value(p->command, name);
+    if (takes < 0) {
+        err_set(err, ERR_INVALID, "%s %s: unknown option --%s", p->command->area, p->command->verb, name);
+        return 0;
+    }
+    if (!takes && word[n] == '=') {
+        err_set(err, ERR_INVALID, "option --%s takes no value", name);
+        return 0;
+    }
+    if (!takes || word[n] == '=')
+        return 1;
+    if (i + 1 == argc) {
+        err_set(err, ERR_INVALID, "option --%s needs a value", name);
+        return 0;
+    }
+    p->option_values[p->n_options - 1] = argv[i + 1];
+    return 2;
+}
+
+static int parse(struct parsed *p, int argc, char **argv, struct err_ctx *err)
+{
+    bool only_args = false;
+    for (int i = 2; i < argc;) {
+        if (!only_args && strcmp(argv[i], "--") == 0) {
+            only_args = true;
+            i++;
+        } else if (!only_args && strncmp(argv[i], "--", 2) == 0) {
+            int used = parse_option(p, argc, argv, i, err);
+            if (used == 0)
+                return err->code;
+            i += used;
+        } else {
+            if (p->n_args == MAX_ARGS)
+                return err_set(err, ERR_INVALID, "too many arguments (%d at most)", MAX_ARGS);
+            p->args[p->n_args++] = argv[i++];
+        }
+    }
+    return command_check(p->command, p->args, p->n_args, p->option_names, p->n_options, err);
+}
+
+static const char *option(const struct parsed *p, const char *name)
+{
+    for (unsigned i = 0; i < p->n_options; i++)
+        if (strcmp(p->option_names[i], name) == 0)
+            return p->option_values[i];
+    return NULL;
+}
+
+/* ---- input ---- */
+
+static int read_fd(struct buf *out, int fd, const char *what, struct err_ctx *err)
+{
+    for (;;) {
+        char chunk[65536];
+        ssize_t n = read(fd, chunk, sizeof chunk);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_set(err, ERR_IO, "cannot read %s: %s", what, strerror(errno));
+        if (n == 0)
+            return 0;
+        buf_add(out, chunk, (size_t)n);
+        mem_wipe(chunk, (size_t)n);
+        if (out->n > MAX_INPUT)
+            return err_set(err, ERR_LIMIT, "%s is larger than %d MiB", what, MAX_INPUT >> 20);
+    }
+}
+
+static int read_file(struct buf *out, const char *name, struct err_ctx *err)
+{
+    if (strcmp(name, "-") == 0)
+        return read_fd(out, 0, "standard input", err);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return err_set(err, ERR_IO, "cannot open %s: %s", name, strerror(errno));
+    int rv = read_fd(out, fd, name, err);
+    close(fd);
+    return rv;
+}
+
+/* One line from the terminal without echo, or from a pipe. */
+static int read_secret(struct buf *out, const char *what, struct err_ctx *err)
+{
+    struct termios old;
+    bool tty = tcgetattr(0, &old) == 0;
+    if (tty) {
+        struct termios quiet = old;
+        quiet.c_lflag &= ~(tcflag_t)ECHO;
+        fprintf(stderr, "%s: ", what);
+        tcsetattr(0, TCSAFLUSH, &quiet);
+    }
+    char c;
+    ssize_t n;
+    while ((n = read(0, &c, 1)) == 1 && c != '\n' && out->n < 4096)
+        buf_addc(out, c);
+    if (tty) {
+        tcsetattr(0, TCSAFLUSH, &old);
+        fputc('\n', stderr);
+    }
+    if (out->n && out->data[out->n - 1] == '\r')
+        out->data[--out->n] = 0;
+    if (out->n == 0)
+        return err_set(err, ERR_INVALID, "%s is empty", what);
+    return 0;
+}
+
+static int collect_input(const struct parsed *p, struct buf *out, struct err_ctx *err)
+{
+    switch (p->command->input) {
+    case COMMAND_INPUT_NONE:
+        return 0;
+    case COMMAND_INPUT_FILE:
+        return read_file(out, p->args[0], err);
+    case COMMAND_INPUT_FILE_OPTION:
+        return option(p, "file") ? read_file(out, option(p, "file"), err) : 0;
+    case COMMAND_INPUT_CERT_FILES: {
+        if (!option(p, "cert") || !option(p, "key") || !option(p, "domain"))
+            return err_set(err, ERR_INVALID, "cert import needs --domain, --cert and --key");
+        int rv = read_file(out, option(p, "cert"), err);
+        buf_addc(out, '\n');
+        return rv ? rv : read_file(out, option(p, "key"), err);
+    }
+    case COMMAND_INPUT_STDIN:
+        /* "settings set KEY VALUE" has its value already */
+        if (strcmp(p->command->area, "settings") == 0)
+            return p->n_args == 2 ? 0 : read_secret(out, "Value", err);
+        return read_secret(out, "Password", err);
+    }
+    return 0;
+}
+
+/* ---- the exchange ---- */
+
+static int connect_node(const struct client *c, struct err_ctx *err)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    memcpy(sa.sun_path, c->socket_path, sizeof sa.sun_path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return err_set(err, ERR_SYSTEM, "cannot make a socket: %s", strerror(errno));
+    if (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0)
+        return fd;
+    int e = errno;
+    close(fd);
+    if (e == EACCES)
+        return err_set(err, ERR_DENIED,
+                       "no access to %s: run as root, as the service user, or as a member of group imp-admin", c->socket_path);
+    return err_set(err, ERR_UNAVAILABLE, "no node answers at %s (%s): is impnode running? see --data", c->socket_path,
+                   strerror(e));
+}
+
+static bool write_all(int fd, const void *data, size_t n)
+{
+    for (const char *p = data; n;) {
+        ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return false;
+        p += k;
+        n -= (size_t)k;
+    }
+    return true;
+}
+
+static bool read_all(int fd, void *data, size_t n)
+{
+    for (char *p = data; n;) {
+        ssize_t k = read(fd, p, n);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return false;
+        p += k;
+        n -= (size_t)k;
+    }
+    return true;
+}
+
+static bool send_request(int fd, const struct parsed *p, const struct buf *input)
+{
+    Imp__AdminRequest m = IMP__ADMIN_REQUEST__INIT;
+    Imp__AdminOption options[MAX_OPTIONS], *option_list[MAX_OPTIONS];
+    m.area = (char *)p->command->area;
+    m.verb = (char *)p->command->verb;
+    m.n_args = p->n_args;
+    m.args = (char **)p->args;
+    m.release = (char *)IMP_RELEASE;
+    for (unsigned i = 0; i < p->n_options; i++) {
+        imp__admin_option__init(&options[i]);
+        options[i].name = (char *)p->option_names[i];
+        options[i].value = (char *)p->option_values[i];
+        option_list[i] = &options[i];
+    }
+    m.n_options = p->n_options;
+    m.options = option_list;
+    m.input.data = (uint8_t *)input->data;
+    m.input.len = input->n;
+    size_t n = imp__admin_request__get_packed_size(&m);
+    struct buf frame = {0};
+    buf_add_u32(&frame, (uint32_t)n);
+    buf_reserve(&frame, n);
+    frame.n += imp__admin_request__pack(&m, (uint8_t *)frame.data + frame.n);
+    bool ok = write_all(fd, frame.data, frame.n);
+    mem_wipe(frame.data, frame.n);
+    buf_fini(&frame);
+    return ok;
+}
+
+/* NULL when the node is gone or talks nonsense. */
+static Imp__AdminReply *read_reply(int fd)
+{
+    uint8_t head[4];
+    if (!read_all(fd, head, sizeof head))
+        return NULL;
+    struct reader r;
+    reader_init(&r, head, sizeof head);
+    uint32_t n = read_u32(&r);
+    if (n > ADMIN_FRAME_MAX)
+        return NULL;
+    uint8_t *body = mem_alloc(n + 1);
+    Imp__AdminReply *reply = NULL;
+    if (read_all(fd, body, n))
+        reply = imp__admin_reply__unpack(NULL, n, body);
+    mem_free(body);
+    return reply;
+}
+
+static void print_reply(const struct client *c, const Imp__AdminReply *reply)
+{
+    const ProtobufCBinaryData *out = c->json ? &reply->json : &reply->text;
+    if (reply->more && c->tty && !c->json)
+        fputs("\033[H\033[J", stdout); /* each picture replaces the one before */
+    if (out->len) {
+        fwrite(out->data, 1, out->len, stdout);
+        if (out->data[out->len - 1] != '\n')
+            fputc('\n', stdout);
+        fflush(stdout);
+    }
+    if (reply->message && *reply->message)
+        fprintf(stderr, "impcli: %s\n", reply->message);
+}
+
+static int exchange(const struct client *c, const struct parsed *p, const struct buf *input)
+{
+    struct err_ctx err = {0};
+    int fd = connect_node(c, &err);
+    if (fd < 0) {
+        fprintf(stderr, "impcli: %s\n", err.text);
+        return CLIENT_UNREACHABLE;
+    }
+    int status = -1;
+    if (send_request(fd, p, input)) {
+        for (bool more = true; more;) {
+            Imp__AdminReply *reply = read_reply(fd);
+            if (!reply)
+                break;
+            print_reply(c, reply);
+            more = reply->more;
+            if (!more)
+                status = reply->status;
+            imp__admin_reply__free_unpacked(reply, NULL);
+        }
+    }
+    close(fd);
+    if (status >= 0)
+        return status;
+    if (p->command->access == COMMAND_WRITE) {
+        fputs("impcli: outcome unknown: the node ended before it answered; look at the state before you repeat\n", stderr);
+        return CLIENT_REFUSED;
+    }
+    fputs("impcli: the node ended the connection without an answer\n", stderr);
+    return CLIENT_UNREACHABLE;
+}
+
+int client_run(const struct client *c, int argc, char **argv)
+{
+    struct err_ctx err = {0};
+    if (argc == 0 || is_help(argv[0]))
+        return print_help(NULL, NULL);
+    if (!command_area_exists(argv[0])) {
+        fprintf(stderr, "impcli: unknown area '%s'; impcli --help lists them\n", argv[0]);
+        return CLIENT_USAGE;
+    }
+    if (argc > 1 && is_help(argv[1]))
+        return print_help(argv[0], NULL);
+    if (argc < 2) {
+        print_help(argv[0], NULL);
+        return CLIENT_USAGE;
+    }
+    struct parsed p = {.command = command_find(argv[0], argv[1])};
+    if (!p.command) {
+        fprintf(stderr, "impcli: unknown verb '%s %s'; impcli %s --help lists them\n", argv[0], argv[1], argv[0]);
+        return CLIENT_USAGE;
+    }
+    for (int i = 2; i < argc; i++)
+        if (is_help(argv[i]))
+            return print_help(argv[0], argv[1]);
+    struct buf input = {0};
+    int status;
+    if (parse(&p, argc, argv, &err) || collect_input(&p, &input, &err))
+        status = usage(err.text);
+    else
+        status = exchange(c, &p, &input);
+    if (input.data)
+        mem_wipe(input.data, input.n);
+    buf_fini(&input);
+    for (unsigned i = 0; i < p.n_options; i++)
+        mem_free(p.heap[i]);
+    return status;
+}
