@@ -119,6 +119,9 @@ void replica_get_status(struct replica *r, struct replica_status *out); /* a cop
 void replica_on_change(struct replica *r, struct loop *loop, void (*on_change)(void *user), void *user);
 uint64_t replica_applied_index(const struct replica *r); /* cheap, atomic */
 struct store *replica_store(struct replica *r);
+/* The hashes of all tables noted when the HashPoint at INDEX was applied here; the last 16 are kept. ERR_AGAIN: not
+ * applied yet; ERR_NOTFOUND: not a HashPoint, or forgotten. */
+int replica_table_hashes(struct replica *r, uint64_t index, struct store_hash hashes[N_TABLES], uint64_t n_rows[N_TABLES]);
 
 /* ---- lease (architecture: Lease) ---- */
 /* From now on ask the leader for leases for the current epoch (after node_up was proposed and applied), or stop. */

@@ -1,0 +1,341 @@
+#include "node/admin.h"
+#include "admin.pb-c.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/stream.h"
+#include "node/admin_handlers.h"
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    MAX_CONNECTIONS = 64,
+    REQUEST_TIMEOUT_MS = 10 * 1000, /* to send the request */
+    OUTPUT_HIGH = 4 << 20,
+};
+
+struct admin {
+    struct admin_env env;
+    struct log *log;
+    struct listener *listener;
+    struct list connections;
+    unsigned n_connections;
+};
+
+/* One front end: reading -> called -> answered -> closing. The call may outlive the stream (gone). */
+enum connection_state { READING, CALLED, ANSWERED };
+
+struct admin_connection {
+    struct list link;
+    struct admin *admin;
+    struct stream *stream; /* NULL: gone */
+    enum connection_state state;
+    struct buf in;
+    Imp__AdminRequest *request;
+    struct timer timeout;
+    struct admin_call call;
+};
+
+static admin_handler_fn *const handlers[N_COMMANDS] = {
+#define X(id, area, verb, args, options, input, access, help) [COMMAND_##id] = admin_##id,
+#include "node/rpc/commands.def"
+#undef X
+};
+
+static void connection_free(struct admin_connection *c)
+{
+    timer_stop(&c->timeout);
+    list_remove(&c->link);
+    c->admin->n_connections--;
+    if (c->in.data)
+        mem_wipe(c->in.data, c->in.n);
+    buf_fini(&c->in);
+    if (c->request) {
+        if (c->request->input.data)
+            mem_wipe(c->request->input.data, c->request->input.len);
+        imp__admin_request__free_unpacked(c->request, NULL);
+    }
+    arena_fini(&c->call.arena);
+    mem_free(c);
+}
+
+/* ---- answers ---- */
+
+static void send_reply(struct admin_connection *c, Imp__AdminReply *m)
+{
+    size_t n = imp__admin_reply__get_packed_size(m);
+    if (n > ADMIN_FRAME_MAX) {
+        m->text.len = m->json.len = 0;
+        m->status = 1;
+        m->message = (char *)"the answer is larger than 16 MiB: ask for less";
+        n = imp__admin_reply__get_packed_size(m);
+    }
+    struct buf frame = {0};
+    buf_add_u32(&frame, (uint32_t)n);
+    buf_reserve(&frame, n);
+    frame.n += imp__admin_reply__pack(m, (uint8_t *)frame.data + frame.n);
+    stream_write(c->stream, frame.data, frame.n);
+    buf_fini(&frame);
+}
+
+/* The call's end: the answer goes out and the connection closes; without a front end it is freed here. */
+static void finish(struct admin_call *call, Imp__AdminReply *m)
+{
+    struct admin_connection *c = call->connection;
+    if (!c->stream) {
+        connection_free(c);
+        return;
+    }
+    c->state = ANSWERED;
+    call->on_gone = NULL;
+    send_reply(c, m);
+    stream_close(c->stream);
+}
+
+static void fill(Imp__AdminReply *m, json_t *json, struct buf *text, char **dumped)
+{
+    *dumped = json ? json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    if (*dumped) {
+        m->json.data = (uint8_t *)*dumped;
+        m->json.len = strlen(*dumped);
+    }
+    if (text) {
+        m->text.data = (uint8_t *)text->data;
+        m->text.len = text->n;
+    }
+}
+
+static void reply(struct admin_call *call, json_t *json, struct buf *text, bool more)
+{
+    Imp__AdminReply m = IMP__ADMIN_REPLY__INIT;
+    char *dumped;
+    fill(&m, json, text, &dumped);
+    m.more = more;
+    struct buf old = text ? *text : (struct buf){0};
+    if (text)
+        *text = (struct buf){0};
+    if (!more)
+        finish(call, &m);
+    else if (call->connection->stream && stream_queued(call->connection->stream) < OUTPUT_HIGH)
+        send_reply(call->connection, &m);
+    buf_fini(&old);
+    free(dumped);
+    json_decref(json);
+}
+
+void admin_reply(struct admin_call *call, json_t *json, struct buf *text)
+{
+    reply(call, json, text, false);
+}
+
+void admin_reply_more(struct admin_call *call, json_t *json, struct buf *text)
+{
+    reply(call, json, text, true);
+}
+
+void admin_done(struct admin_call *call, const char *format, ...)
+{
+    char line[1024];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(line, sizeof line, format, ap);
+    va_end(ap);
+    struct buf text = {0};
+    buf_addf(&text, "%s\n", line);
+    admin_reply(call, json_pack("{s:s?}", "result", line), &text);
+}
+
+void admin_fail(struct admin_call *call, const char *format, ...)
+{
+    char line[1024];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(line, sizeof line, format, ap);
+    va_end(ap);
+    Imp__AdminReply m = IMP__ADMIN_REPLY__INIT;
+    m.status = 1;
+    m.message = line;
+    finish(call, &m);
+}
+
+/* ---- requests ---- */
+
+static void on_request_timeout(struct timer *t)
+{
+    struct admin_connection *c = container_of(t, struct admin_connection, timeout);
+    stream_abort(c->stream);
+}
+
+const char *admin_option(const struct admin_call *call, const char *name)
+{
+    const Imp__AdminRequest *m = call->connection->request;
+    for (size_t i = 0; i < m->n_options; i++)
+        if (strcmp(m->options[i]->name, name) == 0)
+            return m->options[i]->value;
+    return NULL;
+}
+
+static void dispatch(struct admin_connection *c)
+{
+    struct admin_call *call = &c->call;
+    Imp__AdminRequest *m = c->request;
+    struct err_ctx err = {0};
+    c->state = CALLED;
+    call->env = &c->admin->env;
+    call->connection = c;
+    call->command = command_find(m->area, m->verb);
+    if (!call->command) {
+        admin_fail(call, "this node (release %s) knows no command '%s %s'", IMP_RELEASE, m->area, m->verb);
+        return;
+    }
+    const char **names = arena_alloc(&call->arena, (m->n_options + 1) * sizeof *names);
+    for (size_t i = 0; i < m->n_options; i++)
+        names[i] = m->options[i]->name;
+    call->args = (const char *const *)m->args;
+    call->n_args = (unsigned)m->n_args;
+    call->input = (const char *)m->input.data;
+    call->n_input = m->input.len;
+    if (command_check(call->command, call->args, call->n_args, names, (unsigned)m->n_options, &err)) {
+        admin_fail(call, "%s", err.text);
+        return;
+    }
+    if (call->command->access == COMMAND_WRITE)
+        log_info(c->admin->log, "%s (uid %u): %s %s", call->who, call->os_uid, call->command->area, call->command->verb);
+    handlers[call->command - commands](call);
+}
+
+static void on_data(void *user, const uint8_t *data, size_t n)
+{
+    struct admin_connection *c = user;
+    if (c->state != READING)
+        return; /* nothing more is expected; a front end that leaves shows as close */
+    buf_add(&c->in, data, n);
+    if (c->in.n < 4)
+        return;
+    struct reader r;
+    reader_init(&r, c->in.data, c->in.n);
+    uint32_t size = read_u32(&r);
+    if (size > ADMIN_FRAME_MAX) {
+        stream_abort(c->stream);
+        return;
+    }
+    if (reader_left(&r) < size)
+        return;
+    c->request = imp__admin_request__unpack(NULL, size, r.p);
+    timer_stop(&c->timeout);
+    mem_wipe(c->in.data, c->in.n);
+    buf_fini(&c->in);
+    c->in = (struct buf){0};
+    if (!c->request)
+        stream_abort(c->stream);
+    else
+        dispatch(c);
+}
+
+static void on_close(void *user, int code, const char *detail)
+{
+    struct admin_connection *c = user;
+    c->stream = NULL;
+    if (c->state != CALLED) {
+        connection_free(c);
+        return;
+    }
+    if (c->call.on_gone)
+        c->call.on_gone(&c->call);
+}
+
+static const struct stream_events stream_events = {.on_data = on_data, .on_close = on_close};
+
+/* Root, the service user, or a member of group imp-admin. */
+static bool is_allowed(uid_t uid, gid_t gid)
+{
+    if (uid == 0 || uid == geteuid())
+        return true;
+    struct group group, *found = NULL;
+    char space[8192];
+    if (getgrnam_r("imp-admin", &group, space, sizeof space, &found) || !found)
+        return false;
+    if (gid == group.gr_gid)
+        return true;
+    struct passwd pw, *who = NULL;
+    char pw_space[4096];
+    if (getpwuid_r(uid, &pw, pw_space, sizeof pw_space, &who) || !who)
+        return false;
+    for (char **m = group.gr_mem; *m; m++)
+        if (strcmp(*m, who->pw_name) == 0)
+            return true;
+    return false;
+}
+
+static void name_of(uid_t uid, char *out, size_t size)
+{
+    struct passwd pw, *who = NULL;
+    char space[4096];
+    if (getpwuid_r(uid, &pw, space, sizeof space, &who) == 0 && who)
+        snprintf(out, size, "%s", who->pw_name);
+    else
+        snprintf(out, size, "uid %u", (unsigned)uid);
+}
+
+static void on_accept(void *user, int fd)
+{
+    struct admin *a = user;
+    struct ucred cred;
+    socklen_t n = sizeof cred;
+    if (a->n_connections >= MAX_CONNECTIONS || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) != 0 ||
+        !is_allowed(cred.uid, cred.gid)) {
+        log_warning(a->log, "admin connection refused: %s",
+                    a->n_connections >= MAX_CONNECTIONS ? "too many are open" : "the caller has no right to administer this node");
+        close(fd);
+        return;
+    }
+    struct admin_connection *c = mem_new(struct admin_connection);
+    c->admin = a;
+    list_append(&a->connections, &c->link);
+    a->n_connections++;
+    arena_init(&c->call.arena);
+    c->call.os_uid = cred.uid;
+    name_of(cred.uid, c->call.who, sizeof c->call.who);
+    c->stream = stream_new(a->env.loop, fd, &stream_events, c);
+    timer_init(&c->timeout, a->env.loop, on_request_timeout);
+    timer_start(&c->timeout, REQUEST_TIMEOUT_MS, 0);
+}
+
+int admin_open(struct admin **out, const struct admin_env *env, struct err_ctx *err)
+{
+    struct admin *a = mem_new(struct admin);
+    char path[256];
+    a->env = *env;
+    a->log = log_category(env->log_root, "admin");
+    list_init(&a->connections);
+    snprintf(path, sizeof path, "%s/admin.sock", env->data_dir);
+    int rv = listener_open_unix(&a->listener, env->loop, path, 0660, on_accept, a, err);
+    if (rv) {
+        mem_free(a);
+        return rv;
+    }
+    struct group *group = getgrnam("imp-admin");
+    if (group && chown(path, (uid_t)-1, group->gr_gid) != 0)
+        log_warning(a->log, "cannot give %s to group imp-admin: %s", path, strerror(errno));
+    *out = a;
+    return 0;
+}
+
+void admin_close(struct admin *a)
+{
+    if (!a)
+        return;
+    listener_close(a->listener);
+    struct admin_connection *c;
+    list_for_each(c, &a->connections, struct admin_connection, link)
+    {
+        if (c->stream)
+            stream_abort(c->stream);
+    }
+    /* Connections whose handlers still wait are freed when these answer; the process ends right after. */
+}

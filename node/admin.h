@@ -1,0 +1,101 @@
+/* The admin server: impcli's requests from DIR/admin.sock, on the control loop. One request a connection.
+ *
+ * A command's handler is one function admin_<area>_<verb> in node/admin_<area>.c, found through commands.def. It answers
+ * now or later, exactly once, with admin_reply, admin_done or admin_fail; the call is freed after that. */
+#ifndef NODE_ADMIN_H
+#define NODE_ADMIN_H
+
+#include "base/arena.h"
+#include "base/loop.h"
+#include "cluster/link.h"
+#include "node/rpc/command.h"
+#include "replication/replica.h"
+#include "storage/store.h"
+#include <jansson.h>
+
+struct im;
+struct seal;
+struct services;
+struct sync_agent;
+struct watcher;
+
+/* What the commands act on. All on the control loop; owned by the node, living longer than the server. */
+struct admin_env {
+    struct loop *loop;
+    struct log *log_root;
+    struct replica *replica;
+    struct links *links;
+    struct store_reader *reader;
+    struct seal *seal;
+    struct services *services;
+    struct watcher *watcher;
+    struct sync_agent *sync;
+    struct im *im;
+    uint32_t node_id;
+    const char *node_name;
+    const char *data_dir;
+    uint8_t ca_fingerprint[32];
+};
+
+struct admin;
+int admin_open(struct admin **out, const struct admin_env *env, struct err_ctx *err);
+void admin_close(struct admin *a); /* ends every call; may be NULL */
+
+struct admin_call {
+    const struct admin_env *env;
+    const struct command *command;
+    const char *const *args;
+    unsigned n_args;
+    const char *input;
+    size_t n_input;
+    struct arena arena; /* ends with the call */
+    uint32_t os_uid;
+    char who[64];
+    void *state;                                /* the handler's, in the arena */
+    void (*on_gone)(struct admin_call *call);   /* the front end left: stop what goes on, then admin_fail */
+    struct admin_connection *connection;
+};
+typedef void admin_handler_fn(struct admin_call *call);
+
+/* Value of an option, NULL when not given; "" for a switch. */
+const char *admin_option(const struct admin_call *call, const char *name);
+
+/* The answers. json and text are taken over; text NULL: nothing for a person. */
+void admin_reply(struct admin_call *call, json_t *json, struct buf *text);
+void admin_reply_more(struct admin_call *call, json_t *json, struct buf *text); /* --watch: not the last one */
+void admin_done(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void admin_fail(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A list of objects as table: columns by JSON key. */
+struct admin_column {
+    const char *key, *title;
+};
+void admin_reply_table(struct admin_call *call, json_t *array, const struct admin_column *columns, unsigned n_columns);
+
+/* Reads at this turn's snapshot. */
+struct store_txn *admin_read(struct admin_call *call);
+/* Proposes with the audit record of this call; on_done gets the call. When it cannot be submitted the call has failed
+ * with a text and false is returned. */
+bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done);
+/* For on_done: false when the result is a refusal; the call has then been answered. */
+bool admin_accepted(struct admin_call *call, const struct proposal_result *result);
+
+/* Look-ups that answer the call themselves (and return NULL) when there is no such thing. */
+Imp__NodeRow *admin_find_node(struct admin_call *call, const char *name);
+Imp__UserRow *admin_find_user(struct admin_call *call, const char *name); /* "user" or "user@domain" */
+const char *admin_node_name(struct admin_call *call, uint32_t node);       /* "" for 0 */
+const char *admin_user_jid(struct admin_call *call, const Imp__UserRow *user);
+
+/* METHOD on every member but this one. on_reply per node that answered, then on_all once. */
+struct admin_gather {
+    struct admin_call *call;
+    unsigned n_open;
+    void (*on_reply)(struct admin_gather *g, uint32_t node, int code, const uint8_t *data, size_t n_bytes);
+    void (*on_all)(struct admin_gather *g);
+};
+void admin_gather(struct admin_gather *g, const char *method, const void *data, size_t n_bytes);
+
+#define ADMIN_TIME_BYTES 32
+/* "2026-01-31T12:00:00Z", JSON null for 0. */
+json_t *admin_json_time(uint64_t wall_ms);
+
+#endif
