@@ -4,7 +4,7 @@ find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 
 add_compile_options(-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
-                    -Wformat=2 -Wundef -Wwrite-strings -Wno-unused-parameter -fno-common)
+                    -Wformat=2 -Wundef -Wwrite-strings -Wno-unused-parameter -Wno-format-truncation -fno-common)
 add_compile_definitions(_GNU_SOURCE IMP_RELEASE="${PROJECT_VERSION}")
 # Asserts stay on in every build: a broken invariant must end the process, not continue.
 foreach(config RELEASE RELWITHDEBINFO MINSIZEREL)
@@ -29,7 +29,7 @@ if(IMP_HARDEN)
 endif()
 
 foreach(pair "UV;libuv" "LMDB;lmdb" "PROTOBUF_C;libprotobuf-c" "SSL;openssl" "EXPAT;expat" "XXHASH;libxxhash"
-             "JANSSON;jansson" "CURL;libcurl" "LWS;libwebsockets" "ICU;icu-uc" "IDN2;libidn2")
+             "JANSSON;jansson" "CURL;libcurl" "LWS;libwebsockets" "ICU;icu-uc" "IDN2;libidn2" "EDIT;libedit")
   list(GET pair 0 var)
   list(GET pair 1 module)
   pkg_check_modules(${var} REQUIRED IMPORTED_TARGET ${module})
