@@ -1,0 +1,25 @@
+/* Messages (RFC 6121 §8): which sessions get one, what is stored, and delivery of what was stored. Shard's
+ * thread.
+ *
+ * A message goes to the sessions at once; with nobody there it is proposed as MessageStore. While stored
+ * messages of a user are on their way, later ones queue behind them, so that order per sender holds. A
+ * session that reads too slowly is "behind": its messages are stored too, and follow when it has caught up.
+ */
+#ifndef IM_MESSAGE_H
+#define IM_MESSAGE_H
+
+#include "im/envelope.h"
+#include "im/session.h"
+#include "im/shard.h"
+
+/* A message for a user of this shard, which is its home. Takes E. */
+void message_receive(struct shard *s, struct envelope *e);
+/* The session became available with a non-negative priority: stored messages go to it. */
+void message_session_available(struct session *s);
+/* The session's output ran low. */
+void message_session_drained(struct session *s);
+void message_session_ended(struct session *s);
+/* TABLE_MESSAGE_INDEX of a user of this shard. */
+void message_on_feed(struct shard *s, const struct feed_event *event);
+
+#endif

@@ -1,0 +1,32 @@
+/* Rosters (RFC 6121 §2): reading, changing through the log, pushes. Shard's thread. */
+#ifndef IM_ROSTER_H
+#define IM_ROSTER_H
+
+#include "base/arena.h"
+#include "im/session.h"
+#include "im/shard.h"
+
+struct roster_item {
+    const char *jid, *name; /* name "" when none */
+    const char *const *groups;
+    size_t n_groups;
+    const char *subscription; /* "none", "to", "from", "both", "remove" */
+    bool ask, approved;
+    uint64_t version; /* log index of the change */
+};
+typedef void roster_item_fn(void *user, const struct roster_item *item);
+
+/* Every item of the user's roster; returns its version (log index). Items that only hold a pending request
+ * are not shown. */
+uint64_t roster_read(struct shard *s, uint64_t uid, roster_item_fn *each, void *user);
+/* Items changed after version SINCE (removed ones too, §2.6.3). ERR_NOTFOUND when SINCE is older than what is
+ * kept: send all. *version: the current one. */
+int roster_read_since(struct shard *s, uint64_t uid, uint64_t since, uint64_t *version, roster_item_fn *each,
+                      void *user);
+uint64_t roster_version(struct shard *s, uint64_t uid);
+/* A feed event of TABLE_ROSTER: pushes to the user's interested sessions. */
+void roster_on_feed(struct shard *s, const struct feed_event *event);
+/* Pending subscription requests as presences to a session that became available (RFC 6121 §3.1.3). */
+void roster_deliver_requests(struct session *s);
+
+#endif

@@ -1,0 +1,30 @@
+/* Finds where an envelope goes and takes it there, in order per sender: this shard, another shard of this
+ * node, or the addressee's home node. Shard's thread.
+ *
+ * Nothing is dropped silently: what cannot be delivered goes back as an error, unless it must not be
+ * answered. An envelope whose after_index this shard has not seen applied waits, in order, for 5 s at most. A
+ * node that cannot be reached or whose link is congested blocks the sessions that feed it (they are not
+ * read); after 10 s their stanzas come back with remote-server-timeout. */
+#ifndef IM_ROUTER_H
+#define IM_ROUTER_H
+
+#include "im/envelope.h"
+#include "im/shard.h"
+
+struct session;
+
+void router_init(struct shard *s);
+void router_fini(struct shard *s);
+/* Takes the envelope. FROM (may be NULL): the session that feeds it, paused while the way is congested.
+ * to_uid 0 is looked up. Envelopes to the server's own domain are not handled here: they are dropped with
+ * service-unavailable. */
+void router_send(struct shard *s, struct envelope *e, struct session *from);
+/* Answers E with an error towards its sender, if it may be answered. Takes nothing. */
+void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error error, const char *text);
+/* An envelope for a user of this shard has arrived from a shard or a node: waits for after_index, then is
+ * delivered. */
+void router_receive(struct shard *s, struct envelope *e);
+/* applied_index rose, the lease came back, a link came up, a home moved, time passed. */
+void router_advance(struct shard *s);
+
+#endif

@@ -1,0 +1,49 @@
+/* Live state of a user on its shard: sessions that are at home here, and presence of its resources at other
+ * nodes. Made on demand, freed when it holds nothing. */
+#ifndef IM_USER_H
+#define IM_USER_H
+
+#include "base/htab.h"
+#include "base/list.h"
+#include "im/envelope.h"
+#include "im/session.h"
+#include "im/shard.h"
+
+/* An available resource whose home is another node. */
+struct remote_resource {
+    struct list link; /* in user->remote */
+    uint32_t node;
+    uint16_t sender;     /* shard of that node that told it */
+    uint32_t generation; /* of the last full set that named it */
+    struct envelope *presence;
+};
+
+struct user {
+    struct hnode node; /* in shard->users by uid */
+    struct shard *shard;
+    uint64_t uid;
+    char *jid;            /* bare */
+    struct list sessions; /* struct session */
+    struct list remote;   /* struct remote_resource */
+    unsigned n_sessions;
+    struct mailqueue *mail; /* stored messages on their way to sessions; NULL: nothing pending known */
+    /* Cached from the roster, dropped when a row of it changes: uids that see this user, and that it sees. */
+    uint64_t *subscribers, *subscribed;
+    unsigned n_subscribers, n_subscribed;
+    bool has_subscribers, has_subscribed;
+};
+
+struct user *user_find(struct shard *s, uint64_t uid);
+struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid); /* made when missing */
+void user_release(struct user *u); /* frees it when nothing is left in it */
+struct session *user_find_session(const struct user *u, const char *resource);
+/* Uids of local users with a subscription from this user ("from", "both") and to it; valid until the loop's
+ * next event. */
+const uint64_t *user_subscribers(struct user *u, unsigned *n);
+const uint64_t *user_subscribed(struct user *u, unsigned *n);
+/* Feed events of one user's rows: caches, roster pushes, lock, removal, home. */
+void user_on_feed(struct shard *s, const struct feed_event *event);
+/* Closes sessions of users whose active_home is no longer this node. */
+void user_check_homes(struct shard *s);
+
+#endif

@@ -1,0 +1,83 @@
+/* XMPP client connections: the contract between the edge (accept, TLS, SASL, limits) and the home (everything
+ * after).
+ *
+ * The edge ends with SASL success: it writes <success/>, calls c2s_hand_over and forgets the connection.
+ * Three ways:
+ *
+ *   local     the user's home is this node. The stream moves (stream_move) to the loop of the user's shard,
+ * with its parser, which expects a new stream header (the edge has called xml_stream_restart). From there the
+ * home reads and writes the socket itself. relay     the home is another node and xmpp.wrong_node = relay.
+ * The stream stays on the edge's shard; xmpp_relay.c forwards the bytes of whole stanzas in LINK_RELAY
+ * frames, with 64 KiB of credit each way, and the home node runs the same c2s_home over a connection that is
+ * implemented by frames. redirect  xmpp.wrong_node = redirect: the new stream header of the client is
+ * answered with see-other-host and the home's public name (RFC 6120 §4.9.3.19), then the stream is closed.
+ *
+ * A user without a home, or a node that does not serve, gets <resource-constraint/>. */
+#ifndef XMPP_C2S_H
+#define XMPP_C2S_H
+
+#include "base/mem.h"
+#include "base/stream.h"
+#include "base/xml.h"
+#include "im/shard.h"
+
+struct xmpp;
+struct c2s_home;
+
+/* Who logged in, how and from where. Owned by one side at a time; plain data, so that it crosses nodes. */
+struct c2s_login {
+    uint64_t uid;
+    char *localpart, *domain; /* prepared */
+    char mechanism[32];       /* "SCRAM-SHA-256-PLUS" */
+    bool tls, channel_bound;
+    char tls_version[16]; /* "TLSv1.3"; empty when not known */
+    char address[64];     /* of the client */
+    unsigned port;
+    uint32_t edge_node;
+    uint64_t since_ms; /* wall clock of the log-in */
+};
+struct c2s_login *c2s_login_new(void);
+void c2s_login_free(struct c2s_login *login); /* may be NULL */
+
+/* Called by the edge on its shard right after <success/> was written, also from inside the parser's
+ * on_stanza. Takes the stream, the parser and the login; the edge must not touch them again and gets no event
+ * from them any more. PARSER stands between elements, restarted for the new stream header; bytes that follow
+ * in the same read stay in it. */
+void c2s_hand_over(struct shard *at, struct stream *stream, struct xml_stream *parser,
+                   struct c2s_login *login);
+
+/* ---- connections as the home sees them: a local stream or a relay; on the user's shard ---- */
+struct c2s_conn;
+struct c2s_conn_ops {
+    void (*write)(struct c2s_conn *c, const void *data, size_t n_bytes);
+    void (*write_blob)(struct c2s_conn *c, struct blob *b, size_t from); /* takes a reference of its own */
+    size_t (*queued)(
+        const struct c2s_conn *c);     /* bytes not yet given to the client's socket, as far as known here */
+    void (*pause)(struct c2s_conn *c); /* stop reading; what was read already may still arrive */
+    void (*resume)(struct c2s_conn *c);
+    /* Writes FINAL and closes. Nothing is called back any more: the connection ends by itself. */
+    void (*close)(struct c2s_conn *c, const void *final, size_t n_bytes);
+};
+struct c2s_conn {
+    const struct c2s_conn_ops *ops;
+    struct shard *shard;
+    struct c2s_home *home;
+};
+
+/* The home's side. Takes LOGIN. */
+struct c2s_home *c2s_home_new(struct c2s_conn *conn, struct c2s_login *login);
+void c2s_home_header(struct c2s_home *h, const struct xml *header);
+void c2s_home_stanza(struct c2s_home *h, struct xml_stanza *stanza);
+void c2s_home_end(struct c2s_home *h); /* </stream:stream> */
+void c2s_home_parse_error(struct c2s_home *h,
+                          enum xml_error error); /* answered with a stream error and close */
+void c2s_home_drained(struct c2s_home *h);       /* queued fell low */
+void c2s_home_closed(struct c2s_home *h);        /* the connection is gone; frees H */
+
+/* Stream errors (RFC 6120 §4.9), for edge and home alike: appends
+ * <stream:error>..</stream:error></stream:stream>. CONDITION "see-other-host" takes TEXT as its content;
+ * others as <text/>. */
+void c2s_stream_error(struct buf *out, const char *condition, const char *text);
+const char *c2s_xml_error_condition(enum xml_error error); /* "not-well-formed", "restricted-xml", ... */
+
+#endif
