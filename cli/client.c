@@ -12,7 +12,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { MAX_ARGS = 4096, MAX_OPTIONS = 16, MAX_INPUT = ADMIN_FRAME_MAX - 65536 };
+enum { MAX_ARGS = 4096, MAX_OPTIONS = 16, INPUT_BYTES_MAX = ADMIN_FRAME_MAX - 65536 };
 
 struct parsed {
     const struct command *command;
@@ -120,8 +120,8 @@ static int read_fd(struct buf *out, int fd, const char *what, struct err_ctx *er
             return 0;
         buf_add(out, chunk, (size_t)n);
         mem_wipe(chunk, (size_t)n);
-        if (out->n > MAX_INPUT)
-            return err_set(err, ERR_LIMIT, "%s is larger than %d MiB", what, MAX_INPUT >> 20);
+        if (out->n > INPUT_BYTES_MAX)
+            return err_set(err, ERR_LIMIT, "%s is larger than %d MiB", what, INPUT_BYTES_MAX >> 20);
     }
 }
 
