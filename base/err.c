@@ -38,7 +38,7 @@ int err_prefix(struct err_ctx *ctx, int code, const char *format, ...)
     int n = vsnprintf(ctx->text, sizeof(ctx->text), format, args);
     va_end(args);
     if (n >= 0 && (size_t)n < sizeof(ctx->text))
-        snprintf(ctx->text + n, sizeof(ctx->text) - (size_t)n, ": %s", old);
+        snprintf(ctx->text + n, sizeof(ctx->text) - (size_t)n, ": %.*s", (int)sizeof(ctx->text) - n - 3, old);
     ctx->code = code;
     return code;
 }

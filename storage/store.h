@@ -1,12 +1,12 @@
 /* The store: one LMDB environment behind typed tables. lmdb.h is included only in storage/.
  *
- * One writer (the apply thread), any number of readers. Rows are protobuf messages of rows.proto; in the file each row
- * carries a CRC32C that is checked on every read. Replicated tables keep a content hash that is updated by every put
- * and delete, so the hash of a table at an index costs nothing to know. Transactions have a sticky error: after the
- * first failure everything is a no-op, and store_commit returns it.
+ * One writer (the apply thread), any number of readers. Rows are protobuf messages of rows.proto; in the file
+ * each row carries a CRC32C that is checked on every read. Replicated tables keep a content hash that is
+ * updated by every put and delete, so the hash of a table at an index costs nothing to know. Transactions
+ * have a sticky error: after the first failure everything is a no-op, and store_commit returns it.
  *
- * Durability: LMDB runs without syncs; durable points (design of the pinned reader and the side file) bound what a
- * power loss can take, and the Raft log replays the rest. */
+ * Durability: LMDB runs without syncs; durable points (design of the pinned reader and the side file) bound
+ * what a power loss can take, and the Raft log replays the rest. */
 #ifndef STORAGE_STORE_H
 #define STORAGE_STORE_H
 
@@ -38,10 +38,13 @@ struct key {
 void key_init(struct key *k);
 void key_u32(struct key *k, uint32_t v);
 void key_u64(struct key *k, uint64_t v);
-void key_str(struct key *k, const char *s);  /* escaped and terminated; a long string is cut and ends in its hash */
-void key_str_prefix(struct key *k, const char *s); /* not terminated: only as the last part of a prefix for iteration */
+void key_str(struct key *k,
+             const char *s); /* escaped and terminated; a long string is cut and ends in its hash */
+void key_str_prefix(struct key *k,
+                    const char *s); /* not terminated: only as the last part of a prefix for iteration */
 void key_bytes(struct key *k, const void *p, size_t n); /* last or fixed-length part */
-/* Decoding, in the same order; failed is sticky in the reader. A cut string cannot be decoded: ERR in failed. */
+/* Decoding, in the same order; failed is sticky in the reader. A cut string cannot be decoded: ERR in failed.
+ */
 struct key_reader {
     const uint8_t *p, *end;
     bool failed;
@@ -58,11 +61,20 @@ struct store_options {
     struct log *log;
     struct metrics *metrics;
     uint64_t map_bytes; /* 0: 256 GiB of address space */
-    /* Called on the thread that found it: a write or sync failed, or a row's checksum is wrong. The store is not used
-     * afterwards. NULL: log_fatal. */
+    /* Called on the thread that found it: a write or sync failed, or a row's checksum is wrong. The store is
+     * not used afterwards. NULL: log_fatal. */
     void (*on_fatal)(void *user, int code, const char *detail);
     void *user;
-    bool manual_points; /* tests: durable points only by store_make_point */
+    bool manual_points;                /* tests: durable points only by store_make_point */
+    const struct store_faults *faults; /* tests: NULL in service; must outlive the store */
+};
+/* What a test can put between the store and its disk. */
+struct store_faults {
+    int (*sync)(void *user, int fd); /* instead of fdatasync and fsync: 0, or an errno; NULL: the real ones */
+    /* A durable point goes through the steps "pinned", "synced", "written", "renamed", "released". */
+    void (*step)(void *user, const char *step);
+    void *user;
+    bool no_pin; /* readers do not hold the pages of the last point: shows what the pin is for */
 };
 int store_open(struct store **out, const struct store_options *o, struct err_ctx *err);
 /* A durable point and the clean mark, then close. */
@@ -86,8 +98,9 @@ int store_commit(struct store_txn *t, struct err_ctx *err); /* frees t */
 void store_abort(struct store_txn *t);
 int store_txn_error(const struct store_txn *t);
 
-/* A reader belongs to one thread. store_read_txn begins (or continues) its snapshot; store_reader_reset ends it, so
- * that the next call sees newer data. Reset before the thread sleeps and before acting on a newer log index. */
+/* A reader belongs to one thread. store_read_txn begins (or continues) its snapshot; store_reader_reset ends
+ * it, so that the next call sees newer data. Reset before the thread sleeps and before acting on a newer log
+ * index. */
 struct store_reader;
 struct store_reader *store_reader_new(struct store *s);
 void store_reader_free(struct store_reader *r);
@@ -101,14 +114,16 @@ void store_get_position(struct store_txn *t, struct store_position *out, struct 
 typedef void store_observer_fn(void *user, enum table t, const struct key *k, bool deleted);
 void store_set_observer(struct store_txn *t, store_observer_fn *fn, void *user);
 
-/* Raw rows. The value is borrowed until the transaction writes again or ends. 0, ERR_NOTFOUND, or the sticky error. */
+/* Raw rows. The value is borrowed until the transaction writes again or ends. 0, ERR_NOTFOUND, or the sticky
+ * error. */
 int store_get(struct store_txn *t, enum table table, const struct key *k, const void **row, size_t *n);
+/* A put of the row that is there already is no change: nothing is written and no observer hears of it. */
 void store_put(struct store_txn *t, enum table table, const struct key *k, const void *row, size_t n);
 bool store_delete(struct store_txn *t, enum table table, const struct key *k); /* was it there? */
 bool store_has(struct store_txn *t, enum table table, const struct key *k);
 
-/* Typed rows: the message is unpacked into the arena (never freed by itself). NULL when not there. The descriptor is
- * checked against the table. */
+/* Typed rows: the message is unpacked into the arena (never freed by itself). NULL when not there. The
+ * descriptor is checked against the table. */
 void *store_find_row(struct store_txn *t, enum table table, const struct key *k, struct arena *a);
 void store_put_row(struct store_txn *t, enum table table, const struct key *k, const void *message);
 void *store_unpack(enum table table, const void *row, size_t n, struct arena *a); /* NULL: not a message */
@@ -116,23 +131,27 @@ void *store_unpack(enum table table, const void *row, size_t n, struct arena *a)
 struct ProtobufCAllocator;
 void arena_protobuf_allocator(struct arena *a, void *out_allocator /* ProtobufCAllocator */);
 
-/* Iteration over keys that begin with PREFIX, ascending. Deleting or putting the current row is allowed in a write
- * transaction (the next step seeks). */
+/* Iteration over keys that begin with PREFIX, ascending. Deleting or putting the current row is allowed in a
+ * write transaction (the next step seeks). */
 struct store_iter {
     struct store_txn *txn;
     enum table table;
     struct key prefix, at;
-    bool started, descending;
+    bool started, descending, has_from, ended;
+    uint64_t n_changes; /* of the transaction, when the cursor was placed */
     void *cursor;
     const void *key, *row; /* current, borrowed */
     size_t n_key, n_row;
 };
 void store_iter_init(struct store_iter *i, struct store_txn *t, enum table table, const struct key *prefix);
-void store_iter_seek(struct store_iter *i, const struct key *from); /* the next step gives the first key >= from */
-void store_iter_descending(struct store_iter *i); /* from the end of the prefix downwards; before the first step */
+/* The next step gives the first key >= from; descending: the last key <= from. */
+void store_iter_seek(struct store_iter *i, const struct key *from);
+void store_iter_descending(
+    struct store_iter *i);                  /* from the end of the prefix downwards; before the first step */
 bool store_iter_next(struct store_iter *i); /* false at the end or on error; then the cursor is released */
 void *store_iter_row(struct store_iter *i, struct arena *a); /* the current row unpacked */
-void store_iter_fini(struct store_iter *i); /* only when left early; idempotent */
+void store_iter_fini(
+    struct store_iter *i); /* only when left early, before the transaction ends; idempotent */
 
 /* ---- hashes ---- */
 struct store_hash {
@@ -141,19 +160,29 @@ struct store_hash {
 void store_table_hash(struct store_txn *t, enum table table, struct store_hash *out, uint64_t *n_rows);
 void store_state_hash(struct store_txn *t, struct store_hash *out); /* over all replicated tables */
 /* Walks all rows of a table in read transactions of at most 20 ms: recomputes the hash and checks checksums.
- * ERR_CORRUPT with detail when rows do not give the stored hash at the same index, or a checksum is wrong. Any thread. */
+ * ERR_CORRUPT with detail when rows do not give the stored hash at the same index, or a checksum is wrong.
+ * Any thread. */
 int store_scrub_table(struct store *s, enum table table, struct err_ctx *err);
 
 /* ---- durable points, copy, install ---- */
 uint64_t store_durable_index(struct store *s); /* applied index of the last durable point; any thread */
-/* Make one now and wait; not on the apply thread. Otherwise points are made by the store's own thread: every 2 s while
- * something changed, or after 64 MiB dirtied. on_point (any thread) tells each new durable index. */
+/* Make one now and wait; not on the apply thread. Otherwise points are made by the store's own thread: every
+ * 2 s while something changed, or after 64 MiB dirtied. on_point (any thread) tells each new durable index.
+ */
 int store_make_point(struct store *s, struct err_ctx *err);
 void store_on_point(struct store *s, void (*on_point)(void *user, uint64_t applied_index), void *user);
-/* A consistent copy into DIR (a new directory that store_open accepts), synced; *applied: its applied index. Any thread. */
+/* A blob that is kept with the next durable points (Raft: snapshot index, term, configuration). It is durable
+ * when a store_make_point that began later returns, and lost before; the last durable one is there again
+ * after any crash. At most POINT_EXTRA_MAX bytes, copied; any thread. */
+enum { POINT_EXTRA_MAX = 64 * 1024 };
+void store_set_point_extra(struct store *s, const void *data, size_t n);
+/* The blob last set, or found at open; *data is copied into the arena. */
+void store_get_point_extra(struct store *s, const void **data, size_t *n, struct arena *a);
+/* A consistent copy into DIR (a new directory that store_open accepts), synced; *applied: its applied index.
+ * Any thread. */
 int store_copy(struct store *s, const char *dir, uint64_t *applied, struct err_ctx *err);
-uint64_t store_size_bytes(struct store *s);  /* pages in use */
-uint64_t store_free_bytes(struct store *s);  /* of the file system */
+uint64_t store_size_bytes(struct store *s); /* pages in use */
+uint64_t store_free_bytes(struct store *s); /* of the file system */
 /* Opens DIR read-only, recomputes every replicated table's hash and checks it against the stored one. */
 int store_verify_copy(const char *dir, struct store_position *out, struct arena *a, struct err_ctx *err);
 

@@ -1,0 +1,1 @@
+imp_unit_test(storage_basic LINK imp_storage)
