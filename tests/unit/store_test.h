@@ -3,7 +3,6 @@
 #define UNIT_STORE_TEST_H
 
 #include "storage/store.h"
-#include <cmocka.h>
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +13,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <cmocka.h>
 
 static inline uint64_t rnd(uint64_t *state, uint64_t n)
 {
