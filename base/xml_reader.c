@@ -477,6 +477,13 @@ bool xml_reader_is_between(const struct xml_reader *r)
     return r->stream && r->depth == 1;
 }
 
+/* Half a character or reference there is an error that expat does not report yet. */
+bool xml_reader_is_idle(const struct xml_reader *r)
+{
+    unsigned char c = r->n_last > 0 ? r->last[r->n_last - 1] : 0;
+    return xml_reader_is_between(r) && (c == '>' || c == ' ' || c == '\t' || c == '\r' || c == '\n');
+}
+
 bool xml_reader_has_root(const struct xml_reader *r)
 {
     return r->depth > 0;

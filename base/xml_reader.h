@@ -38,6 +38,7 @@ void xml_reader_set_limits(struct xml_reader *r, const struct xml_limits *limits
 struct xml_span xml_reader_span(const struct xml_reader *r); /* of the tree in work, or in on_tree */
 uint64_t xml_reader_position(const struct xml_reader *r); /* in an event: the end of the tag that caused it */
 bool xml_reader_is_between(const struct xml_reader *r);   /* inside the root, in no child */
+bool xml_reader_is_idle(const struct xml_reader *r);      /* and nothing of what comes next was taken */
 bool xml_reader_has_root(const struct xml_reader *r);
 const char *xml_reader_default_ns(const struct xml_reader *r); /* of the root */
 size_t xml_reader_memory(const struct xml_reader *r);

@@ -178,7 +178,7 @@ static enum xml_error keep_rest(struct xml_stream *x)
         return x->header.n > x->limits.stanza_bytes ? XML_TOO_BIG : XML_OK;
     }
     if (xml_reader_is_between(x->reader)) {
-        if (xml_reader_memory(x->reader) > RECYCLE_BYTES)
+        if (xml_reader_memory(x->reader) > RECYCLE_BYTES && xml_reader_is_idle(x->reader))
             drop_reader(x);
         return XML_OK;
     }
@@ -387,7 +387,7 @@ void xml_stream_stop(struct xml_stream *x)
 bool xml_stream_is_idle(const struct xml_stream *x)
 {
     return x->hold.n == 0 && x->has_header && x->error == XML_OK && !x->stopped &&
-           (x->scan.state == XML_SCAN_TEXT) && (!x->reader || xml_reader_is_between(x->reader));
+           (x->scan.state == XML_SCAN_TEXT) && (!x->reader || xml_reader_is_idle(x->reader));
 }
 
 bool xml_stream_park(struct xml_stream *x)

@@ -4,7 +4,8 @@ find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 
 add_compile_options(-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
-                    -Wformat=2 -Wundef -Wwrite-strings -Wno-unused-parameter -Wno-format-truncation -fno-common)
+                    -Wformat=2 -Wundef -Wwrite-strings -Wno-unused-parameter $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation>
+                    $<$<C_COMPILER_ID:Clang>:-Wno-format-nonliteral> -fno-common)
 add_compile_definitions(_GNU_SOURCE IMP_RELEASE="${PROJECT_VERSION}")
 # Asserts stay on in every build: a broken invariant must end the process, not continue.
 foreach(config RELEASE RELWITHDEBINFO MINSIZEREL)
