@@ -115,8 +115,13 @@ void xml_stream_free(struct xml_stream *x); /* also from inside an event; may be
  * xml_stream_restart, xml_stream_stop or xml_stream_free: the rest of the bytes is then kept (restart) or
  * dropped. */
 enum xml_error xml_stream_feed(struct xml_stream *x, const void *data, size_t n_bytes);
-void xml_stream_restart(struct xml_stream *x);       /* a new stream header is expected (RFC 6120 §4.3.3) */
-void xml_stream_stop(struct xml_stream *x);          /* ignore everything from here on */
+void xml_stream_restart(struct xml_stream *x); /* a new stream header is expected (RFC 6120 §4.3.3) */
+void xml_stream_stop(struct xml_stream *x);    /* ignore everything from here on */
+/* From an event or between two feeds: no further event; bytes that were not parsed yet, and those fed from
+ * now on, are kept. With it a stream can change its handler, or its thread once xml_stream_feed has returned.
+ * Resume parses what was kept. */
+void xml_stream_pause(struct xml_stream *x);
+enum xml_error xml_stream_resume(struct xml_stream *x);
 bool xml_stream_is_idle(const struct xml_stream *x); /* between two stanzas, so that it could be parked */
 /* Frees expat's memory if the parser stands between two stanzas (true); the next byte makes a new one from
  * the stored stream header. */

@@ -18,7 +18,7 @@ struct xml_stream {
     const struct xml_stream_events *events;
     void *user;
     enum xml_error error;
-    bool in_feed, restart, stopped, freed;
+    bool in_feed, restart, paused, stopped, freed;
 
     struct xml_reader *reader; /* NULL: before the first byte, or parked */
     struct xml_scan scan;
@@ -27,12 +27,13 @@ struct xml_stream {
     struct buf partial; /* the stanza in work, as far as it was parsed before this piece */
     struct buf header;  /* all up to the end of the root's start tag, to be parsed again after parking */
     bool has_header;
+    struct buf waiting; /* came while paused */
     char *default_ns;
 
     const char *piece; /* what the reader is parsing, and where it stands in the document */
     uint64_t piece_at;
     size_t n_piece;
-    uint64_t halted_at; /* end of the tag whose event asked for a restart */
+    uint64_t halted_at; /* end of the tag whose event asked for a restart or pause */
 };
 
 static void forget(struct buf *b)
@@ -58,7 +59,7 @@ static void reset_arena(struct xml_stream *x)
 /* A handler may have asked for an end; more events must not come then. */
 static void after_event(struct xml_stream *x)
 {
-    if (x->restart || x->stopped || x->freed) {
+    if (x->restart || x->paused || x->stopped || x->freed) {
         x->halted_at = xml_reader_position(x->reader);
         xml_reader_halt(x->reader);
     }
@@ -212,6 +213,12 @@ static enum xml_error feed_piece(struct xml_stream *x, const char *d, size_t n, 
         reset(x);
         return XML_OK;
     }
+    if (x->paused) { /* the same as parking, here */
+        *used = (size_t)(x->halted_at - x->piece_at);
+        drop_reader(x);
+        x->scan = (struct xml_scan){.state = XML_SCAN_TEXT};
+        return XML_OK;
+    }
     x->piece_at += n;
     return keep_rest(x);
 }
@@ -290,7 +297,7 @@ static enum xml_error feed_some(struct xml_stream *x, const char *d, size_t n, s
     size_t safe = scan_safe(x, d, n, &found), taken;
     e = feed_piece(x, d, safe, &taken);
     *used = skipped + taken;
-    if (e != XML_OK || taken < safe || x->stopped || x->freed)
+    if (e != XML_OK || taken < safe || x->paused || x->stopped || x->freed)
         return e;
     if (safe > 0 && x->scan.state == XML_SCAN_PROLOG)
         return XML_OK; /* restarted by the last tag */
@@ -310,6 +317,7 @@ static void destroy(struct xml_stream *x)
     buf_fini(&x->hold);
     buf_fini(&x->partial);
     buf_fini(&x->header);
+    buf_fini(&x->waiting);
     mem_free(x->default_ns);
     mem_free(x);
 }
@@ -318,7 +326,7 @@ enum xml_error xml_stream_feed(struct xml_stream *x, const void *data, size_t n_
 {
     const char *d = data;
     x->in_feed = true;
-    while (n_bytes > 0 && x->error == XML_OK && !x->stopped && !x->freed) {
+    while (n_bytes > 0 && x->error == XML_OK && !x->paused && !x->stopped && !x->freed) {
         size_t used = 0;
         x->error = feed_some(x, d, n_bytes, &used);
         d += used;
@@ -329,6 +337,8 @@ enum xml_error xml_stream_feed(struct xml_stream *x, const void *data, size_t n_
         destroy(x);
         return XML_OK;
     }
+    if (x->paused && n_bytes > 0 && !x->stopped)
+        buf_add(&x->waiting, d, n_bytes);
     return x->stopped ? XML_OK : x->error;
 }
 
@@ -384,9 +394,24 @@ void xml_stream_stop(struct xml_stream *x)
     x->stopped = true;
 }
 
+void xml_stream_pause(struct xml_stream *x)
+{
+    x->paused = true;
+}
+
+enum xml_error xml_stream_resume(struct xml_stream *x)
+{
+    struct buf waiting = x->waiting;
+    x->waiting = (struct buf){0};
+    x->paused = false;
+    enum xml_error e = xml_stream_feed(x, waiting.data, waiting.n);
+    buf_fini(&waiting);
+    return e;
+}
+
 bool xml_stream_is_idle(const struct xml_stream *x)
 {
-    return x->hold.n == 0 && x->has_header && x->error == XML_OK && !x->stopped &&
+    return x->hold.n == 0 && x->waiting.n == 0 && x->has_header && x->error == XML_OK && !x->stopped &&
            (x->scan.state == XML_SCAN_TEXT) && (!x->reader || xml_reader_is_idle(x->reader));
 }
 
@@ -409,7 +434,7 @@ const char *xml_stream_default_ns(const struct xml_stream *x)
 
 size_t xml_stream_memory(const struct xml_stream *x)
 {
-    return sizeof(*x) + x->arena.n_bytes + x->hold.cap + x->partial.cap + x->header.cap +
+    return sizeof(*x) + x->arena.n_bytes + x->hold.cap + x->partial.cap + x->header.cap + x->waiting.cap +
            (x->reader ? xml_reader_memory(x->reader) : 0);
 }
 

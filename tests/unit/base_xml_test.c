@@ -22,7 +22,7 @@ struct seen {
     bool self_contained;
     size_t n_start_tag;
     char raw[4096], tree[4096], to[64];
-    const char *restart_on, *free_on, *stop_on;
+    const char *restart_on, *free_on, *stop_on, *pause_on;
     struct arena stolen;
     bool steal;
 };
@@ -48,6 +48,8 @@ static void on_stanza(void *user, struct xml_stanza *stanza)
     snprintf(s->tree, sizeof(s->tree), "%s", s->log.data);
     if (s->restart_on && strcmp(stanza->root->name, s->restart_on) == 0)
         xml_stream_restart(s->stream);
+    if (s->pause_on && strcmp(stanza->root->name, s->pause_on) == 0)
+        xml_stream_pause(s->stream);
     if (s->stop_on && strcmp(stanza->root->name, s->stop_on) == 0)
         xml_stream_stop(s->stream);
     if (s->free_on && strcmp(stanza->root->name, s->free_on) == 0)
@@ -434,6 +436,38 @@ static void test_stream_free_and_stop(void **state)
     finish(&s);
 }
 
+/* A pause at any stanza: nothing more comes before resume, nothing is lost. */
+static void test_stream_pause(void **state)
+{
+    static const char text[] = HEADER "<message/><wait/>\n<iq a='1'><wait/></iq><wait>x</wait><iq/>";
+    for (size_t step = 1; step < sizeof(text) + 1; step++) {
+        struct seen s;
+        begin(&s);
+        s.pause_on = "wait";
+        for (size_t i = 0; i < sizeof(text) - 1; i += step) {
+            size_t n = i + step < sizeof(text) - 1 ? step : sizeof(text) - 1 - i;
+            assert_int_equal(xml_stream_feed(s.stream, text + i, n), XML_OK);
+        }
+        assert_int_equal(s.n_stanzas, 2);
+        assert_int_equal(xml_stream_resume(s.stream), XML_OK);
+        assert_int_equal(s.n_stanzas, 4);
+        assert_string_equal(s.raw, "<wait>x</wait>");
+        assert_int_equal(xml_stream_resume(s.stream), XML_OK);
+        assert_int_equal(s.n_stanzas, 5);
+        assert_int_equal(s.n_headers, 1);
+        finish(&s);
+    }
+    struct seen s;
+    begin(&s);
+    s.restart_on = s.pause_on = "auth";
+    assert_int_equal(feed(&s, HEADER "<auth/>" HEADER "<message/>"), XML_OK);
+    assert_int_equal(s.n_headers, 1);
+    assert_int_equal(xml_stream_resume(s.stream), XML_OK);
+    assert_int_equal(s.n_headers, 2);
+    assert_int_equal(s.n_stanzas, 2);
+    finish(&s);
+}
+
 static void test_stream_steal(void **state)
 {
     struct seen s;
@@ -599,6 +633,7 @@ int main(void)
         cmocka_unit_test(test_stream_free_and_stop),
         cmocka_unit_test(test_stream_steal),
         cmocka_unit_test(test_stream_drip),
+        cmocka_unit_test(test_stream_pause),
         cmocka_unit_test(test_tree),
         cmocka_unit_test(test_write),
         cmocka_unit_test(test_document),
