@@ -187,6 +187,7 @@ static struct store *store_alloc(const struct store_options *o)
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->scrub_lock, NULL);
+    pthread_mutex_init(&s->scrub_turn, NULL);
     random_bytes(s->id, sizeof s->id);
     return s;
 }
@@ -198,6 +199,7 @@ static void store_free(struct store *s)
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
     pthread_mutex_destroy(&s->scrub_lock);
+    pthread_mutex_destroy(&s->scrub_turn);
     buf_fini(&s->write_txn.scratch);
     buf_fini(&s->write_txn.old_scratch);
     mem_free(s->dir);

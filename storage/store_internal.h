@@ -76,9 +76,11 @@ struct store {
     pthread_cond_t
         changed; /* a pin is done, a point is due, is_writing became false and somebody waits for it */
     bool is_writing;
-    unsigned n_waiting; /* for !is_writing */
+    unsigned n_waiting; /* for the end of a write transaction */
+    uint64_t n_ended;
     struct store_point *point;
 
+    pthread_mutex_t scrub_turn; /* one scrub at a time */
     pthread_mutex_t scrub_lock;
     atomic_bool scrub_on;
     struct store_scrub *scrub; /* the one that runs; under scrub_lock */
@@ -134,8 +136,26 @@ bool point_after_commit(struct store *s,
                         uint64_t n_bytes); /* under lock, on the writer's thread; wake somebody? */
 int point_write_fresh(const char *dir, const struct point_start *p, unsigned page_bytes, struct err_ctx *err);
 
-/* scrub.c: told of every change while scrub_on; both under no lock, writer's thread. */
+/* scrub.c: reads all rows of a table, checks their checksums and adds up their hashes. A slice ends at the
+ * end of the table or at UNTIL_US (0: no limit) and goes on after the last key, also in another transaction.
+ */
+struct walk {
+    MDB_txn *txn;
+    MDB_dbi dbi;
+    enum table table;
+    struct table_sum sum;
+    struct key at;
+    bool started, at_end;
+    struct buf scratch;
+};
+int walk_start(struct walk *w, MDB_txn *txn, MDB_dbi dbi, enum table table);
+int walk_slice(struct walk *w, uint64_t until_us, struct err_ctx *err);
+int walk_compare(const struct walk *w, MDB_dbi meta,
+                 struct err_ctx *err); /* with the stored hash; same snapshot */
+void walk_fini(struct walk *w);
+/* The writer tells of every change, and of an abort, while scrub_on. */
 void scrub_note(struct store *s, uint64_t txn_id, enum table table, const MDB_val *key,
                 const struct store_hash *old, const struct store_hash *now);
+void scrub_forget(struct store *s, uint64_t txn_id);
 
 #endif

@@ -53,6 +53,7 @@ static void write_section_leave(struct store *s, uint64_t n_bytes)
 {
     pthread_mutex_lock(&s->lock);
     s->is_writing = false;
+    s->n_ended++;
     if (point_after_commit(s, n_bytes) || s->n_waiting)
         pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
@@ -84,8 +85,11 @@ struct store_txn *store_begin(struct store *s)
 void store_abort(struct store_txn *t)
 {
     assert(t->is_write);
-    if (t->txn)
+    if (t->txn) {
+        if (atomic_load(&t->store->scrub_on))
+            scrub_forget(t->store, mdb_txn_id(t->txn));
         mdb_txn_abort(t->txn);
+    }
     t->txn = NULL;
     write_section_leave(t->store, 0);
 }
