@@ -29,9 +29,16 @@ void txn_fail(struct store_txn *t, int code, const char *format, ...)
     store_fatal(t->store, code, "%s", detail);
 }
 
+/* LMDB answers a short write, as a full disk gives, with EIO. */
+static int write_error(struct store *s, int rc)
+{
+    int code = store_mdb_error(rc);
+    return code == ERR_IO && store_free_bytes(s) < 1 << 20 ? ERR_NOSPACE : code;
+}
+
 static void fail_mdb(struct store_txn *t, int rc, const char *what, enum table table)
 {
-    txn_fail(t, store_mdb_error(rc), "%s in table %s: %s", what, table_name(table), mdb_strerror(rc));
+    txn_fail(t, write_error(t->store, rc), "%s in table %s: %s", what, table_name(table), mdb_strerror(rc));
 }
 
 int store_txn_error(const struct store_txn *t)
@@ -102,7 +109,7 @@ int store_commit(struct store_txn *t, struct err_ctx *err)
         int rc = mdb_txn_commit(t->txn); /* ends the transaction in every case */
         t->txn = NULL;
         if (rc)
-            txn_fail(t, store_mdb_error(rc), "commit: %s", mdb_strerror(rc));
+            txn_fail(t, write_error(s, rc), "commit: %s", mdb_strerror(rc));
     }
     if (t->error) {
         int code = t->error;
