@@ -1,0 +1,391 @@
+/* TLS of a stream. The BIO reads from the loop's input buffer and writes to the stream's output queue, so
+ * OpenSSL never sees the socket, and an idle connection holds neither buffer. */
+#include "base/stream_impl.h"
+#include <arpa/inet.h>
+#include <assert.h>
+#include <openssl/err.h>
+#include <openssl/x509v3.h>
+#include <string.h>
+
+static int bio_read(BIO *bio, char *out, size_t n_bytes, size_t *n_read)
+{
+    struct stream *s = BIO_get_data(bio);
+    size_t left = (size_t)(s->rd_end - s->rd);
+    BIO_clear_retry_flags(bio);
+    if (left == 0) {
+        BIO_set_retry_read(bio);
+        *n_read = 0;
+        return 0;
+    }
+    *n_read = n_bytes < left ? n_bytes : left;
+    memcpy(out, s->rd, *n_read);
+    s->rd += *n_read;
+    return 1;
+}
+
+static int bio_write(BIO *bio, const char *data, size_t n_bytes, size_t *n_written)
+{
+    struct stream *s = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    out_add(s->hub, &s->wire, data, n_bytes);
+    stream_mark_dirty(s);
+    *n_written = n_bytes;
+    return 1;
+}
+
+static long bio_ctrl(BIO *bio, int command, long n, void *p)
+{
+    return command == BIO_CTRL_FLUSH || command == BIO_CTRL_DUP;
+}
+
+static int bio_create(BIO *bio)
+{
+    BIO_set_init(bio, 1);
+    return 1;
+}
+
+BIO_METHOD *stream_tls_bio_method(void)
+{
+    BIO_METHOD *m = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "imp stream");
+    if (!m)
+        return NULL;
+    BIO_meth_set_read_ex(m, bio_read);
+    BIO_meth_set_write_ex(m, bio_write);
+    BIO_meth_set_ctrl(m, bio_ctrl);
+    BIO_meth_set_create(m, bio_create);
+    return m;
+}
+
+static struct stream *stream_of(SSL *ssl)
+{
+    return BIO_get_data(SSL_get_rbio(ssl));
+}
+
+/* RFC 6066 §3. An unknown name gets the default certificate, which the client may then refuse. */
+int stream_tls_on_server_name(SSL *ssl, int *alert, void *arg)
+{
+    const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+    struct stream *s = stream_of(ssl);
+    if (!name || !s->sni)
+        return SSL_TLSEXT_ERR_NOACK;
+    const struct tls_ctx *ctx = tls_sni_find(s->sni, name);
+    if (ctx != s->ctx) {
+        SSL_set_SSL_CTX(ssl, ctx->ssl);
+        SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx->ssl), NULL);
+    }
+    return SSL_TLSEXT_ERR_OK;
+}
+
+/* --- the handshake --- */
+
+static void fail_tls(struct stream *s, const char *what)
+{
+    char reason[256];
+    long verify = SSL_get_verify_result(s->ssl);
+    tls_error_text(reason, sizeof(reason), "protocol error");
+    bool by_certificate = verify != X509_V_OK && (SSL_get_verify_mode(s->ssl) & SSL_VERIFY_PEER);
+    /* Our alert is in the queue already and goes out; nothing else can be encrypted any more. */
+    out_clear(s->hub, &s->plain);
+    stream_finish(s, ERR_TLS, "%s: %s%s%s", what, reason, by_certificate ? ", " : "",
+                  by_certificate ? X509_verify_cert_error_string(verify) : "");
+    stream_tls_free(s);
+}
+
+static void handshake(struct stream *s)
+{
+    ERR_clear_error();
+    int rc = SSL_do_handshake(s->ssl);
+    if (rc == 1) {
+        metrics_add(s->metrics, METRIC_TLS_HANDSHAKES, 1);
+        tls_sni_unref(s->sni);
+        s->sni = NULL;
+        stream_opened(s);
+        return;
+    }
+    switch (SSL_get_error(s->ssl, rc)) {
+    case SSL_ERROR_WANT_READ:
+        return;
+    case SSL_ERROR_ZERO_RETURN:
+        stream_on_end(s, "closed by the peer during the TLS handshake");
+        return;
+    default:
+        fail_tls(s, "TLS handshake");
+    }
+}
+
+static void start(struct stream *s, struct tls_ctx *ctx, unsigned timeout_ms)
+{
+    s->ctx = tls_ctx_ref(ctx);
+    s->state = STREAM_HANDSHAKE;
+    s->timeout_ms = timeout_ms;
+    timer_start(&s->timer, timeout_ms, 0);
+    ERR_clear_error();
+    BIO *bio = BIO_new(ctx->bio);
+    s->ssl = SSL_new(ctx->ssl);
+    if (!bio || !s->ssl) {
+        BIO_free(bio);
+        stream_fail(s, ERR_NOMEM, "TLS state");
+        return;
+    }
+    BIO_set_data(bio, s);
+    SSL_set_bio(s->ssl, bio, bio);
+    if (s->back.n) /* pushed back before: it came in clear */
+        stream_fail(s, ERR_TLS, "input in clear before the start of TLS");
+}
+
+static bool may_start(const struct stream *s)
+{
+    assert(loop_is_current(s->loop));
+    assert(s->state != STREAM_RESOLVING && s->state != STREAM_CONNECTING && s->state != STREAM_HANDSHAKE);
+    assert(!s->ssl || s->state != STREAM_OPEN);
+    return s->state == STREAM_OPEN; /* else on_close is on its way */
+}
+
+void stream_start_tls_server(struct stream *s, struct tls_sni *sni, unsigned timeout_ms)
+{
+    if (!may_start(s))
+        return;
+    s->sni = tls_sni_ref(sni);
+    start(s, tls_sni_fallback(sni), timeout_ms);
+    if (s->state == STREAM_HANDSHAKE) {
+        SSL_set_accept_state(s->ssl);
+        stream_update_poll(s);
+    }
+}
+
+static bool is_address(const char *name)
+{
+    unsigned char out[16];
+    return inet_pton(AF_INET, name, out) == 1 || inet_pton(AF_INET6, name, out) == 1;
+}
+
+static bool set_server_name(struct stream *s, const char *name)
+{
+    bool address = is_address(name);
+    if (!address && SSL_set_tlsext_host_name(s->ssl, name) != 1)
+        return false;
+    if (!s->ctx->checks_name)
+        return true;
+    X509_VERIFY_PARAM *param = SSL_get0_param(s->ssl);
+    SSL_set_hostflags(s->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    return address ? X509_VERIFY_PARAM_set1_ip_asc(param, name) == 1 : SSL_set1_host(s->ssl, name) == 1;
+}
+
+void stream_start_tls_client(struct stream *s, struct tls_ctx *ctx, const char *server_name,
+                             unsigned timeout_ms)
+{
+    if (!may_start(s))
+        return;
+    s->is_client = true;
+    start(s, ctx, timeout_ms);
+    if (s->state != STREAM_HANDSHAKE)
+        return;
+    SSL_set_connect_state(s->ssl);
+    if ((server_name && !set_server_name(s, server_name)) || (!server_name && ctx->checks_name)) {
+        stream_fail(s, ERR_TLS, "\"%s\" is no server name", server_name ? server_name : "");
+        return;
+    }
+    stream_update_poll(s);
+    handshake(s); /* its first message */
+}
+
+/* --- data --- */
+
+/* One record's text to the owner; false when there is no more. */
+static bool read_record(struct stream *s)
+{
+    size_t n = 0;
+    ERR_clear_error();
+    int rc = SSL_read_ex(s->ssl, s->hub->plain, sizeof(s->hub->plain), &n);
+    if (rc == 1) {
+        stream_give_data(s, s->hub->plain, n);
+        return true;
+    }
+    switch (SSL_get_error(s->ssl, rc)) {
+    case SSL_ERROR_WANT_READ:
+        break;
+    case SSL_ERROR_ZERO_RETURN:
+        stream_on_end(s, "closed by the peer");
+        break;
+    default:
+        fail_tls(s, "TLS");
+    }
+    return false;
+}
+
+/* Input that the owner did not want yet waits in s->in, still encrypted. */
+static void set_aside(struct stream *s)
+{
+    size_t left = (size_t)(s->rd_end - s->rd);
+    bool is_saved = s->in.n && (const char *)s->rd_end == s->in.data + s->in.n;
+    if (s->state >= STREAM_CLOSING || s->ended || left == 0)
+        buf_fini(&s->in);
+    else if (is_saved)
+        buf_cut(&s->in, s->in.n - left);
+    else
+        buf_add(&s->in, s->rd, left);
+    s->rd = s->rd_end = NULL;
+}
+
+void stream_tls_pump(struct stream *s)
+{
+    while (stream_can_read(s) && !s->ended) {
+        if (s->state == STREAM_HANDSHAKE) {
+            handshake(s);
+            if (s->state == STREAM_HANDSHAKE)
+                break;
+        } else if (!read_record(s)) {
+            break;
+        }
+    }
+    set_aside(s);
+}
+
+void stream_tls_encrypt(struct stream *s)
+{
+    if (s->state == STREAM_HANDSHAKE)
+        return;
+    while (s->plain.first && s->wire.n_bytes < STREAM_WIRE_BYTES) {
+        const struct chunk *c = s->plain.first;
+        size_t n = 0;
+        ERR_clear_error();
+        if (SSL_write_ex(s->ssl, out_bytes(c), c->n, &n) != 1) {
+            char reason[160];
+            tls_error_text(reason, sizeof(reason), "write refused");
+            stream_fail(s, ERR_TLS, "TLS: %s", reason);
+            return;
+        }
+        out_drop(s->hub, &s->plain, n);
+    }
+}
+
+void stream_tls_notify(struct stream *s)
+{
+    if (!s->ssl || s->notified)
+        return;
+    s->notified = true;
+    ERR_clear_error();
+    if (SSL_is_init_finished(s->ssl))
+        SSL_shutdown(s->ssl);
+    ERR_clear_error();
+}
+
+void stream_tls_free(struct stream *s)
+{
+    SSL_free(s->ssl); /* the BIO goes with it */
+    s->ssl = NULL;
+    tls_sni_unref(s->sni);
+    s->sni = NULL;
+    tls_ctx_unref(s->ctx);
+    s->ctx = NULL;
+    s->rd = s->rd_end = NULL;
+}
+
+/* --- questions --- */
+
+bool stream_is_tls(const struct stream *s)
+{
+    return s->ssl && s->state != STREAM_HANDSHAKE;
+}
+
+const char *stream_sni(const struct stream *s)
+{
+    return s->ssl ? SSL_get_servername(s->ssl, TLSEXT_NAMETYPE_host_name) : NULL;
+}
+
+/* A name with a NUL in it, or one that does not fit, is none: half a name could be somebody else's. */
+static void copy_name(char out[256], const ASN1_STRING *name)
+{
+    const unsigned char *data = ASN1_STRING_get0_data(name);
+    int n = ASN1_STRING_length(name);
+    if (n <= 0 || n > 255 || memchr(data, '\0', (size_t)n))
+        return;
+    memcpy(out, data, (size_t)n);
+    out[n] = '\0';
+}
+
+static void note_names(struct tls_peer *out, X509 *leaf)
+{
+    const X509_NAME *subject = X509_get_subject_name(leaf);
+    int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
+    if (at >= 0 && X509_NAME_get_index_by_NID(subject, NID_commonName, at) < 0)
+        copy_name(out->common_name, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+
+    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
+    size_t n_uris = 0;
+    for (int i = 0; i < sk_GENERAL_NAME_num(names) && n_uris < n_elements(out->uris); i++) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+        if (name->type == GEN_URI)
+            copy_name(out->uris[n_uris++], name->d.uniformResourceIdentifier);
+    }
+    GENERAL_NAMES_free(names);
+}
+
+void stream_tls_peer(const struct stream *s, struct tls_peer *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (!stream_is_tls(s))
+        return;
+    const unsigned char *alpn;
+    unsigned n_alpn;
+    SSL_get0_alpn_selected(s->ssl, &alpn, &n_alpn);
+    if (n_alpn < sizeof(out->alpn))
+        memcpy(out->alpn, alpn ? alpn : (const unsigned char *)"", n_alpn);
+    X509 *leaf = SSL_get0_peer_certificate(s->ssl);
+    if (!leaf)
+        return;
+    out->has_cert = true;
+    unsigned n = sizeof(out->fingerprint);
+    X509_digest(leaf, EVP_sha256(), out->fingerprint, &n);
+    out->verified =
+        (SSL_get_verify_mode(s->ssl) & SSL_VERIFY_PEER) && SSL_get_verify_result(s->ssl) == X509_V_OK;
+    if (out->verified)
+        note_names(out, leaf);
+    ERR_clear_error();
+}
+
+/* RFC 5929 §4.1: the hash of the server's certificate by the hash function of its signature, SHA-256 instead
+ * of MD5 and SHA-1. Undefined where the signature has none of its own (Ed25519). */
+static int server_end_point(const struct stream *s, uint8_t *out, size_t *n_bytes)
+{
+    X509 *leaf = s->is_client ? SSL_get0_peer_certificate(s->ssl) : SSL_get_certificate(s->ssl);
+    int hash_nid = NID_undef;
+    if (!leaf || X509_get_signature_info(leaf, &hash_nid, NULL, NULL, NULL) != 1 || hash_nid == NID_undef)
+        return ERR_UNSUPPORTED;
+    if (hash_nid == NID_md5 || hash_nid == NID_sha1 || hash_nid == NID_md5_sha1)
+        hash_nid = NID_sha256;
+    const EVP_MD *hash = EVP_get_digestbynid(hash_nid);
+    if (!hash)
+        return ERR_UNSUPPORTED;
+    unsigned n = (unsigned)EVP_MD_get_size(hash);
+    if (*n_bytes < n)
+        return ERR_LIMIT;
+    if (X509_digest(leaf, hash, out, &n) != 1)
+        return ERR_UNSUPPORTED;
+    *n_bytes = n;
+    return ERR_OK;
+}
+
+/* RFC 9266 §4. Below TLS 1.3 the exporter binds only with the extended master secret: not offered there. */
+static int exporter(const struct stream *s, uint8_t *out, size_t *n_bytes)
+{
+    static const char label[] = "EXPORTER-Channel-Binding";
+    enum { N = 32 };
+    if (SSL_version(s->ssl) < TLS1_3_VERSION)
+        return ERR_UNSUPPORTED;
+    if (*n_bytes < N)
+        return ERR_LIMIT;
+    if (SSL_export_keying_material(s->ssl, out, N, label, sizeof(label) - 1, NULL, 0, 0) != 1)
+        return ERR_TLS;
+    *n_bytes = N;
+    return ERR_OK;
+}
+
+int stream_tls_binding(const struct stream *s, enum tls_binding type, uint8_t *out, size_t *n_bytes)
+{
+    if (!stream_is_tls(s))
+        return ERR_UNSUPPORTED;
+    int rc = type == TLS_BIND_EXPORTER ? exporter(s, out, n_bytes) : server_end_point(s, out, n_bytes);
+    ERR_clear_error();
+    return rc;
+}
