@@ -14,7 +14,7 @@
 #include <jansson.h>
 
 struct im;
-struct seal;
+struct seal_ring;
 struct services;
 struct sync_agent;
 struct watcher;
@@ -26,7 +26,7 @@ struct admin_env {
     struct replica *replica;
     struct links *links;
     struct store_reader *reader;
-    struct seal *seal;
+    const struct seal_ring *seal;
     struct services *services;
     struct watcher *watcher;
     struct sync_agent *sync;

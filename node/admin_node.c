@@ -1,0 +1,337 @@
+/* impcli node ...: members, tokens, roles. */
+#include "base/clock.h"
+#include "base/mem.h"
+#include "cluster/token.h"
+#include "node/admin_handlers.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* "leader", "voter", "standby", or "-" while the node is not in the Raft configuration. */
+static const char *raft_role(const struct replica_status *st, uint32_t self, uint32_t node)
+{
+    if (node == st->leader)
+        return "leader";
+    enum replica_member m = REPLICA_NOT_MEMBER;
+    if (node == self)
+        m = st->member;
+    for (unsigned i = 0; i < st->n_peers; i++)
+        if (st->peers[i].node == node)
+            m = st->peers[i].member;
+    return m == REPLICA_VOTER ? "voter" : m == REPLICA_STANDBY ? "standby" : "-";
+}
+
+static const char *role_of(const Imp__ClusterRow *cluster, const Imp__NodeRow *n)
+{
+    return n->witness ? "witness" : cluster && cluster->publisher == n->id ? "publisher" : "subscriber";
+}
+
+static Imp__ClusterRow *cluster_row(struct admin_call *call)
+{
+    struct key key;
+    key_init(&key);
+    return store_find_row(admin_read(call), TABLE_CLUSTER, &key, &call->arena);
+}
+
+static uint64_t count_users(struct admin_call *call, uint32_t node)
+{
+    struct key key;
+    key_init(&key);
+    key_u32(&key, node);
+    Imp__CountRow *row = store_find_row(admin_read(call), TABLE_HOME_COUNT, &key, &call->arena);
+    return row ? row->n : 0;
+}
+
+static json_t *node_json(struct admin_call *call, const Imp__ClusterRow *cluster, const struct replica_status *st,
+                         const Imp__NodeRow *n)
+{
+    const char *state = n->state == IMP__NODE_STATE__NODE_MEMBER ? "member" : "joining";
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:s, s:I}", "name", n->name, "address", n->address, "role",
+                     role_of(cluster, n), "raft", raft_role(st, call->env->node_id, n->id), "release", n->release, "up",
+                     n->up, "drained", n->drained, "state", state, "users", (json_int_t)count_users(call, n->id));
+}
+
+void admin_node_list(struct admin_call *call)
+{
+    static const struct admin_column columns[] = {{"name", "NAME"},       {"address", "ADDRESS"}, {"role", "ROLE"},
+                                                  {"raft", "RAFT"},       {"release", "RELEASE"}, {"up", "UP"},
+                                                  {"drained", "DRAINED"}, {"users", "USERS"}};
+    struct replica_status st;
+    struct store_iter it;
+    struct key prefix;
+    json_t *array = json_array();
+    replica_get_status(call->env->replica, &st);
+    Imp__ClusterRow *cluster = cluster_row(call);
+    key_init(&prefix);
+    store_iter_init(&it, admin_read(call), TABLE_NODE, &prefix);
+    while (store_iter_next(&it)) {
+        Imp__NodeRow *n = store_iter_row(&it, &call->arena);
+        if (n)
+            json_array_append_new(array, node_json(call, cluster, &st, n));
+    }
+    admin_reply_table(call, array, columns, n_elements(columns));
+}
+
+void admin_node_show(struct admin_call *call)
+{
+    struct replica_status st;
+    Imp__NodeRow *n = admin_find_node(call, call->args[0]);
+    if (!n)
+        return;
+    replica_get_status(call->env->replica, &st);
+    json_t *o = node_json(call, cluster_row(call), &st, n);
+    json_object_set_new(o, "id", json_integer(n->id));
+    json_object_set_new(o, "cluster_port", json_integer(n->cluster_port));
+    json_object_set_new(o, "public_name", json_string(*n->public_name ? n->public_name : n->address));
+    json_object_set_new(o, "xmpp_port", json_integer(n->xmpp_port));
+    json_object_set_new(o, "joined", admin_json_time(n->joined_ms));
+    json_object_set_new(o, "epoch", json_integer((json_int_t)n->epoch));
+    struct buf text = {0};
+    const char *key;
+    json_t *value;
+    json_object_foreach(o, key, value)
+    {
+        char *v = json_is_string(value) ? mem_strdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY);
+        buf_addf(&text, "%-14s%s\n", key, v);
+        free(v);
+    }
+    admin_reply(call, o, &text);
+}
+
+/* ---- tokens ---- */
+
+/* "90", "90s", "15m", "1h", "7d" in milliseconds; 0: not a duration, or outside 1 min .. 30 days. */
+static uint64_t parse_duration(const char *s)
+{
+    char *end;
+    unsigned long long v = strtoull(s, &end, 10);
+    unsigned unit = *end == 'd' ? 86400 : *end == 'h' ? 3600 : *end == 'm' ? 60 : 1;
+    if (end == s || (*end && (end[1] || !strchr("smhd", *end))) || *s == '-' || v > 30 * 86400)
+        return 0;
+    uint64_t seconds = v * unit;
+    return seconds < 60 || seconds > 30 * 86400 ? 0 : seconds * 1000;
+}
+
+struct token_state {
+    char text[TOKEN_TEXT_MAX];
+    uint64_t expires_ms;
+};
+
+static void on_token_added(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    struct token_state *state = call->state;
+    if (!admin_accepted(call, result))
+        return;
+    struct buf text = {0};
+    buf_addf(&text, "%s\n", state->text);
+    json_t *o = json_pack("{s:s, s:o}", "token", state->text, "expires", admin_json_time(state->expires_ms));
+    mem_wipe(state->text, sizeof state->text);
+    admin_reply(call, o, &text);
+}
+
+void admin_node_token(struct admin_call *call)
+{
+    const char *ttl = admin_option(call, "ttl");
+    uint64_t ms = parse_duration(ttl ? ttl : "1h");
+    if (ms == 0) {
+        admin_fail(call, "--ttl '%s': a duration like 30m, 1h or 7d, from 1m to 30d", ttl);
+        return;
+    }
+    struct token_state *state = call->state = arena_zalloc(&call->arena, sizeof *state);
+    uint8_t hash[32];
+    state->expires_ms = clock_wall_ms() + ms;
+    struct token token;
+    token_init(&token, call->env->ca_fingerprint, state->expires_ms);
+    state->expires_ms = token.expires_ms;
+    token_write(&token, state->text);
+    token_hash(hash, token.secret);
+    mem_wipe(&token, sizeof token);
+    Imp__TokenAdd body = IMP__TOKEN_ADD__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    body.hash = (ProtobufCBinaryData){sizeof hash, hash};
+    body.expires_ms = state->expires_ms;
+    command.body_case = IMP__COMMAND__BODY_TOKEN_ADD;
+    command.token_add = &body;
+    admin_propose(call, &command, on_token_added);
+}
+
+/* ---- removal: users first, a thousand at a time, then the member ---- */
+
+struct node_state {
+    uint32_t node;
+    const char *name;
+    uint64_t moved;
+};
+
+static void on_removed(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    const struct node_state *state = call->state;
+    if (admin_accepted(call, result))
+        admin_done(call, "%s is removed; its data directory can be deleted on that machine", state->name);
+}
+
+static void remove_now(struct admin_call *call)
+{
+    const struct node_state *state = call->state;
+    Imp__NodeRemove body = IMP__NODE_REMOVE__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    body.node = state->node;
+    command.body_case = IMP__COMMAND__BODY_NODE_REMOVE;
+    command.node_remove = &body;
+    admin_propose(call, &command, on_removed);
+}
+
+static void evacuate(struct admin_call *call);
+
+static void on_evacuated(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    if (!admin_accepted(call, result))
+        return;
+    if (result->value > 0)
+        evacuate(call);
+    else
+        remove_now(call);
+}
+
+static void evacuate(struct admin_call *call)
+{
+    const struct node_state *state = call->state;
+    Imp__NodeEvacuate body = IMP__NODE_EVACUATE__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    body.node = state->node;
+    body.max = 1000;
+    command.body_case = IMP__COMMAND__BODY_NODE_EVACUATE;
+    command.node_evacuate = &body;
+    admin_propose(call, &command, on_evacuated);
+}
+
+static struct node_state *node_state_new(struct admin_call *call, const Imp__NodeRow *n)
+{
+    struct node_state *state = arena_zalloc(&call->arena, sizeof *state);
+    state->node = n->id;
+    state->name = n->name;
+    call->state = state;
+    return state;
+}
+
+void admin_node_remove(struct admin_call *call)
+{
+    Imp__NodeRow *n = admin_find_node(call, call->args[0]);
+    if (!n)
+        return;
+    Imp__ClusterRow *cluster = cluster_row(call);
+    if (cluster && cluster->publisher == n->id) {
+        admin_fail(call, "%s is the publisher: move the role first with impcli node promote NODE", n->name);
+        return;
+    }
+    node_state_new(call, n);
+    if (count_users(call, n->id))
+        evacuate(call);
+    else
+        remove_now(call);
+}
+
+/* ---- roles ---- */
+
+static void on_promoted(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    const struct node_state *state = call->state;
+    if (admin_accepted(call, result))
+        admin_done(call, "%s is the publisher now", state->name);
+}
+
+void admin_node_promote(struct admin_call *call)
+{
+    Imp__NodeRow *n = admin_find_node(call, call->args[0]);
+    if (!n)
+        return;
+    node_state_new(call, n);
+    Imp__PublisherSet body = IMP__PUBLISHER_SET__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    body.node = n->id;
+    command.body_case = IMP__COMMAND__BODY_PUBLISHER_SET;
+    command.publisher_set = &body;
+    admin_propose(call, &command, on_promoted);
+}
+
+static void on_transferred(void *user, int code, const char *text)
+{
+    struct admin_call *call = user;
+    const struct node_state *state = call->state;
+    if (code == 0)
+        admin_done(call, "leadership goes to %s", state->name);
+    else
+        admin_fail(call, "leadership did not move to %s: %s", state->name, text && *text ? text : err_text(code));
+}
+
+static void on_transfer_reply(void *user, int code, const uint8_t *data, size_t n_bytes)
+{
+    char text[256] = "";
+    if (data && n_bytes < sizeof text) {
+        memcpy(text, data, n_bytes);
+        text[n_bytes] = 0;
+    }
+    on_transferred(user, code, text);
+}
+
+/* The leader does it; any other node asks the leader. */
+void admin_node_leader(struct admin_call *call)
+{
+    struct replica_status st;
+    Imp__NodeRow *n = admin_find_node(call, call->args[0]);
+    if (!n)
+        return;
+    node_state_new(call, n);
+    replica_get_status(call->env->replica, &st);
+    struct buf body = {0};
+    if (st.leader == n->id) {
+        admin_done(call, "%s leads already", n->name);
+    } else if (st.leader == 0) {
+        admin_fail(call, "no leader is known: a majority of the voters must be reachable first");
+    } else if (st.role == REPLICA_LEADER) {
+        replica_transfer(call->env->replica, n->id, call->env->loop, on_transferred, call);
+    } else {
+        buf_add_u32(&body, n->id);
+        link_call(call->env->links, st.leader, "transfer", body.data, body.n, 5000, on_transfer_reply, call);
+    }
+    buf_fini(&body);
+}
+
+/* ---- drain ---- */
+
+static void on_drained(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    const struct node_state *state = call->state;
+    if (admin_accepted(call, result))
+        admin_done(call, "%s is %s", state->name,
+                   call->command == &commands[COMMAND_node_drain] ? "drained: its users are served by other nodes" : "back in service");
+}
+
+static void set_drained(struct admin_call *call, bool drained)
+{
+    Imp__NodeRow *n = admin_find_node(call, call->args[0]);
+    if (!n)
+        return;
+    node_state_new(call, n);
+    Imp__NodeDrain body = IMP__NODE_DRAIN__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    body.node = n->id;
+    body.drained = drained;
+    command.body_case = IMP__COMMAND__BODY_NODE_DRAIN;
+    command.node_drain = &body;
+    admin_propose(call, &command, on_drained);
+}
+
+void admin_node_drain(struct admin_call *call)
+{
+    set_drained(call, true);
+}
+
+void admin_node_undrain(struct admin_call *call)
+{
+    set_drained(call, false);
+}
