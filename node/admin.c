@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/stream.h"
+#include "node/admin_calls.h"
 #include "node/admin_handlers.h"
 #include <errno.h>
 #include <grp.h>
@@ -27,13 +28,15 @@ struct admin {
     unsigned n_connections;
 };
 
-/* One front end: reading -> called -> answered -> closing. The call may outlive the stream (gone). */
+/* One front end: reading -> called -> answered -> closing. The call may outlive the stream (gone). Or a call that another
+ * node handed on: no stream, an answer to its request. */
 enum connection_state { READING, CALLED, ANSWERED };
 
 struct admin_connection {
     struct list link;
     struct admin *admin;
-    struct stream *stream; /* NULL: gone */
+    struct stream *stream;       /* NULL: gone, or handed on */
+    struct link_request *remote; /* handed on by another node */
     enum connection_state state;
     struct buf in;
     Imp__AdminRequest *request;
@@ -66,7 +69,7 @@ static void connection_free(struct admin_connection *c)
 
 /* ---- answers ---- */
 
-static void send_reply(struct admin_connection *c, Imp__AdminReply *m)
+static void pack_reply(struct buf *frame, Imp__AdminReply *m, bool with_length)
 {
     size_t n = imp__admin_reply__get_packed_size(m);
     if (n > ADMIN_FRAME_MAX) {
@@ -75,11 +78,20 @@ static void send_reply(struct admin_connection *c, Imp__AdminReply *m)
         m->message = (char *)"the answer is larger than 16 MiB: ask for less";
         n = imp__admin_reply__get_packed_size(m);
     }
+    if (with_length)
+        buf_add_u32(frame, (uint32_t)n);
+    buf_reserve(frame, n);
+    frame->n += imp__admin_reply__pack(m, (uint8_t *)frame->data + frame->n);
+}
+
+static void send_reply(struct admin_connection *c, Imp__AdminReply *m)
+{
     struct buf frame = {0};
-    buf_add_u32(&frame, (uint32_t)n);
-    buf_reserve(&frame, n);
-    frame.n += imp__admin_reply__pack(m, (uint8_t *)frame.data + frame.n);
-    stream_write(c->stream, frame.data, frame.n);
+    pack_reply(&frame, m, c->remote == NULL);
+    if (c->remote)
+        link_answer(c->remote, 0, frame.data, frame.n);
+    else
+        stream_write(c->stream, frame.data, frame.n);
     buf_fini(&frame);
 }
 
@@ -88,6 +100,8 @@ static void finish(struct admin_call *call, Imp__AdminReply *m)
 {
     struct admin_connection *c = call->connection;
     if (!c->stream) {
+        if (c->remote)
+            send_reply(c, m);
         connection_free(c);
         return;
     }
@@ -209,6 +223,70 @@ static void dispatch(struct admin_connection *c)
     handlers[call->command - commands](call);
 }
 
+/* ---- calls between nodes ---- */
+
+static struct admin_connection *connection_new(struct admin *a)
+{
+    struct admin_connection *c = mem_new(struct admin_connection);
+    c->admin = a;
+    list_append(&a->connections, &c->link);
+    a->n_connections++;
+    arena_init(&c->call.arena);
+    timer_init(&c->timeout, a->env.loop, on_request_timeout);
+    return c;
+}
+
+static void on_handed_on(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+{
+    struct admin *a = user;
+    Imp__AdminRequest *m = imp__admin_request__unpack(NULL, n_bytes, data);
+    if (!m) {
+        link_answer(request, ERR_MALFORMED, NULL, 0);
+        return;
+    }
+    struct admin_connection *c = connection_new(a);
+    c->remote = request;
+    c->request = m;
+    c->call.os_uid = m->os_uid;
+    snprintf(c->call.who, sizeof c->call.who, "%s", m->who);
+    dispatch(c);
+}
+
+static void on_forward_reply(void *user, int code, const uint8_t *data, size_t n_bytes)
+{
+    struct admin_call *call = user;
+    Imp__AdminReply *m = code == 0 ? imp__admin_reply__unpack(NULL, n_bytes, data) : NULL;
+    if (m) {
+        finish(call, m);
+        imp__admin_reply__free_unpacked(m, NULL);
+    } else if (call->command->access == COMMAND_WRITE && code == ERR_TIMEOUT) {
+        admin_fail(call, "outcome unknown: the other node did not answer in time");
+    } else {
+        admin_fail(call, "the other node cannot be asked: %s", err_text(code ? code : ERR_MALFORMED));
+    }
+}
+
+enum { FORWARD_TIMEOUT_MS = 30 * 1000 };
+
+void admin_forward(struct admin_call *call, uint32_t node)
+{
+    Imp__AdminRequest *m = call->connection->request;
+    if (call->connection->remote) {
+        admin_fail(call, "the roles are moving at this moment: try again");
+        return;
+    }
+    char *old = m->who;
+    m->who = call->who;
+    m->os_uid = call->os_uid;
+    size_t n = imp__admin_request__get_packed_size(m);
+    uint8_t *body = mem_alloc(n + 1);
+    imp__admin_request__pack(m, body);
+    m->who = old;
+    link_call(call->env->links, node, "admin", body, n, FORWARD_TIMEOUT_MS, on_forward_reply, call);
+    mem_wipe(body, n);
+    mem_free(body);
+}
+
 static void on_data(void *user, const uint8_t *data, size_t n)
 {
     struct admin_connection *c = user;
@@ -294,15 +372,10 @@ static void on_accept(void *user, int fd)
         close(fd);
         return;
     }
-    struct admin_connection *c = mem_new(struct admin_connection);
-    c->admin = a;
-    list_append(&a->connections, &c->link);
-    a->n_connections++;
-    arena_init(&c->call.arena);
+    struct admin_connection *c = connection_new(a);
     c->call.os_uid = cred.uid;
     name_of(cred.uid, c->call.who, sizeof c->call.who);
     c->stream = stream_new(a->env.loop, fd, &stream_events, c);
-    timer_init(&c->timeout, a->env.loop, on_request_timeout);
     timer_start(&c->timeout, REQUEST_TIMEOUT_MS, 0);
 }
 
@@ -319,6 +392,8 @@ int admin_open(struct admin **out, const struct admin_env *env, struct err_ctx *
         mem_free(a);
         return rv;
     }
+    links_handle_call(env->links, "admin", on_handed_on, a);
+    admin_calls_register(&a->env);
     struct group *group = getgrnam("imp-admin");
     if (group && chown(path, (uid_t)-1, group->gr_gid) != 0)
         log_warning(a->log, "cannot give %s to group imp-admin: %s", path, strerror(errno));

@@ -85,6 +85,9 @@ Imp__UserRow *admin_find_user(struct admin_call *call, const char *name); /* "us
 const char *admin_node_name(struct admin_call *call, uint32_t node);       /* "" for 0 */
 const char *admin_user_jid(struct admin_call *call, const Imp__UserRow *user);
 
+/* Lets NODE execute this same call and hands its answer on. */
+void admin_forward(struct admin_call *call, uint32_t node);
+
 /* METHOD on every member but this one. on_reply per node that answered, then on_all once. */
 struct admin_gather {
     struct admin_call *call;

@@ -4,7 +4,7 @@
 
 #include "node/admin.h"
 
-/* Answers "status", "hashes", "sessions", "kick", "services", "service", "transfer" for this node. */
+/* Answers "status", "hashes", "services", "sessions" and "kick" for this node. */
 void admin_calls_register(const struct admin_env *env);
 
 /* Sessions of UID (0: everybody) on every node, as an array of {user, resource, node, ip, since, ...}. */
@@ -13,6 +13,6 @@ void admin_collect_sessions(struct admin_call *call, uint64_t uid, void (*on_all
 uint32_t admin_active_home(struct admin_call *call, const Imp__UserRow *user);
 
 /* link_call handlers in other files; user is the struct admin_env. */
-link_call_fn admin_call_sessions, admin_call_kick;
+link_call_fn admin_call_sessions, admin_call_kick, admin_call_status, admin_call_hashes, admin_call_services;
 
 #endif

@@ -267,16 +267,6 @@ static void on_transferred(void *user, int code, const char *text)
         admin_fail(call, "leadership did not move to %s: %s", state->name, text && *text ? text : err_text(code));
 }
 
-static void on_transfer_reply(void *user, int code, const uint8_t *data, size_t n_bytes)
-{
-    char text[256] = "";
-    if (data && n_bytes < sizeof text) {
-        memcpy(text, data, n_bytes);
-        text[n_bytes] = 0;
-    }
-    on_transferred(user, code, text);
-}
-
 /* The leader does it; any other node asks the leader. */
 void admin_node_leader(struct admin_call *call)
 {
@@ -286,7 +276,6 @@ void admin_node_leader(struct admin_call *call)
         return;
     node_state_new(call, n);
     replica_get_status(call->env->replica, &st);
-    struct buf body = {0};
     if (st.leader == n->id) {
         admin_done(call, "%s leads already", n->name);
     } else if (st.leader == 0) {
@@ -294,10 +283,8 @@ void admin_node_leader(struct admin_call *call)
     } else if (st.role == REPLICA_LEADER) {
         replica_transfer(call->env->replica, n->id, call->env->loop, on_transferred, call);
     } else {
-        buf_add_u32(&body, n->id);
-        link_call(call->env->links, st.leader, "transfer", body.data, body.n, 5000, on_transfer_reply, call);
+        admin_forward(call, st.leader);
     }
-    buf_fini(&body);
 }
 
 /* ---- drain ---- */

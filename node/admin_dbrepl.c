@@ -1,0 +1,513 @@
+/* impcli dbreplication ...: the state of replication, with fresh facts and their age; content hashes at one index. */
+#include "base/clock.h"
+#include "base/mem.h"
+#include "node/admin_calls.h"
+#include "node/admin_handlers.h"
+#include "node/service.h"
+#include "node/watcher.h"
+#include "replication/settings.h"
+#include <string.h>
+
+enum { MAX_NODES = 64, WATCH_INTERVAL_MS = 2000 };
+
+/* ---- what a node says of itself ---- */
+
+static json_t *own_status(const struct admin_env *env)
+{
+    struct replica_status st;
+    replica_get_status(env->replica, &st);
+    return json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:s, s:b, s:b, s:s, s:s, s:I}", "applied", (json_int_t)st.applied_index,
+                     "commit", (json_int_t)st.commit_index, "last", (json_int_t)st.last_index, "installing", st.installing,
+                     "install_done", (json_int_t)st.install_done, "install_total", (json_int_t)st.install_total, "release",
+                     IMP_RELEASE, "established", watcher_is_released(env->watcher) && !env->watcher->timed_out, "member",
+                     st.member != REPLICA_NOT_MEMBER, "reason", env->watcher->reason, "services",
+                     services_summary(env->services), "term", (json_int_t)st.term);
+}
+
+void admin_call_status(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+{
+    json_t *o = own_status(user);
+    char *text = json_dumps(o, JSON_COMPACT);
+    link_answer(request, 0, text, text ? strlen(text) : 0);
+    free(text);
+    json_decref(o);
+}
+
+/* ---- the picture of all nodes ---- */
+
+struct picture_node {
+    Imp__NodeRow *row;
+    json_t *status;         /* NULL: no answer */
+    uint64_t answered_ms;   /* CLOCK_MONOTONIC */
+    double ping_ms;
+};
+struct picture {
+    struct admin_gather gather;
+    struct picture_node nodes[MAX_NODES];
+    unsigned n;
+    uint64_t asked_us;
+    Imp__ClusterRow *cluster;
+    struct replica_status st;
+    const char *only; /* one node's name, or NULL */
+    struct timer timer; /* --watch */
+    bool watching, gone, busy;
+    struct arena arena; /* of one round */
+};
+
+/* Fills state and text of one node: see the state codes of the contract in docs/operations.md. */
+static int state_of(const struct picture *p, const struct picture_node *n, char *text, size_t size, unsigned timeout_s)
+{
+    if (!n->status) {
+        uint64_t heard = 0, now = clock_monotonic_ms();
+        for (unsigned i = 0; i < p->st.n_peers; i++)
+            if (p->st.peers[i].node == n->row->id)
+                heard = p->st.peers[i].last_heard_ms;
+        uint64_t silent_s = heard ? (now - heard) / 1000 : 0;
+        if (n->row->state == IMP__NODE_STATE__NODE_JOINING) {
+            snprintf(text, size, "Initializing: joined, not started yet");
+            return 0;
+        }
+        if (heard && silent_s < timeout_s) {
+            snprintf(text, size, "Setting Up: no answer for %llu s", (unsigned long long)silent_s);
+            return 1;
+        }
+        snprintf(text, size, "Unreachable%s", heard ? "" : ": no contact since this node started");
+        return 4;
+    }
+    bool installing = json_is_true(json_object_get(n->status, "installing"));
+    json_int_t applied = json_integer_value(json_object_get(n->status, "applied"));
+    json_int_t done = json_integer_value(json_object_get(n->status, "install_done"));
+    json_int_t total = json_integer_value(json_object_get(n->status, "install_total"));
+    if (installing) {
+        snprintf(text, size, "Setting Up: receiving snapshot, %lld of %lld MiB", (long long)done >> 20, (long long)total >> 20);
+        return 1;
+    }
+    if (!json_is_true(json_object_get(n->status, "member"))) {
+        snprintf(text, size, "Initializing: not in the replication group yet");
+        return 0;
+    }
+    if (json_is_true(json_object_get(n->status, "established"))) {
+        snprintf(text, size, "Setup Completed");
+        return 2;
+    }
+    const char *reason = json_string_value(json_object_get(n->status, "reason"));
+    snprintf(text, size, "Setting Up: log applied up to %lld%s%s", (long long)applied, reason && *reason ? ", " : "",
+             reason ? reason : "");
+    return 1;
+}
+
+static const char *raft_text(const struct picture *p, uint32_t self, uint32_t node)
+{
+    enum replica_member m = node == self ? p->st.member : REPLICA_NOT_MEMBER;
+    if (node == p->st.leader)
+        return "leader";
+    for (unsigned i = 0; i < p->st.n_peers; i++)
+        if (p->st.peers[i].node == node)
+            m = p->st.peers[i].member;
+    return m == REPLICA_VOTER ? "voter" : m == REPLICA_STANDBY ? "standby" : "-";
+}
+
+static bool has_open_alarm(struct admin_call *call, const char *name, uint32_t node)
+{
+    struct key key;
+    key_init(&key);
+    key_str(&key, name);
+    key_u32(&key, node);
+    return store_has(admin_read(call), TABLE_ALARM_OPEN, &key);
+}
+
+static json_t *node_json(struct picture *p, struct picture_node *n)
+{
+    struct admin_call *call = p->gather.call;
+    const struct admin_env *env = call->env;
+    char text[160];
+    unsigned timeout_s = (unsigned)setting_int(admin_read(call), NULL, SETTING_REPLICATION_TIMEOUT);
+    int state = state_of(p, n, text, sizeof text, timeout_s);
+    if (state == 2 && has_open_alarm(call, "TablesDiffer", n->row->id)) {
+        state = 3;
+        snprintf(text, sizeof text, "Tables Differ: see impcli dbreplication status");
+    }
+    json_int_t applied = n->status ? json_integer_value(json_object_get(n->status, "applied")) : 0;
+    json_int_t queue = n->status && (json_int_t)p->st.commit_index > applied ? (json_int_t)p->st.commit_index - applied : 0;
+    const char *role = n->row->witness ? "witness" : p->cluster && p->cluster->publisher == n->row->id ? "publisher" : "subscriber";
+    const char *services = n->status ? json_string_value(json_object_get(n->status, "services")) : "stopped";
+    const char *release = n->status ? json_string_value(json_object_get(n->status, "release")) : n->row->release;
+    json_int_t age = n->status ? (json_int_t)(clock_monotonic_ms() - n->answered_ms) : -1;
+    bool up = n->status != NULL;
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:f, s:b, s:b, s:b, s:I, s:i, s:I, s:s, s:s, s:I}", "name", n->row->name,
+                     "address", n->row->address, "role", role, "raft", raft_text(p, env->node_id, n->row->id), "state", state,
+                     "state_text", text, "ping_ms", n->ping_ms, "db", up, "rpc", up, "monitor", up, "queue", queue, "group_id",
+                     (int)n->row->id, "applied_index", applied, "release", release ? release : "", "services",
+                     services ? services : "stopped", "age_ms", age);
+}
+
+static json_t *picture_json(struct picture *p)
+{
+    struct admin_call *call = p->gather.call;
+    char id[33] = "", time[ADMIN_TIME_BYTES];
+    json_t *nodes = json_array();
+    for (unsigned i = 0; i < p->n; i++)
+        if (!p->only || strcmp(p->only, p->nodes[i].row->name) == 0)
+            json_array_append_new(nodes, node_json(p, &p->nodes[i]));
+    for (size_t i = 0; p->cluster && i < p->cluster->cluster_id.len && i < 16; i++)
+        snprintf(id + 2 * i, 3, "%02x", p->cluster->cluster_id.data[i]);
+    clock_format_utc(time, clock_wall_ms(), 0);
+    return json_pack("{s:{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s}, s:o}", "cluster", "id", id, "domain",
+                     p->cluster ? p->cluster->default_domain : "", "release", IMP_RELEASE, "leader",
+                     admin_node_name(call, p->st.leader), "publisher", admin_node_name(call, p->cluster ? p->cluster->publisher : 0),
+                     "term", (json_int_t)p->st.term, "commit_index", (json_int_t)p->st.commit_index, "checked_at", time, "nodes",
+                     nodes);
+}
+
+static const char *str(json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : "";
+}
+
+/* The layout that administrators and their scripts know. */
+static void picture_text(struct picture *p, json_t *o, struct buf *out)
+{
+    json_t *c = json_object_get(o, "cluster"), *nodes = json_object_get(o, "nodes"), *n;
+    size_t i;
+    char ping[16], group[16], age[24];
+    buf_addf(out, "Server Time: %s\n\n", str(c, "checked_at"));
+    buf_addf(out, "Cluster Replication State: leader %s, publisher %s, term %lld, commit index %lld\n",
+             *str(c, "leader") ? str(c, "leader") : "(none: no majority of the voters answers)", str(c, "publisher"),
+             (long long)json_integer_value(json_object_get(c, "term")),
+             (long long)json_integer_value(json_object_get(c, "commit_index")));
+    buf_addf(out, "     Facts below were asked for just now; AGE is how old each one is\n\n");
+    buf_addf(out, "DB Version: imp_%s\n\n", str(c, "release"));
+    buf_addf(out, "Repltimeout set to: %llds\n\n\n",
+             setting_int(admin_read(p->gather.call), NULL, SETTING_REPLICATION_TIMEOUT));
+    buf_addf(out, "Cluster Detailed View from %s (%zu Servers):\n\n", p->gather.call->env->node_name, json_array_size(nodes));
+    buf_adds(out, "                                      PING      DB/RPC/   REPL.    Replication    REPLICATION SETUP\n"
+                  "SERVER-NAME         IP ADDRESS        (msec)    DbMon?    QUEUE    Group ID       (RTMT) & Details\n"
+                  "-----------         ----------        ------    -------   -----    -----------    ------------------\n");
+    json_array_foreach(nodes, i, n)
+    {
+        bool up = json_is_true(json_object_get(n, "rpc"));
+        json_int_t age_ms = json_integer_value(json_object_get(n, "age_ms"));
+        if (up)
+            snprintf(ping, sizeof ping, "%.3f", json_real_value(json_object_get(n, "ping_ms")));
+        else
+            snprintf(ping, sizeof ping, "-");
+        if (age_ms >= 0)
+            snprintf(age, sizeof age, "%lld ms", (long long)age_ms);
+        else
+            snprintf(age, sizeof age, "no answer");
+        snprintf(group, sizeof group, "(g_%lld)", (long long)json_integer_value(json_object_get(n, "group_id")));
+        buf_addf(out, "%-19s %-17s %-9s %-9s %-8lld %-14s (%lld) %s\n", str(n, "name"), str(n, "address"), ping,
+                 up ? "Y/Y/Y" : "N/N/N", (long long)json_integer_value(json_object_get(n, "queue")), group,
+                 (long long)json_integer_value(json_object_get(n, "state")), str(n, "state_text"));
+    }
+    buf_adds(out, "\nSERVER-NAME         ROLE        RAFT      SERVICES   RELEASE     AGE\n");
+    json_array_foreach(nodes, i, n)
+    {
+        json_int_t age_ms = json_integer_value(json_object_get(n, "age_ms"));
+        snprintf(age, sizeof age, age_ms >= 0 ? "%lld ms" : "no answer", (long long)age_ms);
+        buf_addf(out, "%-19s %-11s %-9s %-10s %-11s %s\n", str(n, "name"), str(n, "role"), str(n, "raft"), str(n, "services"),
+                 str(n, "release"), age);
+    }
+}
+
+static void picture_start(struct picture *p);
+
+static void on_picture_timer(struct timer *t)
+{
+    struct picture *p = container_of(t, struct picture, timer);
+    if (p->gone)
+        admin_fail(p->gather.call, "the front end left");
+    else
+        picture_start(p);
+}
+
+static void on_picture_gone(struct admin_call *call)
+{
+    struct picture *p = call->state;
+    p->gone = true;
+    if (!p->busy) {
+        timer_stop(&p->timer);
+        admin_fail(call, "the front end left");
+    }
+}
+
+static void on_picture_all(struct admin_gather *g)
+{
+    struct picture *p = container_of(g, struct picture, gather);
+    struct admin_call *call = g->call;
+    struct buf text = {0};
+    p->busy = false;
+    for (unsigned i = 0; i < p->n; i++)
+        if (p->nodes[i].row->id == call->env->node_id) {
+            p->nodes[i].status = own_status(call->env);
+            p->nodes[i].answered_ms = clock_monotonic_ms();
+        }
+    json_t *o = picture_json(p);
+    picture_text(p, o, &text);
+    for (unsigned i = 0; i < p->n; i++)
+        json_decref(p->nodes[i].status);
+    if (!p->watching) {
+        admin_reply(call, o, &text);
+    } else if (p->gone) {
+        json_decref(o);
+        buf_fini(&text);
+        admin_fail(call, "the front end left");
+    } else {
+        admin_reply_more(call, o, &text);
+        timer_start(&p->timer, WATCH_INTERVAL_MS, 0);
+    }
+}
+
+static void on_picture_reply(struct admin_gather *g, uint32_t node, int code, const uint8_t *data, size_t n_bytes)
+{
+    struct picture *p = container_of(g, struct picture, gather);
+    for (unsigned i = 0; i < p->n; i++) {
+        if (p->nodes[i].row->id != node || code)
+            continue;
+        p->nodes[i].status = json_loadb((const char *)data, n_bytes, 0, NULL);
+        p->nodes[i].answered_ms = clock_monotonic_ms();
+        p->nodes[i].ping_ms = (double)(clock_monotonic_us() - p->asked_us) / 1000;
+    }
+}
+
+static void picture_start(struct picture *p)
+{
+    struct admin_call *call = p->gather.call;
+    struct store_iter it;
+    struct key key;
+    p->n = 0;
+    p->busy = true;
+    arena_reset(&p->arena);
+    replica_get_status(call->env->replica, &p->st);
+    key_init(&key);
+    p->cluster = store_find_row(admin_read(call), TABLE_CLUSTER, &key, &call->arena);
+    store_iter_init(&it, admin_read(call), TABLE_NODE, &key);
+    while (p->n < MAX_NODES && store_iter_next(&it)) {
+        Imp__NodeRow *row = store_iter_row(&it, &call->arena);
+        if (row)
+            p->nodes[p->n++] = (struct picture_node){.row = row};
+    }
+    store_iter_fini(&it);
+    p->asked_us = clock_monotonic_us();
+    admin_gather(&p->gather, "status", NULL, 0);
+}
+
+void admin_dbrepl_runtimestate(struct admin_call *call)
+{
+    struct picture *p = arena_zalloc(&call->arena, sizeof *p);
+    if (call->n_args && !admin_find_node(call, call->args[0]))
+        return;
+    p->only = call->n_args ? call->args[0] : NULL;
+    p->gather = (struct admin_gather){.call = call, .on_reply = on_picture_reply, .on_all = on_picture_all};
+    p->watching = admin_option(call, "watch") != NULL;
+    timer_init(&p->timer, call->env->loop, on_picture_timer);
+    call->state = p;
+    if (p->watching)
+        call->on_gone = on_picture_gone;
+    picture_start(p);
+}
+
+/* ---- status: a HashPoint in the log, then every node's hashes at that index ---- */
+
+enum { HASH_TRIES = 50, HASH_RETRY_MS = 100 };
+
+struct node_hashes {
+    uint32_t node;
+    int code;
+    struct store_hash hash[N_TABLES];
+    uint64_t rows[N_TABLES];
+};
+struct hash_check {
+    struct admin_gather gather;
+    uint64_t index;
+    int only; /* one table, or -1 */
+    struct node_hashes nodes[MAX_NODES];
+    unsigned n;
+};
+struct hash_wait { /* at a node that was asked */
+    struct timer timer;
+    const struct admin_env *env;
+    struct link_request *request;
+    uint64_t index;
+    unsigned tries;
+};
+
+static void encode_hashes(struct buf *out, const struct node_hashes *h)
+{
+    for (int t = 0; t < N_TABLES; t++) {
+        buf_add_u64(out, h->hash[t].lo);
+        buf_add_u64(out, h->hash[t].hi);
+        buf_add_u64(out, h->rows[t]);
+    }
+}
+
+/* This node may have the index a moment later. */
+static void on_hash_wait(struct timer *t)
+{
+    struct hash_wait *w = container_of(t, struct hash_wait, timer);
+    struct node_hashes *h = mem_new(struct node_hashes);
+    int rv = replica_table_hashes(w->env->replica, w->index, h->hash, h->rows);
+    if (rv == ERR_AGAIN && ++w->tries < HASH_TRIES / 4) {
+        timer_start(t, HASH_RETRY_MS, 0);
+    } else {
+        struct buf out = {0};
+        if (rv == 0)
+            encode_hashes(&out, h);
+        link_answer(w->request, rv, out.data, out.n);
+        buf_fini(&out);
+        mem_free(w);
+    }
+    mem_free(h);
+}
+
+void admin_call_hashes(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+{
+    struct reader r;
+    reader_init(&r, data, n_bytes);
+    struct hash_wait *w = mem_new(struct hash_wait);
+    w->env = user;
+    w->request = request;
+    w->index = read_u64(&r);
+    timer_init(&w->timer, w->env->loop, on_hash_wait);
+    on_hash_wait(&w->timer);
+}
+
+static void on_hashes(struct admin_gather *g, uint32_t node, int code, const uint8_t *data, size_t n_bytes)
+{
+    struct hash_check *c = container_of(g, struct hash_check, gather);
+    struct node_hashes *h = &c->nodes[c->n];
+    struct reader r;
+    if (c->n == MAX_NODES)
+        return;
+    c->n++;
+    h->node = node;
+    h->code = code;
+    reader_init(&r, data, code ? 0 : n_bytes);
+    for (int t = 0; code == 0 && t < N_TABLES; t++) {
+        h->hash[t].lo = read_u64(&r);
+        h->hash[t].hi = read_u64(&r);
+        h->rows[t] = read_u64(&r);
+    }
+    if (code == 0 && r.failed)
+        h->code = ERR_VERSION;
+}
+
+static void report_hashes(struct hash_check *c)
+{
+    struct admin_call *call = c->gather.call;
+    json_t *tables = json_array(), *nodes = json_array(), *silent = json_array();
+    struct buf text = {0};
+    unsigned n_checked = 0, n_differ = 0, n_answers = 0;
+    for (unsigned i = 0; i < c->n; i++) {
+        const char *name = admin_node_name(call, c->nodes[i].node);
+        json_array_append_new(c->nodes[i].code ? silent : nodes, json_string(name));
+        n_answers += c->nodes[i].code == 0;
+    }
+    buf_addf(&text, "Replication status at log index %llu\n\n", (unsigned long long)c->index);
+    for (int t = 0; t < N_TABLES; t++) {
+        json_t *hashes = json_object();
+        const struct node_hashes *first = NULL;
+        bool same = true;
+        if (table_scope((enum table)t) == SCOPE_LOCAL || (c->only >= 0 && t != c->only)) {
+            json_decref(hashes);
+            continue;
+        }
+        for (unsigned i = 0; i < c->n; i++) {
+            const struct node_hashes *h = &c->nodes[i];
+            char print[40];
+            if (h->code)
+                continue;
+            snprintf(print, sizeof print, "%016llx%016llx", (unsigned long long)h->hash[t].hi, (unsigned long long)h->hash[t].lo);
+            json_object_set_new(hashes, admin_node_name(call, h->node), json_string(print));
+            first = first ? first : h;
+            same &= h->hash[t].lo == first->hash[t].lo && h->hash[t].hi == first->hash[t].hi;
+        }
+        n_checked++;
+        n_differ += !same;
+        buf_addf(&text, "  %-20s %10llu rows  %016llx  %s\n", table_name((enum table)t),
+                 (unsigned long long)(first ? first->rows[t] : 0), (unsigned long long)(first ? first->hash[t].hi : 0),
+                 same ? "match" : "MISMATCH");
+        json_array_append_new(tables, json_pack("{s:s, s:I, s:b, s:o}", "table", table_name((enum table)t), "rows",
+                                                (json_int_t)(first ? first->rows[t] : 0), "match", same, "hashes", hashes));
+    }
+    buf_addf(&text, "\nReplication status command COMPLETED. Checked %u tables out of %u on %u of %u nodes\n", n_checked, n_checked,
+             n_answers, c->n);
+    for (unsigned i = 0; i < c->n; i++)
+        if (c->nodes[i].code)
+            buf_addf(&text, "No answer from %s: %s\n", admin_node_name(call, c->nodes[i].node), err_text(c->nodes[i].code));
+    buf_adds(&text, n_differ ? "Errors or Data Mismatches found\n" : "No Errors or Mismatches found.\n");
+    admin_reply(call,
+                json_pack("{s:I, s:b, s:o, s:o, s:o}", "index", (json_int_t)c->index, "match", n_differ == 0, "nodes", nodes,
+                          "no_answer", silent, "tables", tables),
+                &text);
+}
+
+static void on_all_hashes(struct admin_gather *g)
+{
+    struct hash_check *c = container_of(g, struct hash_check, gather);
+    struct node_hashes *h = &c->nodes[c->n++ % MAX_NODES];
+    h->node = g->call->env->node_id;
+    h->code = replica_table_hashes(g->call->env->replica, c->index, h->hash, h->rows);
+    report_hashes(c);
+}
+
+static void on_hash_point(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    struct hash_check *c = call->state;
+    struct buf body = {0};
+    if (!admin_accepted(call, result))
+        return;
+    c->index = result->index;
+    buf_add_u64(&body, c->index);
+    admin_gather(&c->gather, "hashes", body.data, body.n);
+    buf_fini(&body);
+}
+
+void admin_dbrepl_status(struct admin_call *call)
+{
+    struct hash_check *c = arena_zalloc(&call->arena, sizeof *c);
+    const char *table = admin_option(call, "table");
+    c->only = -1;
+    if (table && ((c->only = table_find(table)) < 0 || table_scope((enum table)c->only) == SCOPE_LOCAL)) {
+        admin_fail(call, "there is no replicated table '%s'", table);
+        return;
+    }
+    c->gather = (struct admin_gather){.call = call, .on_reply = on_hashes, .on_all = on_all_hashes};
+    call->state = c;
+    Imp__HashPoint body = IMP__HASH_POINT__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    command.body_case = IMP__COMMAND__BODY_HASH_POINT;
+    command.hash_point = &body;
+    admin_propose(call, &command, on_hash_point);
+}
+
+/* ---- time-out ---- */
+
+static void on_timeout_set(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    if (admin_accepted(call, result))
+        admin_done(call, "Repltimeout set to: %ss", call->args[0]);
+}
+
+void admin_dbrepl_setrepltimeout(struct admin_call *call)
+{
+    struct err_ctx err = {0};
+    const char *key = setting_defs[SETTING_REPLICATION_TIMEOUT].key;
+    if (setting_check(key, call->args[0], &err)) {
+        admin_fail(call, "%s", err.text);
+        return;
+    }
+    Imp__SettingChange change = IMP__SETTING_CHANGE__INIT, *list[] = {&change};
+    Imp__SettingsApply body = IMP__SETTINGS_APPLY__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    change.key = (char *)key;
+    change.value = (char *)call->args[0];
+    body.n_changes = 1;
+    body.changes = list;
+    command.body_case = IMP__COMMAND__BODY_SETTINGS_APPLY;
+    command.settings_apply = &body;
+    admin_propose(call, &command, on_timeout_set);
+}
