@@ -1,0 +1,82 @@
+#include "cluster/members.h"
+#include "base/mem.h"
+#include <stdio.h>
+#include <string.h>
+
+static void copy(char *out, size_t n, const char *s)
+{
+    snprintf(out, n, "%s", s ? s : "");
+}
+
+static void fill(struct member *m, const Imp__NodeRow *row)
+{
+    memset(m, 0, sizeof(*m));
+    m->id = row->id;
+    copy(m->name, sizeof(m->name), row->name);
+    copy(m->address, sizeof(m->address), row->address);
+    copy(m->public_name, sizeof(m->public_name),
+         row->public_name && *row->public_name ? row->public_name : row->address);
+    copy(m->release, sizeof(m->release), row->release);
+    m->cluster_port = row->cluster_port;
+    m->xmpp_port = row->xmpp_port;
+    m->epoch = row->epoch;
+    m->witness = row->witness;
+    m->drained = row->drained;
+    m->up = row->up;
+    m->seen = row->state == IMP__NODE_STATE__NODE_MEMBER;
+    m->token_expires_ms = row->token_expires_ms;
+    m->joined_ms = row->joined_ms;
+}
+
+struct members *members_read(struct store_txn *txn, uint64_t index)
+{
+    struct key all;
+    key_init(&all);
+    unsigned cap = 8;
+    struct members *m = mem_zalloc(sizeof(*m) + cap * sizeof(m->list[0]));
+    m->index = index;
+    struct arena a;
+    arena_init(&a);
+    Imp__ClusterRow *cluster = store_find_row(txn, TABLE_CLUSTER, &all, &a);
+    if (cluster) {
+        m->publisher = cluster->publisher;
+        m->publisher_epoch = cluster->publisher_epoch;
+        if (cluster->cluster_id.len == sizeof(m->cluster_id))
+            memcpy(m->cluster_id, cluster->cluster_id.data, sizeof(m->cluster_id));
+    }
+    struct store_iter it;
+    store_iter_init(&it, txn, TABLE_NODE, &all);
+    while (store_iter_next(&it)) {
+        Imp__NodeRow *row = store_iter_row(&it, &a);
+        if (!row)
+            continue;
+        if (m->n == cap)
+            m = mem_realloc(m, sizeof(*m) + (cap *= 2) * sizeof(m->list[0]));
+        fill(&m->list[m->n++], row);
+        arena_reset(&a);
+    }
+    store_iter_fini(&it);
+    arena_fini(&a);
+    return m;
+}
+
+void members_free(struct members *m)
+{
+    mem_free(m);
+}
+
+const struct member *members_find(const struct members *m, uint32_t id)
+{
+    for (unsigned i = 0; m && i < m->n; i++)
+        if (m->list[i].id == id)
+            return &m->list[i];
+    return NULL;
+}
+
+const struct member *members_find_name(const struct members *m, const char *name)
+{
+    for (unsigned i = 0; m && i < m->n; i++)
+        if (!strcmp(m->list[i].name, name))
+            return &m->list[i];
+    return NULL;
+}

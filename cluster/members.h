@@ -1,0 +1,34 @@
+/* The member table as one immutable snapshot: who is in the cluster, where, and who is up. Every loop keeps
+ * its own, read again when its change feed shows TABLE_NODE (or a reload). */
+#ifndef CLUSTER_MEMBERS_H
+#define CLUSTER_MEMBERS_H
+
+#include "storage/store.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct member {
+    uint32_t id;
+    char name[64], address[256], public_name[256], release[64];
+    unsigned cluster_port, xmpp_port;
+    uint64_t epoch; /* current one of its proposer session; 0: never registered, it has not caught up once */
+    bool witness, drained;
+    bool up;   /* node_up of that epoch is applied */
+    bool seen; /* spoke once with its certificate */
+    uint64_t token_expires_ms, joined_ms;
+};
+struct members {
+    unsigned n;
+    uint32_t publisher;
+    uint64_t publisher_epoch;
+    uint8_t cluster_id[16];
+    uint64_t index;       /* applied index it was read at */
+    struct member list[]; /* ascending by id */
+};
+
+struct members *members_read(struct store_txn *txn, uint64_t index);
+void members_free(struct members *m); /* may be NULL */
+const struct member *members_find(const struct members *m, uint32_t id);
+const struct member *members_find_name(const struct members *m, const char *name);
+
+#endif

@@ -1,0 +1,136 @@
+#include "cluster/seal.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include <openssl/evp.h>
+#include <string.h>
+
+enum { NONCE_BYTES = 12, TAG_BYTES = 16, VERSION = 1 };
+static const char ring_file[] = "keys/cluster.keys";
+
+void seal_ring_init_random(struct seal_ring *ring)
+{
+    memset(ring, 0, sizeof(*ring));
+    ring->n = 1;
+    random_bytes(ring->key[0], SEAL_KEY_BYTES);
+}
+
+void seal_ring_wipe(struct seal_ring *ring)
+{
+    mem_wipe(ring, sizeof(*ring));
+}
+
+void seal_ring_rotate(struct seal_ring *ring, const uint8_t key[SEAL_KEY_BYTES])
+{
+    if (ring->n < SEAL_MAX_KEYS)
+        ring->n++;
+    memmove(ring->key[1], ring->key[0], (ring->n - 1) * (size_t)SEAL_KEY_BYTES);
+    memcpy(ring->key[0], key, SEAL_KEY_BYTES);
+}
+
+/* The file is the keys, one after the other: 32 bytes each. */
+int seal_ring_load(struct seal_ring *ring, const struct datadir *d, struct err_ctx *err)
+{
+    struct buf b = {0};
+    int rc = datadir_read(d, ring_file, &b, SEAL_MAX_KEYS * SEAL_KEY_BYTES, err);
+    if (!rc && (!b.n || b.n % SEAL_KEY_BYTES))
+        rc = err_set(err, ERR_CORRUPT, "%s/%s is damaged", d->path, ring_file);
+    if (!rc) {
+        memset(ring, 0, sizeof(*ring));
+        ring->n = (unsigned)(b.n / SEAL_KEY_BYTES);
+        memcpy(ring->key, b.data, b.n);
+    }
+    seal_buf_fini(&b);
+    return rc;
+}
+
+int seal_ring_store(const struct seal_ring *ring, const struct datadir *d, struct err_ctx *err)
+{
+    return datadir_write(d, ring_file, ring->key, ring->n * (size_t)SEAL_KEY_BYTES, 0600, err);
+}
+
+void seal_key_id(uint8_t out[SEAL_KEY_ID_BYTES], const uint8_t key[SEAL_KEY_BYTES])
+{
+    static const char label[] = "imp cluster key id";
+    uint8_t digest[EVP_MAX_MD_SIZE], text[sizeof(label) + SEAL_KEY_BYTES];
+    memcpy(text, label, sizeof(label));
+    memcpy(text + sizeof(label), key, SEAL_KEY_BYTES);
+    if (EVP_Digest(text, sizeof(text), digest, NULL, EVP_sha256(), NULL) != 1)
+        memset(digest, 0, sizeof(digest));
+    memcpy(out, digest, SEAL_KEY_ID_BYTES);
+    mem_wipe(text, sizeof(text));
+}
+
+int seal(const struct seal_ring *ring, const char *purpose, const void *plain, size_t n_bytes,
+         struct buf *out, struct err_ctx *err)
+{
+    if (!ring->n || n_bytes > SEAL_MAX_BYTES)
+        return err_set(err, ERR_INVALID, "cannot seal %zu bytes", n_bytes);
+    uint8_t id[SEAL_KEY_ID_BYTES], nonce[NONCE_BYTES];
+    seal_key_id(id, ring->key[0]);
+    random_bytes(nonce, sizeof(nonce));
+    uint8_t *text = mem_alloc(n_bytes + TAG_BYTES);
+    int n = 0, rest = 0;
+    EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
+    int ok = c && EVP_EncryptInit_ex(c, EVP_aes_256_gcm(), NULL, ring->key[0], nonce) == 1 &&
+             EVP_EncryptUpdate(c, NULL, &n, (const uint8_t *)purpose, (int)strlen(purpose)) == 1 &&
+             EVP_EncryptUpdate(c, text, &n, plain, (int)n_bytes) == 1 &&
+             EVP_EncryptFinal_ex(c, text + n, &rest) == 1 &&
+             EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_GET_TAG, TAG_BYTES, text + n_bytes) == 1;
+    EVP_CIPHER_CTX_free(c);
+    if (ok) {
+        buf_add_u8(out, VERSION);
+        buf_add(out, id, sizeof(id));
+        buf_add(out, nonce, sizeof(nonce));
+        buf_add(out, text, n_bytes + TAG_BYTES);
+    }
+    mem_free(text);
+    return ok ? 0 : err_set(err, ERR_INTERNAL, "sealing failed");
+}
+
+static const uint8_t *find_key(const struct seal_ring *ring, const uint8_t *id)
+{
+    for (unsigned i = 0; i < ring->n; i++) {
+        uint8_t have[SEAL_KEY_ID_BYTES];
+        seal_key_id(have, ring->key[i]);
+        if (!memcmp(have, id, sizeof(have)))
+            return ring->key[i];
+    }
+    return NULL;
+}
+
+int seal_open(const struct seal_ring *ring, const char *purpose, const void *blob, size_t n_bytes,
+              struct buf *out, struct err_ctx *err)
+{
+    const uint8_t *p = blob;
+    if (n_bytes < SEAL_OVERHEAD || n_bytes > SEAL_MAX_BYTES + SEAL_OVERHEAD || p[0] != VERSION)
+        return err_set(err, ERR_MALFORMED, "not a sealed secret");
+    const uint8_t *key = find_key(ring, p + 1);
+    if (!key)
+        return err_set(err, ERR_NOTFOUND,
+                       "the secret is sealed with a cluster key that this node does not have");
+    const uint8_t *nonce = p + 1 + SEAL_KEY_ID_BYTES, *text = nonce + NONCE_BYTES;
+    size_t n_text = n_bytes - SEAL_OVERHEAD;
+    uint8_t *plain = mem_alloc(n_text + 1);
+    uint8_t tag[TAG_BYTES];
+    memcpy(tag, text + n_text, TAG_BYTES);
+    int n = 0, rest = 0;
+    EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
+    int ok = c && EVP_DecryptInit_ex(c, EVP_aes_256_gcm(), NULL, key, nonce) == 1 &&
+             EVP_DecryptUpdate(c, NULL, &n, (const uint8_t *)purpose, (int)strlen(purpose)) == 1 &&
+             EVP_DecryptUpdate(c, plain, &n, text, (int)n_text) == 1 &&
+             EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_SET_TAG, TAG_BYTES, tag) == 1 &&
+             EVP_DecryptFinal_ex(c, plain + n, &rest) == 1;
+    EVP_CIPHER_CTX_free(c);
+    if (ok)
+        buf_add(out, plain, n_text);
+    mem_wipe(plain, n_text);
+    mem_free(plain);
+    return ok ? 0 : err_set(err, ERR_AUTH, "the sealed secret is damaged or belongs to something else");
+}
+
+void seal_buf_fini(struct buf *b)
+{
+    if (b->data)
+        mem_wipe(b->data, b->cap);
+    buf_fini(b);
+}

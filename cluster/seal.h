@@ -1,0 +1,46 @@
+/* Sealing with the cluster key: what is secret but replicated (the CA's key, passwords in settings, keys of
+ * client-facing certificates) lies in the store as a sealed blob only.
+ *
+ *   blob = version u8 (1) | key id 8 | nonce 12 | AES-256-GCM ciphertext | tag 16
+ *
+ * The purpose ("ca", "setting:axl.password") is authenticated: a blob put into another row does not open. The
+ * nonce is random, drawn by whoever proposes, and travels in the command. Keys come as a ring: the first
+ * seals, all open, so that the key can be changed. A ring is immutable once made; any thread. */
+#ifndef CLUSTER_SEAL_H
+#define CLUSTER_SEAL_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "cluster/datadir.h"
+
+enum {
+    SEAL_KEY_BYTES = 32,
+    SEAL_KEY_ID_BYTES = 8,
+    SEAL_MAX_KEYS = 8,
+    SEAL_OVERHEAD = 37,
+    SEAL_MAX_BYTES = 1 << 20
+};
+
+struct seal_ring {
+    unsigned n;
+    uint8_t key[SEAL_MAX_KEYS][SEAL_KEY_BYTES]; /* the first is the current one */
+};
+
+void seal_ring_init_random(struct seal_ring *ring);
+void seal_ring_wipe(struct seal_ring *ring);
+/* A new current key; the oldest falls out when the ring is full. */
+void seal_ring_rotate(struct seal_ring *ring, const uint8_t key[SEAL_KEY_BYTES]);
+int seal_ring_load(struct seal_ring *ring, const struct datadir *d, struct err_ctx *err);
+int seal_ring_store(const struct seal_ring *ring, const struct datadir *d, struct err_ctx *err);
+/* Public name of a key. */
+void seal_key_id(uint8_t out[SEAL_KEY_ID_BYTES], const uint8_t key[SEAL_KEY_BYTES]);
+
+int seal(const struct seal_ring *ring, const char *purpose, const void *plain, size_t n_bytes,
+         struct buf *out, struct err_ctx *err);
+/* OUT gets the secret: wipe it after use (seal_buf_fini). ERR_NOTFOUND: sealed with a key that is not in the
+ * ring; ERR_AUTH: damaged, or another purpose. */
+int seal_open(const struct seal_ring *ring, const char *purpose, const void *blob, size_t n_bytes,
+              struct buf *out, struct err_ctx *err);
+void seal_buf_fini(struct buf *b); /* wipes, then frees */
+
+#endif
