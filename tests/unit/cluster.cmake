@@ -1,0 +1,1 @@
+imp_unit_test(cluster_identity LINK imp_cluster)
