@@ -86,8 +86,8 @@ void rlog_void_writes(struct rlog *l);
 void rlog_reset(struct rlog *l, uint64_t index);
 /* Everything below INDEX is no longer needed; whole segments go. index <= last + 1. */
 void rlog_compact(struct rlog *l, uint64_t index);
-/* Waits until everything queued so far is durable; rlog_poll tells. */
-void rlog_sync(struct rlog *l);
+/* Waits until everything queued so far is durable; rlog_poll tells. ERR_IO: it never will be, see on_fatal. */
+int rlog_sync(struct rlog *l);
 
 /* Collects what the writer has done: raises rlog_durable, completes reads. True if durable has changed. */
 bool rlog_poll(struct rlog *l);
@@ -106,7 +106,7 @@ struct rlog_read {
     struct rlog_entry *entries;
     void (*done)(struct rlog_read *r);
     void *user;
-    struct rlog_read *next; /* the rest is the log's */
+    struct rlog_read *next, *next_pending; /* the rest is the log's */
     struct rlog_position *positions;
     bool is_void;
 };
