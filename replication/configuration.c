@@ -68,8 +68,8 @@ int configuration_remove(struct configuration *c, uint64_t id)
     return 0;
 }
 
-/* libraft 0.22.1, configurationEncodeToBuf: format, count (8), per server id (8), address with NUL, role (1); padded
- * to 8 bytes with zeros. */
+/* libraft 0.22.1, configurationEncodeToBuf: format, count (8), per server id (8), address with NUL, role (1);
+ * padded to 8 bytes with zeros. */
 void configuration_encode(struct buf *out, const struct configuration *c)
 {
     size_t start = out->n;

@@ -1,4 +1,5 @@
-/* A ring of fixed-size items, taken and dropped at both ends, reached by position. Plain memory, not thread-safe. */
+/* A ring of fixed-size items, taken and dropped at both ends, reached by position. Plain memory, not
+ * thread-safe. */
 #ifndef REPLICATION_DEQUE_H
 #define REPLICATION_DEQUE_H
 

@@ -24,7 +24,9 @@
 
 struct driver;
 
-/* The points where the core is helped, raft-lmdb design §6. All on, except in tests that prove their use. */
+/* The points where the core is helped, numbered as in guards.c. All on, except in tests that prove their use.
+ * (11 has no bit: changes and commands are submitted by different functions. 15 is patience, and a transfer
+ * on each stop.) */
 enum driver_guard {
     DRIVER_GUARD_SOLE_VOTER = 1 << 0,       /* 1: a single voter never leads twice in one term */
     DRIVER_GUARD_NON_VOTER_VOTE = 1 << 1,   /* 2: who does not see itself as voter votes all the same */
@@ -36,12 +38,11 @@ enum driver_guard {
     DRIVER_GUARD_BELOW_LOG = 1 << 7,        /* 8: AppendEntries that begins below our log */
     DRIVER_GUARD_STALE_REFUSAL = 1 << 8,    /* 9: late or repeated refusals */
     DRIVER_GUARD_VOTE_RESULT = 1 << 9,      /* 10: vote results unless candidate */
-    DRIVER_GUARD_CHANGE_ALONE = 1 << 10,    /* 11: a change is submitted alone */
-    DRIVER_GUARD_EMPTY_FLOOD = 1 << 11,     /* 12: repeated empty messages with a full window */
-    DRIVER_GUARD_OLD_TERM_ANSWER = 1 << 12, /* 13: the answer to an older term */
-    DRIVER_GUARD_INSTALL_TWICE = 1 << 13,   /* 14: InstallSnapshot during an install */
-    DRIVER_GUARD_SPREAD_COMMIT = 1 << 14,   /* 15 and §4: empty AppendEntries that spread the commit index */
-    DRIVER_GUARD_ALL = (1 << 15) - 1,
+    DRIVER_GUARD_EMPTY_FLOOD = 1 << 10,     /* 12: repeated empty messages with a full window */
+    DRIVER_GUARD_OLD_TERM_ANSWER = 1 << 11, /* 13: the answer to an older term */
+    DRIVER_GUARD_INSTALL_TWICE = 1 << 12,   /* 14: InstallSnapshot during an install */
+    DRIVER_GUARD_SPREAD_COMMIT = 1 << 13,   /* empty AppendEntries that spread the commit index at once */
+    DRIVER_GUARD_ALL = (1 << 14) - 1,
 };
 
 struct driver_timing {
@@ -96,6 +97,7 @@ struct driver_config {
     const struct driver_ops *ops;
     void *user;
     struct log *out; /* may be NULL */
+    bool trace_core; /* what the core thinks, to OUT at debug level; for tests, one driver per process */
 };
 
 /* Writes term 1 and the first entries, CONF and n commands, into an empty log and vote file: `impnode init`.
@@ -125,7 +127,8 @@ void driver_applied(struct driver *d, uint64_t now_ms, uint64_t index);
 
 /* Leader: appends n <= DRIVER_SUBMIT_MAX commands, each at most RLOG_MAX_ENTRY; takes references. Where they
  * went in *first and *term (may be NULL). ERR_NOTLEADER (also while a transfer runs), ERR_NOSPACE (disk low),
- * ERR_AGAIN (too much uncommitted: try after the next apply). */
+ * ERR_AGAIN (too much uncommitted: try after the next apply), ERR_LIMIT (n, or a payload that is empty or too
+ * large). */
 int driver_submit(struct driver *d, uint64_t now_ms, struct blob *const *payloads, unsigned n,
                   uint64_t *first, uint64_t *term);
 

@@ -57,7 +57,8 @@ void raft_msg_encode(struct buf *out, const struct raft_msg *m)
         buf_add_u8(out, (m->vote.disrupt ? VOTE_DISRUPT : 0) | (m->vote.pre_vote ? VOTE_PRE : 0));
         break;
     case RAFT_MSG_VOTE_RESULT:
-        buf_add_u8(out, (m->vote_result.granted ? VOTE_GRANTED : 0) | (m->vote_result.pre_vote ? VOTE_PRE : 0));
+        buf_add_u8(out,
+                   (m->vote_result.granted ? VOTE_GRANTED : 0) | (m->vote_result.pre_vote ? VOTE_PRE : 0));
         break;
     case RAFT_MSG_INSTALL:
         encode_install(out, m);
@@ -187,7 +188,8 @@ int raft_msg_decode(struct raft_msg *out, const void *data, size_t n_bytes)
     reader_init(&r, data, n_bytes);
     unsigned type = read_u8(&r), version = read_u8(&r);
     m.term = read_u64(&r);
-    if (r.failed || version != VERSION || type < RAFT_MSG_APPEND || type > RAFT_MSG_TIMEOUT_NOW || m.term == 0)
+    if (r.failed || version != VERSION || type < RAFT_MSG_APPEND || type > RAFT_MSG_TIMEOUT_NOW ||
+        m.term == 0)
         return ERR_MALFORMED;
     m.type = (enum raft_msg_type)type;
     int rc = decode_body(&m, &r);

@@ -1,5 +1,5 @@
-/* The part of the log that lives in memory: terms, positions, the cache, and what of the writes in flight still
- * counts. */
+/* The part of the log that lives in memory: terms, positions, the cache, and what of the writes in flight
+ * still counts. */
 #include "replication/rlog_internal.h"
 
 #include "base/err.h"
@@ -43,8 +43,8 @@ void rlog_memory_append(struct rlog *l, uint64_t index, const struct rlog_entry 
 
 void rlog_memory_evict(struct rlog *l)
 {
-    while (l->cache_bytes > l->config.cache_bytes && l->cache_first <= l->last && l->cache_first <= l->durable &&
-           position_of(l, l->cache_first)->segment) {
+    while (l->cache_bytes > l->config.cache_bytes && l->cache_first <= l->last &&
+           l->cache_first <= l->durable && position_of(l, l->cache_first)->segment) {
         struct rlog_entry *e = deque_at(&l->cache, 0);
         l->cache_bytes -= cost(e);
         blob_unref(e->payload);
@@ -208,7 +208,8 @@ static uint64_t distance(const struct rlog *l, struct rlog_position from)
 {
     if (from.segment == 0 || l->newest.segment < from.segment)
         return 0;
-    return (uint64_t)(l->newest.segment - from.segment) * l->config.segment_bytes + l->newest.offset - from.offset;
+    return (uint64_t)(l->newest.segment - from.segment) * l->config.segment_bytes + l->newest.offset -
+           from.offset;
 }
 
 uint64_t rlog_bytes(const struct rlog *l)
@@ -257,8 +258,8 @@ static void queue(struct rlog *l, struct rlog_write *w)
     rlog_writer_queue(l, w);
 }
 
-/* A completed write counts only while its entries are still ours, by generation: a new entry with the same index (and
- * be it of the same term) is not the one that was written. */
+/* A completed write counts only while its entries are still ours, by generation: a new entry with the same
+ * index (and be it of the same term) is not the one that was written. */
 static void lose_from(struct rlog *l, uint64_t index)
 {
     for (struct rlog_write *w = l->inflight; w; w = w->next_inflight)
@@ -271,7 +272,8 @@ static void lose_from(struct rlog *l, uint64_t index)
         l->durable = index - 1;
 }
 
-static void queue_entries(struct rlog *l, uint64_t first, const struct rlog_entry *entries, unsigned n, size_t bytes)
+static void queue_entries(struct rlog *l, uint64_t first, const struct rlog_entry *entries, unsigned n,
+                          size_t bytes)
 {
     struct rlog_write *w = mem_new(struct rlog_write);
     w->kind = WRITE_ENTRIES;
@@ -374,6 +376,9 @@ void rlog_compact(struct rlog *l, uint64_t index)
     while (l->changes.n && ((struct rlog_change *)deque_at(&l->changes, 0))->index < index)
         deque_drop_front(&l->changes, 1);
     l->first = index;
+    for (struct rlog_read *r = l->reading; r; r = r->next_pending)
+        if (r->first < index)
+            r->is_void = true;
     if (keep.segment <= l->oldest_segment)
         return;
     l->oldest_segment = keep.segment;

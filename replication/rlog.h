@@ -86,7 +86,8 @@ void rlog_void_writes(struct rlog *l);
 void rlog_reset(struct rlog *l, uint64_t index);
 /* Everything below INDEX is no longer needed; whole segments go. index <= last + 1. */
 void rlog_compact(struct rlog *l, uint64_t index);
-/* Waits until everything queued so far is durable; rlog_poll tells. ERR_IO: it never will be, see on_fatal. */
+/* Waits until everything queued so far is durable; rlog_poll tells. ERR_IO: it never will be, see on_fatal.
+ */
 int rlog_sync(struct rlog *l);
 
 /* Collects what the writer has done: raises rlog_durable, completes reads. True if durable has changed. */

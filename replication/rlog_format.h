@@ -1,13 +1,13 @@
 /* The bytes of the log on disk; no I/O. For rlog_*.c and tests.
  *
  *   segment  batches one after the other, then zeros. File "%016x.log", numbered from 1 without a gap.
- *   batch    at a multiple of 512: magic (4) CRC32C of the rest of the head (4) salt (8) sequence (8) length of the
- *            records (4) number of records (4), records, zeros up to the next multiple of 512.
- *   record   magic (4) CRC32C of what follows (4) index (8) term (8) type (4) length (4) payload, zeros up to a
- *            multiple of 8.
+ *   batch    at a multiple of 512: magic (4) CRC32C of the rest of the head (4) salt (8) sequence (8) length
+ * of the records (4) number of records (4), records, zeros up to the next multiple of 512. record   magic (4)
+ * CRC32C of what follows (4) index (8) term (8) type (4) length (4) payload, zeros up to a multiple of 8.
  *
- * Batches share no sector, so a torn write harms nothing that was synced before. The salt is random per log: no payload
- * can pretend to be a batch when the bytes behind a torn tail are searched. Sequences rise by one, over all segments. */
+ * Batches share no sector, so a torn write harms nothing that was synced before. The salt is random per log:
+ * no payload can pretend to be a batch when the bytes behind a torn tail are searched. Sequences rise by one,
+ * over all segments. */
 #ifndef REPLICATION_RLOG_FORMAT_H
 #define REPLICATION_RLOG_FORMAT_H
 

@@ -15,8 +15,8 @@ struct rlog_position {
 
 enum rlog_write_kind { WRITE_ENTRIES, WRITE_CUT, WRITE_RESET, WRITE_COMPACT };
 
-/* One item of the writer's queue. Made and freed by the loop; in between the writer reads all but `valid_last`, and
- * sets `at`. */
+/* One item of the writer's queue. Made and freed by the loop; in between the writer reads all but
+ * `valid_last`, and sets `at`. */
 struct rlog_write {
     struct rlog_write *next;          /* in the writer's queue, then in its done list */
     struct rlog_write *next_inflight; /* the loop's, in order */
@@ -36,8 +36,8 @@ struct rlog_segment {
 
 /* What the writer thread owns; without a thread the caller of rlog_write_*. */
 struct rlog_writer {
-    struct deque segments; /* of struct rlog_segment, ascending; the last one is written to */
-    uint32_t offset;       /* end of the last batch in it */
+    struct deque segments;   /* of struct rlog_segment, ascending; the last one is written to */
+    uint32_t offset;         /* end of the last batch in it */
     uint64_t salt, sequence; /* sequence of the next batch */
     struct buf batch;
     struct rlog_write *taken, **taken_tail; /* between begin and finish */

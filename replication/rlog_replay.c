@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char remedy[] = "; the log of this node is damaged: remove the node from the cluster and join it again";
+static const char remedy[] =
+    "; the log of this node is damaged: remove the node from the cluster and join it again";
 
 struct replay {
     struct rlog *l;
@@ -59,12 +60,12 @@ static int apply_entry(struct replay *p, const struct rlog_record *r, struct rlo
 {
     struct rlog *l = p->l;
     if (r->n_bytes == 0 || r->term == 0 || r->index == 0)
-        return err_set(p->err, ERR_CORRUPT, "entry %llu has no term or content%s", (unsigned long long)r->index,
-                       remedy);
+        return err_set(p->err, ERR_CORRUPT, "entry %llu has no term or content%s",
+                       (unsigned long long)r->index, remedy);
     struct configuration conf;
     if (r->type == RLOG_CHANGE && configuration_decode(&conf, r->payload, r->n_bytes))
-        return err_set(p->err, ERR_CORRUPT, "entry %llu is not a configuration%s", (unsigned long long)r->index,
-                       remedy);
+        return err_set(p->err, ERR_CORRUPT, "entry %llu is not a configuration%s",
+                       (unsigned long long)r->index, remedy);
     if (!p->has_first)
         rlog_memory_clear(l, r->index);
     p->has_first = true;
@@ -127,7 +128,8 @@ static bool is_next(const struct replay *p, const struct rlog_batch *b)
     return !p->has_salt || (b->salt == w->salt && b->sequence == w->sequence);
 }
 
-/* Behind the end: a good batch of this log that is not older than what we have was synced after what is bad here. */
+/* Behind the end: a good batch of this log that is not older than what we have was synced after what is bad
+ * here. */
 static int refuse_later_batches(struct replay *p, uint32_t segment, size_t from)
 {
     const struct rlog_writer *w = &p->l->writer;
@@ -136,8 +138,8 @@ static int refuse_later_batches(struct replay *p, uint32_t segment, size_t from)
         if (rlog_format_read_head(&b, p->data + at, p->n - at) &&
             (!p->has_salt || (b.salt == w->salt && b.sequence >= w->sequence)) &&
             rlog_format_read_batch(&b, p->data + at, p->n - at))
-            return err_set(p->err, ERR_CORRUPT, "log segment %016x.log is damaged before offset %zu%s", segment, at,
-                           remedy);
+            return err_set(p->err, ERR_CORRUPT, "log segment %016x.log is damaged before offset %zu%s",
+                           segment, at, remedy);
     }
     return 0;
 }
@@ -170,7 +172,8 @@ static int replay_segment(struct replay *p, uint32_t number, struct disk_file *f
         return err_set(p->err, rc, "cannot read log segment %016x.log", number);
     size_t at = 0;
     struct rlog_batch b;
-    while (!p->is_ended && at < p->n && rlog_format_read_batch(&b, p->data + at, p->n - at) && is_next(p, &b)) {
+    while (!p->is_ended && at < p->n && rlog_format_read_batch(&b, p->data + at, p->n - at) &&
+           is_next(p, &b)) {
         p->has_salt = true;
         w->salt = b.salt;
         w->sequence = b.sequence + 1;
@@ -192,7 +195,8 @@ static int replay_segment(struct replay *p, uint32_t number, struct disk_file *f
     if (at == 0 || !is_zero_from(p, at))
         p->is_ended = true;
     rc = wipe(p, f, at);
-    return rc ? err_set(p->err, rc, "cannot cut the torn end of log segment %016x.log off: %s", number, err_text(rc))
+    return rc ? err_set(p->err, rc, "cannot cut the torn end of log segment %016x.log off: %s", number,
+                        err_text(rc))
               : 0;
 }
 

@@ -395,7 +395,8 @@ static int do_read(struct rlog *l, struct rlog_read *r)
             rc = ERR_CORRUPT;
         if (rc)
             break;
-        r->entries[n] = (struct rlog_entry){record.term, record.type, blob_new(record.payload, record.n_bytes)};
+        r->entries[n] =
+            (struct rlog_entry){record.term, record.type, blob_new(record.payload, record.n_bytes)};
         n_bytes += record.n_bytes;
     }
     r->n = n;

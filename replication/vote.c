@@ -5,7 +5,8 @@
 #include "base/mem.h"
 #include <string.h>
 
-/* A slot: magic (4), CRC32C of what follows (4), sequence (8), term (8), vote (8). Slots lie in different pages. */
+/* A slot: magic (4), CRC32C of what follows (4), sequence (8), term (8), vote (8). Slots lie in different
+ * pages. */
 enum { MAGIC = 0x45544f56, SLOT_BYTES = 32, SLOT_DISTANCE = 4096, N_SLOTS = 2 };
 
 static const char file_name[] = "vote";
@@ -52,8 +53,9 @@ int vote_open(struct vote *v, struct disk *disk, struct err_ctx *err)
             v->voted_for = s.voted_for;
         }
     }
-    /* Only the very first save can leave nothing valid behind, and it writes slot 1 of sequence 1: what it was to
-     * save was then never answered to anybody. A second slot that was written says that there was more. */
+    /* Only the very first save can leave nothing valid behind, and it writes slot 1 of sequence 1: what it
+     * was to save was then never answered to anybody. A second slot that was written says that there was
+     * more. */
     if (v->sequence == 0 && is_written) {
         uint8_t first[SLOT_BYTES] = {0};
         size_t n = 0;
