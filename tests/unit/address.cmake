@@ -1,0 +1,1 @@
+imp_unit_test(im_address LINK imp_im)
