@@ -13,3 +13,11 @@ void admin_calls_register(const struct admin_env *env)
     for (unsigned i = 0; i < n_elements(calls); i++)
         links_handle_call(env->links, calls[i].method, calls[i].fn, (void *)env);
 }
+
+uint32_t admin_active_home(struct admin_call *call, const Imp__UserRow *user)
+{
+    struct members *m = members_read(admin_read(call), store_reader_index(call->env->reader));
+    uint32_t node = home_active(m, user->home, user->uid);
+    members_free(m);
+    return node;
+}

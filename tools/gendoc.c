@@ -1,0 +1,151 @@
+/* gendoc man|completion|settings: the man page of impcli, its bash completion and the settings reference, from the same
+ * tables that the programs use. Written to standard output. */
+#include "base/buf.h"
+#include "node/rpc/command.h"
+#include "replication/settings.h"
+#include <stdio.h>
+#include <string.h>
+
+/* troff: a backslash and a leading dot are commands, '-' would become a hyphen. */
+static void man_text(const char *s)
+{
+    for (; *s; s++) {
+        if (*s == '-')
+            fputs("\\-", stdout);
+        else if (*s == '\\')
+            fputs("\\e", stdout);
+        else
+            putchar(*s);
+    }
+}
+
+static void man_command(const struct command *c)
+{
+    printf(".TP\n.B ");
+    man_text(c->area);
+    putchar(' ');
+    man_text(c->verb);
+    if (*c->args) {
+        putchar(' ');
+        man_text(c->args);
+    }
+    for (const char *p = c->options; *p;) {
+        size_t n = strcspn(p, " ");
+        char word[128];
+        snprintf(word, sizeof word, " [%.*s]", (int)n, p);
+        man_text(word);
+        p += n;
+        p += strspn(p, " ");
+    }
+    putchar('\n');
+    man_text(c->help);
+    fputs(".\n", stdout);
+}
+
+static void write_man(void)
+{
+    puts(".TH IMPCLI 1 \"\" \"imp " IMP_RELEASE "\" \"imp\"\n"
+         ".SH NAME\nimpcli \\- steer an imp node and its cluster\n"
+         ".SH SYNOPSIS\n.B impcli\n[\\-\\-data DIR | \\-\\-socket PATH] [\\-\\-json] AREA VERB [ARGUMENTS]\n"
+         ".SH DESCRIPTION\nSpeaks to a node over its admin socket. Any node answers any command; writes reach the leader by\n"
+         "themselves. Without arguments: an interactive prompt with completion.\n"
+         ".SH OPTIONS\n.TP\n.B \\-\\-data DIR\nThe node's data directory (default $IMP_DATA, else /var/lib/imp).\n"
+         ".TP\n.B \\-\\-socket PATH\nIts admin socket (default DIR/admin.sock).\n.TP\n.B \\-\\-json\nPrint JSON.\n"
+         ".TP\n.B \\-\\-help\nHelp, at every level.\n.SH COMMANDS");
+    for (const struct command_area *a = command_areas; a->name; a++) {
+        printf(".SS %s: ", a->name);
+        man_text(a->help);
+        putchar('\n');
+        for (unsigned i = 0; i < N_COMMANDS; i++)
+            if (strcmp(commands[i].area, a->name) == 0)
+                man_command(&commands[i]);
+    }
+    puts(".SH EXIT STATUS\n0 done, 1 refused or failed (the reason is on standard error), 2 usage, 3 node not reachable.\n"
+         "A node that ends with a write under way leaves \"outcome unknown\" and exit status 1.\n"
+         ".SH SETTINGS\nSee the settings reference, or impcli settings list.\n"
+         ".SH SEE ALSO\n.BR impnode (8)");
+}
+
+static void write_completion(void)
+{
+    puts("# bash completion of impcli\n_impcli() {\n"
+         "    local cur=${COMP_WORDS[COMP_CWORD]} area= verb= skip= w i\n"
+         "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
+         "        w=${COMP_WORDS[i]}\n"
+         "        if [ -n \"$skip\" ]; then skip=; continue; fi\n"
+         "        case $w in\n"
+         "        --data | --socket) skip=1 ;;\n"
+         "        -*) ;;\n"
+         "        *) if [ -z \"$area\" ]; then area=$w; elif [ -z \"$verb\" ]; then verb=$w; fi ;;\n"
+         "        esac\n"
+         "    done\n"
+         "    local words=\"--json --help\"\n"
+         "    case \"$area $verb\" in");
+    printf("    \" \") words=\"$words --data --socket --version");
+    for (const struct command_area *a = command_areas; a->name; a++)
+        printf(" %s", a->name);
+    puts("\" ;;");
+    for (const struct command_area *a = command_areas; a->name; a++) {
+        printf("    \"%s \") words=\"$words", a->name);
+        for (unsigned i = 0; i < N_COMMANDS; i++)
+            if (strcmp(commands[i].area, a->name) == 0)
+                printf(" %s", commands[i].verb);
+        puts("\" ;;");
+    }
+    for (unsigned i = 0; i < N_COMMANDS; i++) {
+        if (!*commands[i].options)
+            continue;
+        printf("    \"%s %s\") words=\"$words", commands[i].area, commands[i].verb);
+        for (const char *p = commands[i].options; *p;) {
+            size_t n = strcspn(p, " ");
+            printf(" %.*s", (int)strcspn(p, "= "), p);
+            p += n;
+            p += strspn(p, " ");
+        }
+        puts("\" ;;");
+    }
+    puts("    esac\n"
+         "    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n"
+         "    [ ${#COMPREPLY[@]} -gt 0 ] || mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+         "}\ncomplete -F _impcli impcli");
+}
+
+static const char *type_text(const struct setting_def *d)
+{
+    static const char *const names[] = {"true or false", "number", "text", "choice", "secret"};
+    return names[d->type];
+}
+
+static void write_settings(void)
+{
+    puts("# Settings\n\nReplicated, take effect without a restart. `impcli settings set KEY VALUE`; `node.NAME.KEY` overrides KEY "
+         "on one\nnode. Made by `gendoc settings` from `replication/settings.def`.\n\n"
+         "| key | type | default | range | meaning |\n|---|---|---|---|---|");
+    for (unsigned i = 0; i < N_SETTINGS; i++) {
+        const struct setting_def *d = &setting_defs[i];
+        char range[128] = "";
+        if (d->type == SETTING_IS_INT)
+            snprintf(range, sizeof range, "%lld to %lld %s", d->min, d->max, d->unit);
+        else if (d->type == SETTING_IS_ENUM)
+            for (const char *p = d->choices; *p; p++)
+                snprintf(range + strlen(range), sizeof range - strlen(range), *p == '|' ? ", " : "%c", *p);
+        printf("| `%s` | %s | %s%s%s | %s | %s |\n", d->key, type_text(d), *d->initial ? "`" : "", d->initial,
+               *d->initial ? "`" : "", range, d->help);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc == 2 ? argv[1] : "";
+    if (strcmp(what, "man") == 0)
+        write_man();
+    else if (strcmp(what, "completion") == 0)
+        write_completion();
+    else if (strcmp(what, "settings") == 0)
+        write_settings();
+    else {
+        fputs("usage: gendoc man|completion|settings\n", stderr);
+        return 2;
+    }
+    return 0;
+}
