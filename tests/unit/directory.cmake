@@ -1,0 +1,1 @@
+imp_unit_test(directory_words LINK imp_im)
