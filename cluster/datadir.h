@@ -3,7 +3,7 @@
  *   DIR/identity          cluster id, node id, name, machine and inodes: a copy of the directory is refused
  *   DIR/impnode.yaml      the choices of init and join
  *   DIR/keys/             0700; cluster.keys, node.key
- *   DIR/node.crt, ca.crt  this node's certificate, the cluster's CA certificates
+ *   DIR/node.pem, ca.pem   this node's certificate, the cluster's CA certificates
  *   DIR/log, store, snap  replication's and storage's
  *   DIR/worker.pid, admin.sock
  *

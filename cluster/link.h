@@ -11,19 +11,25 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/metrics.h"
+#include "base/stream.h"
+#include "cluster/members.h"
 #include <stddef.h>
 #include <stdint.h>
 
 struct links;
 
 enum link_frame {
-    LINK_CALL = 1, /* request of link_call */
+    LINK_CALL = 1, /* of link_call and link_answer: not for link_send */
     LINK_REPLY,
     LINK_ENVELOPE, /* im/router */
     LINK_PRESENCE, /* im/presence: begin, resource, end */
     LINK_RELAY,    /* protocols/xmpp: relayed client streams */
     LINK_MOVED,    /* im/home: "applied the move, detached the sessions" */
     N_LINK_FRAMES,
+    LINK_HELLO = 64,
+    LINK_PING,
+    LINK_PONG, /* of the links themselves */
 };
 
 /* Any thread. The frame is copied; dropped (ERR_UNAVAILABLE) when there is no session with NODE. ERR_LIMIT:
@@ -44,7 +50,8 @@ void links_handle(struct links *l, enum link_frame type, link_frame_fn *fn, void
 void links_watch(struct links *l, void (*on_up)(void *user, uint32_t node, uint64_t epoch),
                  void (*on_down)(void *user, uint32_t node), void *user);
 
-/* Calls between nodes' control loops: METHOD is one of a list in cluster/call.def. on_reply exactly once. */
+/* Calls between nodes' control loops: METHOD: 64 bytes at most. Calls to this node itself
+ * are answered here. on_reply exactly once. */
 typedef void link_reply_fn(void *user, int code, const uint8_t *data, size_t n_bytes);
 void link_call(struct links *l, uint32_t node, const char *method, const void *data, size_t n_bytes,
                unsigned timeout_ms, link_reply_fn *on_reply, void *user);
@@ -54,5 +61,43 @@ typedef void link_call_fn(void *user, struct link_request *request, uint32_t fro
                           size_t n_bytes);
 void links_handle_call(struct links *l, const char *method, link_call_fn *fn, void *user);
 void link_answer(struct link_request *request, int code, const void *data, size_t n_bytes);
+
+/* ---- life: all on the control loop ---- */
+#define LINK_ALPN "imp-link/1"
+enum {
+    LINK_MAX_NODES = 4096,      /* highest node id + 1; ids are never used twice */
+    LINK_FRAME_MAX = 4 << 20,   /* bytes of one frame */
+    LINK_SOFT_BYTES = 4 << 20,  /* queued for one node: congested */
+    LINK_HARD_BYTES = 16 << 20, /* queued for one node: refused */
+    LINK_MAX_CALLS = 4096,      /* waiting for a reply */
+};
+struct links_options {
+    struct loop *loop;
+    struct log *log;
+    struct metrics *metrics;
+    uint32_t node_id;
+    uint8_t cluster_id[16];
+    uint8_t start_nonce[16];
+    const char *release;
+    struct tls_ctx *tls_client;            /* ALPN imp-link/1; a reference is taken */
+    unsigned connect_ms, ping_ms, dead_ms; /* 0: 5000, 1000, 6000 */
+    /* A peer proved with its certificate that it is NODE. Control loop. */
+    void (*on_seen)(void *user, uint32_t node);
+    void *user;
+};
+struct links *links_new(const struct links_options *o);
+/* Ends every session (on_down is called) and frees it once the last connection is closed, later on the loop.
+ * No other thread may call link_send any more. */
+void links_free(struct links *l);
+void links_set_tls(struct links *l, struct tls_ctx *tls_client); /* for new connections */
+/* This node's own epoch. A change ends all sessions; new ones begin with it. 0 (the start): calls only. */
+void links_set_epoch(struct links *l, uint64_t epoch);
+/* Whom to be linked with; sessions of ended epochs and of nodes that are no member end. */
+void links_set_members(struct links *l, const struct members *m);
+/* A connection of NODE (from its verified certificate) with ALPN imp-link/1. */
+void links_accept(struct links *l, struct stream *s, uint32_t node);
+/* Round trip of the last ping in microseconds, 0: none. */
+uint32_t links_ping_us(const struct links *l, uint32_t node);
+bool links_can_call(const struct links *l, uint32_t node);
 
 #endif

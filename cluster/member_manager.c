@@ -1,0 +1,300 @@
+#include "cluster/member_manager.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "cluster/member_policy.h"
+#include <stdio.h>
+#include <string.h>
+
+enum { TICK_MS = 250, DOWN_AFTER_MS = 3000, RETRY_MS = 2000, MAX_MEMBERS = REPLICA_MAX_PEERS };
+
+struct watched {
+    uint32_t node;
+    uint64_t silent_since_ms, behind_since_ms; /* 0: not so */
+    bool down, behind;                         /* told */
+};
+struct member_manager {
+    struct member_manager_options o;
+    const struct members *members;
+    struct timer tick;
+    struct replica_status status;
+    struct watched watched[MAX_MEMBERS];
+    unsigned n_watched;
+    bool leads, no_redundancy;
+    bool change_in_flight, proposal_in_flight;
+    bool freed;
+    unsigned n_pending; /* callbacks that are still to come */
+    uint64_t change_retry_ms;
+    char last_refusal[160];
+    uint32_t seen[MAX_MEMBERS]; /* to be proposed */
+    unsigned n_seen;
+};
+
+static void unpend(struct member_manager *m)
+{
+    m->n_pending--;
+    if (m->freed && !m->n_pending)
+        mem_free(m);
+}
+
+/* ---- the Raft configuration ---- */
+
+static void on_changed(void *user, int code, const char *text)
+{
+    struct member_manager *m = user;
+    m->change_in_flight = false;
+    if (code && code != ERR_NOTLEADER && strcmp(m->last_refusal, text ? text : ""))
+        log_warning(m->o.log, "change of the Raft configuration refused: %s",
+                    text && *text ? text : err_text(code));
+    snprintf(m->last_refusal, sizeof(m->last_refusal), "%s", code && text ? text : "");
+    if (code)
+        m->change_retry_ms = loop_now_ms(m->o.loop) + RETRY_MS;
+    unpend(m);
+}
+
+static void step_configuration(struct member_manager *m, uint64_t now)
+{
+    if (m->change_in_flight || now < m->change_retry_ms)
+        return;
+    struct member_step step = member_policy(m->members, &m->status, m->o.node_id, clock_monotonic_ms());
+    if (!step.action)
+        return;
+    static const char *const words[] = {"",
+                                        "adding as standby",
+                                        "making a voter",
+                                        "demoting to standby",
+                                        "removing from the Raft configuration",
+                                        "handing the leadership over to"};
+    log_notice(m->o.log, "%s: node %u", words[step.action], step.node);
+    m->change_in_flight = true;
+    m->n_pending++;
+    if (step.action == MEMBER_HAND_OVER) {
+        replica_transfer(m->o.replica, step.node, m->o.loop, on_changed, m);
+        return;
+    }
+    enum replica_change change = step.action == MEMBER_ADD_STANDBY ? REPLICA_ADD_STANDBY
+                                 : step.action == MEMBER_PROMOTE   ? REPLICA_PROMOTE
+                                 : step.action == MEMBER_DEMOTE    ? REPLICA_DEMOTE
+                                                                   : REPLICA_REMOVE;
+    replica_change(m->o.replica, change, step.node, m->o.loop, on_changed, m);
+}
+
+/* ---- node_seen, node_expire ---- */
+
+static void on_proposed(void *user, const struct proposal_result *result)
+{
+    struct member_manager *m = user;
+    (void)
+        result; /* a refusal means that somebody else was first; a failure is tried again at the next tick */
+    m->proposal_in_flight = false;
+    unpend(m);
+}
+
+static void propose(struct member_manager *m, Imp__Command *command)
+{
+    m->proposal_in_flight = true;
+    m->n_pending++;
+    if (proposal_submit(m->o.replica, command, m->o.loop, 0, on_proposed, m)) {
+        m->proposal_in_flight = false;
+        m->n_pending--;
+    }
+}
+
+static void propose_seen(struct member_manager *m)
+{
+    for (unsigned i = 0; i < m->n_seen;) {
+        const struct member *member = members_find(m->members, m->seen[i]);
+        if (!member || member->seen) {
+            m->seen[i] = m->seen[--m->n_seen];
+            continue;
+        }
+        Imp__Command command = IMP__COMMAND__INIT;
+        Imp__NodeSeen seen = IMP__NODE_SEEN__INIT;
+        seen.node = member->id;
+        command.body_case = IMP__COMMAND__BODY_NODE_SEEN;
+        command.node_seen = &seen;
+        propose(m, &command);
+        return;
+    }
+}
+
+static void propose_expire(struct member_manager *m)
+{
+    uint64_t now = clock_wall_ms();
+    for (unsigned i = 0; i < m->members->n; i++) {
+        const struct member *member = &m->members->list[i];
+        if (member->seen || !member->token_expires_ms || now < member->token_expires_ms + 1000)
+            continue;
+        log_notice(m->o.log, "node %u (%s) never came: its token has expired, it is dropped", member->id,
+                   member->name);
+        Imp__Command command = IMP__COMMAND__INIT;
+        Imp__NodeExpire expire = IMP__NODE_EXPIRE__INIT;
+        expire.node = member->id;
+        command.body_case = IMP__COMMAND__BODY_NODE_EXPIRE;
+        command.node_expire = &expire;
+        propose(m, &command);
+        return;
+    }
+}
+
+void member_manager_seen(struct member_manager *m, uint32_t node)
+{
+    const struct member *member = m->members ? members_find(m->members, node) : NULL;
+    if (!member || member->seen)
+        return;
+    for (unsigned i = 0; i < m->n_seen; i++)
+        if (m->seen[i] == node)
+            return;
+    if (m->n_seen < MAX_MEMBERS)
+        m->seen[m->n_seen++] = node;
+    if (!m->proposal_in_flight)
+        propose_seen(m);
+}
+
+/* ---- troubles ---- */
+
+static void tell(struct member_manager *m, enum member_trouble trouble, uint32_t node, bool raised,
+                 const char *text)
+{
+    m->o.on_trouble(m->o.user, trouble, node, raised, false, text);
+}
+
+static struct watched *watch(struct member_manager *m, uint32_t node)
+{
+    for (unsigned i = 0; i < m->n_watched; i++)
+        if (m->watched[i].node == node)
+            return &m->watched[i];
+    if (m->n_watched == MAX_MEMBERS)
+        return NULL;
+    m->watched[m->n_watched] = (struct watched){.node = node};
+    return &m->watched[m->n_watched++];
+}
+
+static bool lasts(uint64_t *since_ms, bool is_so, uint64_t now)
+{
+    if (!is_so)
+        *since_ms = 0;
+    else if (!*since_ms)
+        *since_ms = now;
+    return is_so && now - *since_ms >= DOWN_AFTER_MS;
+}
+
+static void check_member(struct member_manager *m, const struct member *member, uint64_t now)
+{
+    const struct replica_peer *peer = NULL;
+    for (unsigned i = 0; i < m->status.n_peers; i++)
+        if (m->status.peers[i].node == member->id)
+            peer = &m->status.peers[i];
+    struct watched *w = watch(m, member->id);
+    if (!w)
+        return;
+    char text[256];
+    bool down = lasts(&w->silent_since_ms, peer && !peer->connected, now);
+    bool behind = lasts(&w->behind_since_ms, !member->epoch && !member->witness, now);
+    snprintf(text, sizeof(text), "node %s (%s) does not answer", member->name, member->address);
+    if (down != w->down)
+        tell(m, MEMBER_TROUBLE_NODE_DOWN, member->id, down, text);
+    snprintf(text, sizeof(text), "the feature services of %s wait for replication", member->name);
+    if (behind && !w->behind)
+        tell(m, MEMBER_TROUBLE_CATCHING_UP, member->id, true, text);
+    w->down = down;
+    w->behind = behind;
+}
+
+static void check_troubles(struct member_manager *m, uint64_t now)
+{
+    bool two = m->status.n_voters == 2;
+    if (two != m->no_redundancy)
+        tell(m, MEMBER_TROUBLE_NO_REDUNDANCY, 0, two,
+             "two voters: the loss of either stops all writes; add a third node or a witness");
+    m->no_redundancy = two;
+    for (unsigned i = 0; i < m->members->n; i++)
+        if (m->members->list[i].seen && m->members->list[i].id != m->o.node_id)
+            check_member(m, &m->members->list[i], now);
+    for (unsigned i = 0; i < m->n_watched;) {
+        if (members_find(m->members, m->watched[i].node)) {
+            i++;
+            continue;
+        }
+        if (m->watched[i].down)
+            tell(m, MEMBER_TROUBLE_NODE_DOWN, m->watched[i].node, false, "");
+        if (m->watched[i].behind)
+            tell(m, MEMBER_TROUBLE_CATCHING_UP, m->watched[i].node, false, "");
+        m->watched[i] = m->watched[--m->n_watched];
+    }
+}
+
+/* The next leader finds out by itself; what is open stays open until it knows better. */
+static void forget_troubles(struct member_manager *m)
+{
+    if (m->no_redundancy)
+        m->o.on_trouble(m->o.user, MEMBER_TROUBLE_NO_REDUNDANCY, 0, false, true, "");
+    for (unsigned i = 0; i < m->n_watched; i++) {
+        if (m->watched[i].down)
+            m->o.on_trouble(m->o.user, MEMBER_TROUBLE_NODE_DOWN, m->watched[i].node, false, true, "");
+        if (m->watched[i].behind)
+            m->o.on_trouble(m->o.user, MEMBER_TROUBLE_CATCHING_UP, m->watched[i].node, false, true, "");
+    }
+    m->no_redundancy = false;
+    m->n_watched = 0;
+}
+
+/* A new leader does not know what the one before raised: everything that is well is told once. */
+static void tell_all_well(struct member_manager *m)
+{
+    if (m->status.n_voters != 2)
+        tell(m, MEMBER_TROUBLE_NO_REDUNDANCY, 0, false, "");
+    for (unsigned i = 0; i < m->status.n_peers; i++)
+        if (m->status.peers[i].connected)
+            tell(m, MEMBER_TROUBLE_NODE_DOWN, m->status.peers[i].node, false, "");
+    tell(m, MEMBER_TROUBLE_NODE_DOWN, m->o.node_id, false, "");
+}
+
+static void on_tick(struct timer *t)
+{
+    struct member_manager *m = container_of(t, struct member_manager, tick);
+    if (!m->members)
+        return;
+    replica_get_status(m->o.replica, &m->status);
+    uint64_t now = loop_now_ms(m->o.loop);
+    bool leads = m->status.role == REPLICA_LEADER;
+    if (m->n_seen && !m->proposal_in_flight)
+        propose_seen(m);
+    if (!leads) {
+        if (m->leads)
+            forget_troubles(m);
+        m->leads = false;
+        return;
+    }
+    if (!m->leads)
+        tell_all_well(m);
+    m->leads = true;
+    step_configuration(m, now);
+    if (!m->proposal_in_flight)
+        propose_expire(m);
+    check_troubles(m, now);
+}
+
+struct member_manager *member_manager_new(const struct member_manager_options *o)
+{
+    struct member_manager *m = mem_new(struct member_manager);
+    m->o = *o;
+    timer_init(&m->tick, o->loop, on_tick);
+    timer_start(&m->tick, TICK_MS, TICK_MS);
+    return m;
+}
+
+void member_manager_free(struct member_manager *m)
+{
+    if (!m)
+        return;
+    timer_stop(&m->tick);
+    m->freed = true;
+    m->members = NULL;
+    if (!m->n_pending)
+        mem_free(m);
+}
+
+void member_manager_set_members(struct member_manager *m, const struct members *members)
+{
+    m->members = members;
+}

@@ -1,0 +1,1 @@
+imp_unit_test(node_watcher LINK imp_node)
