@@ -58,13 +58,19 @@ static void curl_init(void)
 /* --- ends
  * ------------------------------------------------------------------------------------------------------ */
 
+static void defer_report(struct http_client *c)
+{
+    if (list_is_empty(&c->report.link))
+        loop_defer(c->loop, &c->report);
+}
+
 static void finish_close(struct http_client *c)
 {
     if (!c->is_closing || c->is_closed || c->n_watches || !list_is_empty(&c->calls) ||
         !list_is_empty(&c->ended))
         return;
     c->is_closed = true;
-    loop_defer(c->loop, &c->report);
+    defer_report(c);
 }
 
 static void client_free(struct http_client *c)
@@ -101,7 +107,7 @@ static void call_end(struct http_call *call, int code)
     call->code = code;
     list_remove(&call->link);
     list_append(&c->ended, &call->link);
-    loop_defer(c->loop, &c->report);
+    defer_report(c);
 }
 
 static void report(struct http_call *call)
@@ -338,7 +344,7 @@ void http_client_close(struct http_client *c, void (*on_closed)(void *user), voi
     c->on_closed_user = user;
     for (struct list *item; (item = list_first(&c->calls));)
         call_end(list_entry(item, struct http_call, link), ERR_CANCELED);
-    loop_defer(c->loop, &c->report);
+    defer_report(c);
 }
 
 /* --- calls

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 enum { EXIT_USAGE = 2 };
 
@@ -20,7 +21,7 @@ struct address {
 
 struct options {
     struct address axl, control;
-    bool with_control, plain;
+    bool with_control, plain, end_with_parent;
     unsigned n_users, n_without_im, n_other_cluster;
     const char *csv, *cert_out, *cert, *key, *domain, *queue, *versions, *release;
     const char *axl_user, *axl_password;
@@ -53,6 +54,7 @@ static const char usage[] =
     "  --change-cache N       changes kept for listChange (default 10000)\n"
     "  --queue-id TEXT        of the change queue (default: random)\n"
     "  --lock-after N         lock a user after N wrong passwords (default: never)\n"
+    "  --end-with-parent      end when the process that started it ends\n"
     "  --help                 this text\n"
     "\n";
 
@@ -101,6 +103,7 @@ enum {
     OPT_CHANGE_CACHE,
     OPT_QUEUE_ID,
     OPT_LOCK_AFTER,
+    OPT_END_WITH_PARENT,
     OPT_HELP,
 };
 
@@ -124,6 +127,7 @@ static const struct option long_options[] = {
     {"change-cache", required_argument, NULL, OPT_CHANGE_CACHE},
     {"queue-id", required_argument, NULL, OPT_QUEUE_ID},
     {"lock-after", required_argument, NULL, OPT_LOCK_AFTER},
+    {"end-with-parent", no_argument, NULL, OPT_END_WITH_PARENT},
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
 };
@@ -177,6 +181,9 @@ static int parse_option(struct options *o, int option, const char *text)
         return parse_address(&o->control, text);
     case OPT_HTTP:
         o->plain = true;
+        return 0;
+    case OPT_END_WITH_PARENT:
+        o->end_with_parent = true;
         return 0;
 #define TEXT_OPTION(id, member)                                                                              \
     case OPT_##id:                                                                                           \
@@ -338,6 +345,8 @@ int main(int argc, char **argv)
     sigaddset(&ends, SIGINT);
     pthread_sigmask(SIG_BLOCK, &ends, NULL);
     signal(SIGPIPE, SIG_IGN);
+    if (o.end_with_parent)
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
     sim_init(sim, &o);
     int code = load_users(sim, &o, &err);
     if (!code)
