@@ -19,8 +19,11 @@ enum {
     STREAM_IN_BYTES = 64 * 1024,     /* read by one recv, and the bound of one stream's share of a turn */
     STREAM_RECORD_BYTES = 16 * 1024, /* most plain text of a TLS record, RFC 8446 §5.1 */
     STREAM_WIRE_BYTES = 64 * 1024,   /* encrypted ahead of what the kernel takes */
-    STREAM_CLOSE_MS = 10 * 1000,     /* for the queue to go out after stream_close */
-    STREAM_LINGER_MS = 2 * 1000,     /* for the peer to close too, so that no RST overtakes our last bytes */
+    STREAM_HELLO_BYTES =
+        16 * 1024, /* most of a ClientHello; OpenSSL would reserve 128 KiB on the client's word */
+    STREAM_REPLY_BYTES = 16 * 1024, /* that TLS itself may answer while the peer reads nothing */
+    STREAM_CLOSE_MS = 10 * 1000,    /* for the queue to go out after stream_close */
+    STREAM_LINGER_MS = 2 * 1000,    /* for the peer to close too, so that no RST overtakes our last bytes */
 };
 
 enum stream_state {
@@ -78,8 +81,10 @@ struct stream {
     bool notified : 1;   /* our close_notify is in the queue */
     bool is_client : 1;  /* of TLS */
     uint16_t peer_port;
-    struct out_queue wire;  /* for the socket */
-    struct out_queue plain; /* to be encrypted */
+    uint8_t hello[9], n_hello; /* first bytes of a client's handshake */
+    unsigned replied;          /* bytes that reading TLS has put into the queue since that was last empty */
+    struct out_queue wire;     /* for the socket */
+    struct out_queue plain;    /* to be encrypted */
     size_t low, high;
     struct buf in;   /* encrypted input that was read but not wanted yet */
     struct buf back; /* plain input that was pushed back */

@@ -168,8 +168,10 @@ void stream_flush(struct stream *s)
             stream_tls_encrypt(s);
         if (s->state == STREAM_CLOSING && s->plain.n_bytes == 0)
             stream_tls_notify(s);
-        if (s->wire.n_bytes == 0)
+        if (s->wire.n_bytes == 0) {
+            s->replied = 0;
             break;
+        }
         if (pass == MAX_PASSES) {
             s->blocked = true; /* the others' turn; it goes on when the poll says so */
             break;

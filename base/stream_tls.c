@@ -56,6 +56,14 @@ BIO_METHOD *stream_tls_bio_method(void)
     return m;
 }
 
+/* Before each call, so that SSL_get_error reads no error of somebody else on this thread. Mostly there is
+ * none, and to see that is much cheaper than to clear the queue. */
+static void clear_errors(void)
+{
+    if (__builtin_expect(ERR_peek_error() != 0, 0))
+        ERR_clear_error();
+}
+
 static struct stream *stream_of(SSL *ssl)
 {
     return BIO_get_data(SSL_get_rbio(ssl));
@@ -91,9 +99,29 @@ static void fail_tls(struct stream *s, const char *what)
     stream_tls_free(s);
 }
 
+/* RFC 8446 §5.1 and §4: a record's header (type, version, length) and in it the one of the handshake message.
+ * A client that has said nothing yet gets no more memory than an honest one needs. */
+static bool is_hello_ok(struct stream *s)
+{
+    for (const uint8_t *p = s->rd; p < s->rd_end && s->n_hello < sizeof(s->hello); p++)
+        s->hello[s->n_hello++] = *p;
+    const uint8_t *h = s->hello;
+    if (s->n_hello < sizeof(s->hello))
+        return true;
+    unsigned record = (unsigned)h[3] << 8 | h[4];
+    unsigned message = (unsigned)h[6] << 16 | (unsigned)h[7] << 8 | h[8];
+    return h[0] == SSL3_RT_HANDSHAKE && record >= 4 && record <= STREAM_RECORD_BYTES &&
+           h[5] == SSL3_MT_CLIENT_HELLO && message <= STREAM_HELLO_BYTES;
+}
+
 static void handshake(struct stream *s)
 {
-    ERR_clear_error();
+    if (!s->is_client && s->n_hello < sizeof(s->hello) && !is_hello_ok(s)) {
+        stream_fail(s, ERR_TLS, "TLS handshake: no acceptable ClientHello");
+        return;
+    }
+
+    clear_errors();
     int rc = SSL_do_handshake(s->ssl);
     if (rc == 1) {
         metrics_add(s->metrics, METRIC_TLS_HANDSHAKES, 1);
@@ -119,7 +147,7 @@ static void start(struct stream *s, struct tls_ctx *ctx, unsigned timeout_ms)
     s->state = STREAM_HANDSHAKE;
     s->timeout_ms = timeout_ms;
     timer_start(&s->timer, timeout_ms, 0);
-    ERR_clear_error();
+    clear_errors();
     BIO *bio = BIO_new(ctx->bio);
     s->ssl = SSL_new(ctx->ssl);
     if (!bio || !s->ssl) {
@@ -194,9 +222,16 @@ void stream_start_tls_client(struct stream *s, struct tls_ctx *ctx, const char *
 /* One record's text to the owner; false when there is no more. */
 static bool read_record(struct stream *s)
 {
-    size_t n = 0;
-    ERR_clear_error();
+    size_t n = 0, queued = s->wire.n_bytes;
+    clear_errors();
     int rc = SSL_read_ex(s->ssl, s->hub->plain, sizeof(s->hub->plain), &n);
+    /* Each KeyUpdate asks for an answer (RFC 8446 §4.6.3): a peer that sends them and reads nothing must not
+     * fill our memory. */
+    s->replied += (unsigned)(s->wire.n_bytes - queued);
+    if (s->replied > STREAM_REPLY_BYTES) {
+        stream_fail(s, ERR_TLS, "TLS: the peer makes us answer and does not read");
+        return false;
+    }
     if (rc == 1) {
         stream_give_data(s, s->hub->plain, n);
         return true;
@@ -236,6 +271,8 @@ void stream_tls_pump(struct stream *s)
                 break;
         } else if (!read_record(s)) {
             break;
+        } else if (s->rd == s->rd_end && s->ssl && !SSL_has_pending(s->ssl)) {
+            break; /* spares the call that would say so */
         }
     }
     set_aside(s);
@@ -248,7 +285,7 @@ void stream_tls_encrypt(struct stream *s)
     while (s->plain.first && s->wire.n_bytes < STREAM_WIRE_BYTES) {
         const struct chunk *c = s->plain.first;
         size_t n = 0;
-        ERR_clear_error();
+        clear_errors();
         if (SSL_write_ex(s->ssl, out_bytes(c), c->n, &n) != 1) {
             char reason[160];
             tls_error_text(reason, sizeof(reason), "write refused");
@@ -264,10 +301,10 @@ void stream_tls_notify(struct stream *s)
     if (!s->ssl || s->notified)
         return;
     s->notified = true;
-    ERR_clear_error();
+    clear_errors();
     if (SSL_is_init_finished(s->ssl))
         SSL_shutdown(s->ssl);
-    ERR_clear_error();
+    clear_errors();
 }
 
 void stream_tls_free(struct stream *s)
@@ -341,7 +378,7 @@ void stream_tls_peer(const struct stream *s, struct tls_peer *out)
         (SSL_get_verify_mode(s->ssl) & SSL_VERIFY_PEER) && SSL_get_verify_result(s->ssl) == X509_V_OK;
     if (out->verified)
         note_names(out, leaf);
-    ERR_clear_error();
+    clear_errors();
 }
 
 /* RFC 5929 §4.1: the hash of the server's certificate by the hash function of its signature, SHA-256 instead
@@ -386,6 +423,6 @@ int stream_tls_binding(const struct stream *s, enum tls_binding type, uint8_t *o
     if (!stream_is_tls(s))
         return ERR_UNSUPPORTED;
     int rc = type == TLS_BIND_EXPORTER ? exporter(s, out, n_bytes) : server_end_point(s, out, n_bytes);
-    ERR_clear_error();
+    clear_errors();
     return rc;
 }

@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { MAX_CHAIN_BYTES = 32 * 1024 }; /* of the peer's certificates */
+
 /* RFC 7525/9325: forward secrecy and AEAD only. */
 static const char tls12_ciphers[] = "ECDHE+AESGCM:ECDHE+CHACHA20";
 static const char groups[] = "X25519:P-256:P-384";
@@ -122,6 +124,7 @@ static int set_protocol(struct tls_ctx *ctx, const struct tls_options *o, struct
                                  SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA |
                                  SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_max_cert_list(ssl, MAX_CHAIN_BYTES);
     /* Tickets hold the state at the client. A context that verifies its peers does so at every connection. */
     SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
     if (o->server && o->ca_pem) {

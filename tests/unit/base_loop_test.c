@@ -335,6 +335,39 @@ static void a_turn_ends_with_deferred_work_then_hooks(void **state)
     loop_free(t.loop);
 }
 
+struct endless {
+    struct deferred d;
+    struct loop *loop;
+    struct timer timer;
+    unsigned n;
+};
+static void again(struct deferred *d)
+{
+    struct endless *e = container_of(d, struct endless, d);
+    e->n++;
+    loop_defer(e->loop, d);
+}
+static void stop_endless(struct timer *t)
+{
+    struct endless *e = container_of(t, struct endless, timer);
+    loop_cancel_deferred(&e->d);
+    loop_stop(e->loop);
+}
+
+/* Work that defers itself again and again neither stops the loop from looking at timers nor waits for one. */
+static void endless_deferred_work_starves_nobody(void **state)
+{
+    struct endless e = {.d = {.fn = again}};
+    list_init(&e.d.link);
+    assert_int_equal(loop_new(&e.loop, "endless", NULL), 0);
+    timer_init(&e.timer, e.loop, stop_endless);
+    timer_start(&e.timer, 50, 0);
+    loop_defer(e.loop, &e.d);
+    loop_run(e.loop);
+    assert_true(e.n > 1000);
+    loop_free(e.loop);
+}
+
 struct job {
     struct work work;
     struct loop *loop;
@@ -380,6 +413,7 @@ int main(void)
         cmocka_unit_test(timers_fire_in_order),
         cmocka_unit_test(heap_survives_random_use),
         cmocka_unit_test(a_turn_ends_with_deferred_work_then_hooks),
+        cmocka_unit_test(endless_deferred_work_starves_nobody),
         cmocka_unit_test(work_runs_elsewhere_and_ends_on_the_loop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,12 +2,16 @@
 #include "base/clock.h"
 #include "stream_fixture.h"
 #include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <uv.h>
 
 static void echo(struct end *e, const uint8_t *data, size_t n_bytes)
 {
@@ -255,7 +259,76 @@ static void last_words_before_a_reset(void **state)
     f->client.n_close = 1;
     run_until(f, both_closed);
     assert_int_equal(f->server.code, ERR_IO);
+    assert_string_equal(f->server.got.data ? f->server.got.data : "", "bye");
     f->client.s = NULL;
+    fixture_free(f);
+}
+
+static int raw_connect(struct fixture *f)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)listener_port(f->listener)),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    return fd;
+}
+static bool accepted(struct fixture *f)
+{
+    return f->server.s;
+}
+static bool server_closed(struct fixture *f)
+{
+    return f->server.n_close;
+}
+
+/* The peer reads everything, and never closes: the stream does not wait for that for ever. */
+static void close_waits_for_the_peer_only_so_long(void **state)
+{
+    struct fixture *f = fixture_new();
+    int fd = raw_connect(f);
+    run_until(f, accepted);
+    uint64_t from = clock_monotonic_ms();
+    stream_write(f->server.s, "bye", 3);
+    stream_close(f->server.s);
+    stream_close(f->server.s);
+    stream_write(f->server.s, "no more", 7);
+    run_until(f, server_closed);
+    assert_true(clock_monotonic_ms() - from >= 1900);
+    char text[16];
+    assert_int_equal(recv(fd, text, sizeof(text), 0), 3);
+    assert_int_equal(recv(fd, text, sizeof(text), 0), 0);
+    close(fd);
+    fixture_free(f);
+}
+
+/* With no descriptor left, a connection is refused at once, and the next one is served when there are some
+ * again. */
+static void out_of_descriptors(void **state)
+{
+    struct fixture *f = fixture_new();
+    struct rlimit before, none;
+    getrlimit(RLIMIT_NOFILE, &before);
+    int fd = raw_connect(f), probe = dup(fd);
+    close(probe);
+    none = before;
+    none.rlim_cur = (rlim_t)probe; /* the lowest free one */
+    setrlimit(RLIMIT_NOFILE, &none);
+    struct timeval wait = {10, 0};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+    f->client.s = NULL;
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    for (int i = 0; i < 1000 && poll(&p, 1, 0) == 0; i++)
+        uv_run(loop_uv(f->loop), UV_RUN_NOWAIT);
+    char c;
+    assert_true(recv(fd, &c, 1, MSG_DONTWAIT) == 0 || errno == ECONNRESET);
+    assert_null(f->server.s);
+    setrlimit(RLIMIT_NOFILE, &before);
+    close(fd);
+    fd = raw_connect(f);
+    run_until(f, accepted);
+    close(fd);
+    run_until(f, server_closed);
     fixture_free(f);
 }
 
@@ -391,6 +464,8 @@ int main(void)
         cmocka_unit_test(connect_times_out),
         cmocka_unit_test(half_close),
         cmocka_unit_test(last_words_before_a_reset),
+        cmocka_unit_test(close_waits_for_the_peer_only_so_long),
+        cmocka_unit_test(out_of_descriptors),
         cmocka_unit_test(pushed_back_bytes_come_first),
         cmocka_unit_test(loop_free_ends_its_streams),
         cmocka_unit_test(listener_errors),

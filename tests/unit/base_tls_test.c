@@ -214,6 +214,58 @@ static void half_a_handshake_times_out(void **state)
     fixture_free(f);
 }
 
+static void assert_hello_refused(struct fixture *f, const char *bytes, size_t n)
+{
+    f->server = (struct end){0};
+    int fd = raw_connect(f);
+    run_until(f, accepted);
+    stream_start_tls_server(f->server.s, f->sni, 5000);
+    for (size_t i = 0; i < n; i++) /* in segments of one byte */
+        assert_int_equal(send(fd, bytes + i, 1, MSG_NOSIGNAL), 1);
+    run_until(f, server_closed);
+    assert_int_equal(f->server.code, ERR_TLS);
+    close(fd);
+}
+
+/* A client hello that claims to be huge, and what is none, end the connection at the header. */
+static void bad_client_hello(void **state)
+{
+    struct fixture *f = fixture_new();
+    make_contexts(f, false, false);
+    assert_hello_refused(f, "\x16\x03\x01\x40\x00\x01\x01\xff\xff", 9);
+    assert_hello_refused(f, "\x16\x03\x01\x40\x00\x02\x00\x01\x00", 9);
+    assert_hello_refused(f, "\x16\x03\x01\x00\x01\x01\x16\x03\x01", 9);
+    assert_hello_refused(f, "GET / HTTP/1.1", 14);
+    fixture_free(f);
+}
+
+/* Key updates that want an answer, from a peer that does not read. */
+static void flood_of_key_updates(void **state)
+{
+    struct fixture *f = fixture_new();
+    make_contexts(f, true, false);
+    connect_pair(f);
+    start_tls(f, NULL);
+    /* What the server would have to send first fills the kernel's buffers and its queue. */
+    stream_pause(f->client.s);
+    struct blob *b = blob_new(NULL, 32 << 20);
+    memset(b->data, 0, b->n);
+    stream_write_blob(f->server.s, b, 0);
+    blob_unref(b);
+    SSL *ssl = f->client.s->ssl;
+    for (unsigned i = 0; i < 20000 && f->server.s; i++) {
+        assert_int_equal(SSL_key_update(ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+        stream_write(f->client.s, "x", 1);
+        stream_flush(f->client.s);
+    }
+    run_until(f, server_closed);
+    assert_int_equal(f->server.code, ERR_TLS);
+    assert_non_null(strstr(f->server.detail, "does not read"));
+    stream_abort(f->client.s);
+    run_until(f, both_closed);
+    fixture_free(f);
+}
+
 static void tls12(void **state)
 {
     struct fixture *f = fixture_new();
@@ -593,6 +645,8 @@ int main(void)
         cmocka_unit_test(clear_bytes_behind_starttls),
         cmocka_unit_test(clear_bytes_after_starttls),
         cmocka_unit_test(half_a_handshake_times_out),
+        cmocka_unit_test(bad_client_hello),
+        cmocka_unit_test(flood_of_key_updates),
         cmocka_unit_test(wrong_ca_is_refused),
         cmocka_unit_test(names_of_the_peer),
         cmocka_unit_test(certificate_by_server_name),
