@@ -23,26 +23,49 @@ static struct letter *take_mail(struct loop *l)
     return in_order;
 }
 
-static void on_wakeup(uv_async_t *handle)
+static void deliver_mail(struct loop *l)
 {
-    struct loop *l = handle->data;
     for (struct letter *letter = take_mail(l), *next; letter; letter = next) {
         next = letter->next;
         letter->deliver(letter);
     }
+}
+
+static void on_wakeup(uv_async_t *handle)
+{
+    struct loop *l = handle->data;
     if (atomic_load_explicit(&l->stopping, memory_order_acquire))
         uv_stop(&l->uv);
 }
 
+static void on_check(uv_check_t *handle)
+{
+    struct loop *l = handle->data;
+    atomic_store_explicit(&l->asleep, false, memory_order_relaxed);
+    deliver_mail(l);
+}
+
+/* The sender writes the mailbox and then reads asleep, the loop writes asleep and then reads the mailbox, all
+ * four sequentially consistent: at least one of them sees the other, so no letter waits in front of a
+ * sleeping loop. */
 void loop_post(struct loop *l, struct letter *letter)
 {
     struct letter *head = atomic_load_explicit(&l->mailbox, memory_order_relaxed);
     do
         letter->next = head;
-    while (!atomic_compare_exchange_weak_explicit(&l->mailbox, &head, letter, memory_order_release,
-                                                  memory_order_relaxed));
-    if (!head)
+    while (!atomic_compare_exchange_weak(&l->mailbox, &head, letter));
+    if (!head && atomic_load(&l->asleep))
         uv_async_send(&l->wakeup);
+}
+
+/* May the loop sleep? If so, whoever posts from here on wakes it. */
+static bool fall_asleep(struct loop *l)
+{
+    atomic_store(&l->asleep, true);
+    if (!atomic_load(&l->mailbox))
+        return true;
+    atomic_store_explicit(&l->asleep, false, memory_order_relaxed);
+    return false;
 }
 
 static void run_deferred(struct loop *l)
@@ -97,7 +120,7 @@ static void on_again(uv_idle_t *handle)
 static void on_prepare(uv_prepare_t *handle)
 {
     struct loop *l = handle->data;
-    if (settle(l))
+    if (settle(l) && fall_asleep(l))
         uv_idle_stop(&l->again);
     else
         uv_idle_start(&l->again, on_again);
@@ -120,10 +143,13 @@ int loop_new(struct loop **out, const char *name, struct log *log)
         return ERR_SYSTEM;
     }
     uv_prepare_init(&l->uv, &l->prepare);
+    uv_check_init(&l->uv, &l->check);
     uv_idle_init(&l->uv, &l->again);
     uv_timer_init(&l->uv, &l->clock);
-    l->wakeup.data = l->prepare.data = l->again.data = l->clock.data = l;
+    l->wakeup.data = l->prepare.data = l->check.data = l->again.data = l->clock.data = l;
     uv_prepare_start(&l->prepare, on_prepare);
+    uv_check_start(&l->check, on_check);
+    atomic_init(&l->asleep, true);
     l->log = log;
     snprintf(l->name, sizeof(l->name), "%s", name);
     list_init(&l->hooks);
@@ -156,6 +182,7 @@ void loop_free(struct loop *l)
     }
     uv_close((uv_handle_t *)&l->wakeup, NULL);
     uv_close((uv_handle_t *)&l->prepare, NULL);
+    uv_close((uv_handle_t *)&l->check, NULL);
     uv_close((uv_handle_t *)&l->again, NULL);
     uv_close((uv_handle_t *)&l->clock, NULL);
     /* Ends when the pool has done its work for this loop and every handle is closed. */
@@ -177,6 +204,7 @@ void loop_run(struct loop *l)
     while (!atomic_load_explicit(&l->stopping, memory_order_acquire))
         uv_run(&l->uv, UV_RUN_DEFAULT);
     settle(l); /* the last turn's, too */
+    atomic_store(&l->asleep, true);
     atomic_store(&l->stopping, false);
     atomic_store_explicit(&l->running, false, memory_order_release);
 }

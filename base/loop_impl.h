@@ -13,7 +13,8 @@ struct loop {
     uv_loop_t uv;
     uv_async_t wakeup;
     uv_prepare_t prepare;
-    uv_idle_t again; /* runs while a turn left work over, so that poll does not sleep */
+    uv_check_t check; /* after the poll */
+    uv_idle_t again;  /* runs while a turn left work over, so that poll does not sleep */
     uv_timer_t clock;
     struct log *log;
     char name[16];
@@ -23,9 +24,11 @@ struct loop {
     _Atomic bool running, stopping;
     _Atomic(pthread_t) owner; /* valid while running */
 
-    /* A stack that senders push to; the loop takes it as a whole and turns it over. Whoever finds it empty
-     * wakes the loop. Its own cache line, since all senders write to it. */
+    /* A stack that senders push to; the loop takes it as a whole, after each poll, and turns it over. Who
+     * finds it empty and the loop asleep wakes the loop. On a cache line of its own, since all senders write
+     * to it. */
     _Alignas(64) _Atomic(struct letter *) mailbox;
+    _Atomic bool asleep; /* or about to be; true before it runs */
     _Alignas(64) struct list hooks;
     struct list deferred;
 

@@ -67,6 +67,7 @@ void stream_set_metrics(struct stream *s, struct metrics *m);
  * along. Not during a handshake. If the other loop ends first, on_close(ERR_CANCELED) comes from its
  * loop_free instead of arrived. */
 void stream_move(struct stream *s, struct loop *to, void (*arrived)(void *user));
+/* EVENTS NULL: nobody listens any more; input is thrown away and the stream ends by itself. */
 void stream_set_handler(struct stream *s, const struct stream_events *events, void *user);
 
 bool stream_is_tls(const struct stream *s);
@@ -82,13 +83,14 @@ struct loop *stream_loop(const struct stream *s);
 
 struct listener;
 /* ADDRESS: numeric, "" = any. reuse_port: several loops listen on one port, the kernel spreads connections.
- * on_accept owns fd. Backlog 4096. */
+ * on_accept owns fd, which is non-blocking and close-on-exec. Backlog 4096. ERR_EXISTS: in use, ERR_UNAVAILABLE: no
+ * address of this machine, ERR_DENIED, ERR_INVALID, ERR_SYSTEM. Out of descriptors, connections are refused at once. */
 int listener_open(struct listener **out, struct loop *l, const char *address, unsigned port, bool reuse_port,
                   void (*on_accept)(void *user, int fd), void *user, struct err_ctx *err);
 /* A unix socket; mode as chmod; an existing stale socket is replaced. */
 int listener_open_unix(struct listener **out, struct loop *l, const char *path, unsigned mode,
                        void (*on_accept)(void *user, int fd), void *user, struct err_ctx *err);
 unsigned listener_port(const struct listener *x);
-void listener_close(struct listener *x); /* at once; may be NULL */
+void listener_close(struct listener *x); /* at once, and before loop_free; may be NULL */
 
 #endif
