@@ -27,8 +27,8 @@ struct uv_loop_s *loop_uv(struct loop *l);
 struct log *loop_log(struct loop *l);
 
 /* Mailbox. A letter is embedded in the sender's heap struct and belongs to the loop once posted. Letters of one
- * sender are delivered in order, after the turn's input, with at most one wake-up per turn. discard (may be NULL) is called instead of deliver if
- * the loop ends first. */
+ * sender are delivered in order, after the turn's input, with at most one wake-up per turn. discard (may be NULL)
+ * is called instead of deliver if the loop ends first. */
 struct letter {
     struct letter *next;
     void (*deliver)(struct letter *letter);
