@@ -42,7 +42,8 @@ enum driver_guard {
     DRIVER_GUARD_OLD_TERM_ANSWER = 1 << 11, /* 13: the answer to an older term */
     DRIVER_GUARD_INSTALL_TWICE = 1 << 12,   /* 14: InstallSnapshot during an install */
     DRIVER_GUARD_SPREAD_COMMIT = 1 << 13,   /* empty AppendEntries that spread the commit index at once */
-    DRIVER_GUARD_ALL = (1 << 14) - 1,
+    DRIVER_GUARD_ANSWERS = 1 << 14,         /* members answer before the membership is changed */
+    DRIVER_GUARD_ALL = (1 << 15) - 1,
 };
 
 struct driver_timing {

@@ -118,6 +118,7 @@ void rlog_read(struct rlog *l, struct rlog_read *r);
  * completes it, then does one waiting read and prepares a spare segment. */
 bool rlog_write_begin(struct rlog *l);
 void rlog_write_finish(struct rlog *l);
+bool rlog_has_work(struct rlog *l);
 
 struct rlog_stats {
     uint64_t n_batches, n_records, n_bytes, n_syncs, n_reads, n_segments_without_spare;

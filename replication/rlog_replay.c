@@ -15,6 +15,7 @@ struct replay {
     struct deque numbers; /* uint32_t, of the segment files */
     bool has_salt;        /* a batch was seen */
     bool has_first;       /* a record was seen that says where the log begins */
+    bool is_last;         /* the segment is */
     bool is_ended;        /* behind the last good batch: no other may follow */
     char *data;           /* of one segment */
     size_t n;
@@ -167,9 +168,13 @@ static int replay_segment(struct replay *p, uint32_t number, struct disk_file *f
 {
     struct rlog *l = p->l;
     struct rlog_writer *w = &l->writer;
-    int rc = l->config.disk->ops->read(f, 0, p->data, l->config.segment_bytes, &p->n);
+    struct disk *disk = l->config.disk;
+    int rc = disk->ops->read(f, 0, p->data, l->config.segment_bytes, &p->n);
     if (rc)
         return err_set(p->err, rc, "cannot read log segment %016x.log", number);
+    /* What lies behind the end of the file reads as zeros. */
+    memset(p->data + p->n, 0, l->config.segment_bytes - p->n);
+    p->n = l->config.segment_bytes;
     size_t at = 0;
     struct rlog_batch b;
     while (!p->is_ended && at < p->n && rlog_format_read_batch(&b, p->data + at, p->n - at) &&
@@ -182,8 +187,6 @@ static int replay_segment(struct replay *p, uint32_t number, struct disk_file *f
             return rc;
         at += rlog_format_batch_bytes(b.n_bytes);
     }
-    if (at > p->n)
-        at = p->n;
     if (!p->is_ended && at > 0) {
         w->offset = (uint32_t)at;
         l->newest = (struct rlog_position){number, (uint32_t)at};
@@ -195,6 +198,10 @@ static int replay_segment(struct replay *p, uint32_t number, struct disk_file *f
     if (at == 0 || !is_zero_from(p, at))
         p->is_ended = true;
     rc = wipe(p, f, at);
+    /* A process that died alone has left what it wrote to the kernel, and nobody has synced it: from here on
+     * it counts as durable. */
+    if (!rc && p->is_last)
+        rc = disk->ops->sync(f);
     return rc ? err_set(p->err, rc, "cannot cut the torn end of log segment %016x.log off: %s", number,
                         err_text(rc))
               : 0;
@@ -206,18 +213,16 @@ static int drop_empty_segments(struct replay *p)
     struct rlog *l = p->l;
     struct rlog_writer *w = &l->writer;
     struct disk *disk = l->config.disk;
-    bool is_any = false;
     for (struct rlog_segment *s; (s = deque_last(&w->segments)) && s->number > l->newest.segment;) {
         char name[32];
         rlog_segment_name(name, s->number);
         disk->ops->close(s->file);
         deque_drop_back(&w->segments, 1);
-        is_any = true;
         int rc = disk->ops->unlink(disk, name);
         if (rc)
             return err_set(p->err, rc, "cannot remove %s: %s", name, err_text(rc));
     }
-    int rc = is_any ? disk->ops->sync_names(disk) : 0;
+    int rc = disk->ops->sync_names(disk); /* of the earlier life, too */
     return rc ? err_set(p->err, rc, "cannot sync the log directory: %s", err_text(rc)) : 0;
 }
 
@@ -234,6 +239,7 @@ static int replay_all(struct replay *p)
         if (rc)
             return err_set(p->err, rc, "cannot open log segment %s: %s", name, err_text(rc));
         *(struct rlog_segment *)deque_push(&l->writer.segments) = s;
+        p->is_last = i + 2 >= p->numbers.n; /* the last may be new and empty */
         rc = replay_segment(p, s.number, s.file);
     }
     if (rc)

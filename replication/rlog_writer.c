@@ -109,6 +109,14 @@ void rlog_writer_queue_read(struct rlog *l, struct rlog_read *r)
     tell_work(l);
 }
 
+bool rlog_has_work(struct rlog *l)
+{
+    pthread_mutex_lock(&l->lock);
+    bool has_work = (l->queue || l->read_queue || l->writer.taken) && !l->failed;
+    pthread_mutex_unlock(&l->lock);
+    return has_work;
+}
+
 int rlog_sync(struct rlog *l)
 {
     pthread_mutex_lock(&l->lock);

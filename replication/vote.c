@@ -35,6 +35,14 @@ int vote_open(struct vote *v, struct disk *disk, struct err_ctx *err)
         return 0;
     if (rc)
         return err_set(err, rc, "cannot open the file %s: %s", file_name, err_text(rc));
+    /* A process that died alone may have written without a sync; what we read must not be lost afterwards. */
+    rc = disk->ops->sync(v->file);
+    if (!rc)
+        rc = disk->ops->sync_names(disk);
+    if (rc) {
+        vote_close(v);
+        return err_set(err, rc, "cannot sync the file %s: %s", file_name, err_text(rc));
+    }
     bool is_written = false;
     for (unsigned i = 0; i < N_SLOTS; i++) {
         uint8_t bytes[SLOT_BYTES] = {0};
