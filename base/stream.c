@@ -27,21 +27,19 @@ static void hub_flush(struct stream_hub *hub)
     }
 }
 
-static void give_close(struct stream *s);
-
 static void hub_free(struct stream_hub *hub)
 {
     for (struct list *item; (item = list_first(&hub->all));) {
         struct stream *s = list_entry(item, struct stream, link);
         stream_abort(s);
         loop_cancel_deferred(&s->deferred);
-        give_close(s);
+        stream_give_close(s);
     }
     stream_hub_trim(hub);
     mem_free(hub);
 }
 
-static struct stream_hub *hub_of(struct loop *l)
+struct stream_hub *stream_hub_of(struct loop *l)
 {
     if (l->streams)
         return l->streams;
@@ -247,7 +245,7 @@ void stream_on_end(struct stream *s, const char *detail)
 }
 
 /* The last event; the stream is gone after it. */
-static void give_close(struct stream *s)
+void stream_give_close(struct stream *s)
 {
     metrics_add(s->metrics, METRIC_STREAMS_OPEN, -1);
     list_remove(&s->link);
@@ -264,19 +262,17 @@ static bool takes_drain(const struct stream *s)
     return s->state <= STREAM_HANDSHAKE && s->events && s->events->on_drain;
 }
 
-static void depart(struct stream *s);
-
 static void on_deferred(struct deferred *d)
 {
     struct stream *s = container_of(d, struct stream, deferred);
     unsigned todo = s->todo;
     if (todo & TODO_MOVE) {
-        depart(s);
+        stream_depart(s);
         return;
     }
     s->todo = 0;
     if (todo & TODO_CLOSE) {
-        give_close(s);
+        stream_give_close(s);
         return;
     }
     if ((todo & TODO_DRAIN) && takes_drain(s))
@@ -409,7 +405,7 @@ struct stream *stream_make(struct loop *l, const struct stream_events *events, v
     assert(loop_is_current(l));
     struct stream *s = mem_new(struct stream);
     s->loop = l;
-    s->hub = hub_of(l);
+    s->hub = stream_hub_of(l);
     s->events = events;
     s->user = user;
     s->fd = -1;
@@ -502,83 +498,6 @@ void stream_push_back(struct stream *s, const void *data, size_t n_bytes)
     buf_add(&s->back, data, n_bytes);
     s->held = true;
     stream_update_poll(s);
-}
-
-/* --- the move --- */
-
-struct move {
-    struct letter letter;
-    struct stream *stream;
-    struct loop *to;
-    void (*arrived)(void *user);
-};
-
-static void on_arrive(struct letter *letter)
-{
-    struct move *m = container_of(letter, struct move, letter);
-    struct stream *s = m->stream;
-    void (*arrived)(void *user) = m->arrived;
-    s->loop = m->to;
-    s->hub = hub_of(s->loop);
-    s->timer.loop = s->loop;
-    mem_free(m);
-    list_append(&s->hub->all, &s->link);
-    s->moving = s->held = s->blocked = false;
-    if (s->fd >= 0 && stream_attach(s, s->fd) != ERR_OK)
-        stream_fail(s, ERR_IO, "the socket cannot be polled");
-    if (s->state == STREAM_CLOSING || s->state == STREAM_LINGER)
-        timer_start(&s->timer, STREAM_CLOSE_MS, 0);
-    arrived(s->user);
-    /* If arrived() has moved it on or closed it, that waits for the end of the turn like any other time. */
-    if (s->todo)
-        stream_todo(s, 0);
-    if (s->state == STREAM_CLOSED)
-        return;
-    stream_todo(s, TODO_PUMP);
-    stream_mark_dirty(s);
-    stream_update_poll(s);
-}
-
-static void on_lost(struct letter *letter)
-{
-    struct move *m = container_of(letter, struct move, letter);
-    struct stream *s = m->stream;
-    s->loop = m->to; /* which is being freed: told now, not later */
-    mem_free(m);
-    stream_abort(s);
-    loop_cancel_deferred(&s->deferred);
-    give_close(s);
-}
-
-static void depart(struct stream *s)
-{
-    struct move *m = s->move;
-    s->move = NULL;
-    s->todo &= TODO_CLOSE; /* of a stream that is closed already: told over there */
-    timer_stop(&s->timer);
-    stream_detach(s);
-    list_remove(&s->dirty);
-    list_remove(&s->link);
-    s->hub = NULL;
-    s->loop = NULL;
-    loop_post(m->to, &m->letter);
-}
-
-void stream_move(struct stream *s, struct loop *to, void (*arrived)(void *user))
-{
-    assert(loop_is_current(s->loop));
-    assert(!s->moving && s->state != STREAM_RESOLVING && s->state != STREAM_CONNECTING &&
-           s->state != STREAM_HANDSHAKE);
-    struct move *m = mem_new(struct move);
-    m->letter.deliver = on_arrive;
-    m->letter.discard = on_lost;
-    m->stream = s;
-    m->to = to;
-    m->arrived = arrived;
-    s->move = m;
-    s->moving = true;
-    stream_update_poll(s);
-    stream_todo(s, TODO_MOVE);
 }
 
 /* --- questions --- */

@@ -121,6 +121,12 @@ void stream_fail(struct stream *s, int code, const char *format, ...) __attribut
 void stream_broken(struct stream *s, int error);
 bool stream_can_read(const struct stream *s);
 
+struct stream_hub *stream_hub_of(struct loop *l); /* made when it is missing */
+void stream_give_close(struct stream *s);         /* the last event; frees the stream */
+
+/* stream_move.c */
+void stream_depart(struct stream *s);
+
 /* stream_out.c */
 void out_add(struct stream_hub *hub, struct out_queue *q, const void *data, size_t n_bytes);
 void out_add_blob(struct stream_hub *hub, struct out_queue *q, struct blob *b, size_t from);
