@@ -39,10 +39,12 @@ struct c2s_login {
 struct c2s_login *c2s_login_new(void);
 void c2s_login_free(struct c2s_login *login); /* may be NULL */
 
-/* Called by the edge on its shard right after <success/> was written, also from inside the parser's
- * on_stanza. Takes the stream, the parser and the login; the edge must not touch them again and gets no event
- * from them any more. PARSER stands between elements, restarted for the new stream header; bytes that follow
- * in the same read stay in it. */
+/* Called by the edge on its shard right after <success/> was written, outside of any event of the parser (but
+ * maybe inside the stream's on_data). Takes the stream, the parser and the login; the edge must not touch
+ * them again and gets no event from them any more. PARSER is paused and restarted for the new stream header:
+ * set its handlers with xml_stream_set_events, then xml_stream_resume parses the bytes that came in after the
+ * element, if any. Its limits are those for sessions already. Reading of STREAM is paused, too
+ * (stream_resume). */
 void c2s_hand_over(struct shard *at, struct stream *stream, struct xml_stream *parser,
                    struct c2s_login *login);
 

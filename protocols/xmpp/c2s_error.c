@@ -1,0 +1,42 @@
+#include "protocols/xmpp/c2s.h"
+
+#include <string.h>
+
+void c2s_stream_error(struct buf *out, const char *condition, const char *text)
+{
+    bool has_content = strcmp(condition, "see-other-host") == 0;
+    buf_adds(out, "<stream:error><");
+    buf_adds(out, condition);
+    buf_adds(out, " xmlns='urn:ietf:params:xml:ns:xmpp-streams'");
+    if (has_content && text) {
+        buf_addc(out, '>');
+        xml_escape(out, text, strlen(text));
+        buf_adds(out, "</see-other-host>");
+    } else {
+        buf_adds(out, "/>");
+        if (text) {
+            buf_adds(out, "<text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='en'>");
+            xml_escape(out, text, strlen(text));
+            buf_adds(out, "</text>");
+        }
+    }
+    buf_adds(out, "</stream:error></stream:stream>");
+}
+
+const char *c2s_xml_error_condition(enum xml_error error)
+{
+    switch (error) {
+    case XML_RESTRICTED:
+        return "restricted-xml"; /* RFC 6120 §11.1 */
+    case XML_BAD_ENCODING:
+        return "unsupported-encoding"; /* §11.6 */
+    case XML_TOO_BIG:
+        return "policy-violation"; /* §4.9.3.14 */
+    case XML_BAD_NAMESPACE:
+        return "bad-namespace-prefix"; /* §4.9.3.2 */
+    case XML_OK:
+    case XML_NOT_WELL_FORMED:
+        break;
+    }
+    return "not-well-formed";
+}
