@@ -33,7 +33,7 @@ static struct sim_node *leader_or_any(struct sim *s)
 static int submit(struct sim_node *n, unsigned n_commands)
 {
     struct sim *s = n->s;
-    struct blob *payloads[4];
+    struct blob *payloads[4] = {0};
     for (unsigned i = 0; i < n_commands; i++) {
         unsigned pad = sim_draw(s, 8) ? sim_draw(s, 24) : sim_draw(s, 700);
         payloads[i] = blob_new(NULL, 8 + pad);
