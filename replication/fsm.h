@@ -24,8 +24,12 @@ struct fsm_result {
 enum fsm_subscribe_flag {
     FSM_SUB_ROUTE = 1,           /* hand the stanza on to the contact's sessions */
     FSM_SUB_AUTO_SUBSCRIBED = 2, /* answer "subscribed" on the contact's behalf (RFC 6121 §3.1.3, §3.4) */
-    FSM_SUB_GRANTED = 4,         /* FROM now sees TO's presence (send current presence) */
-    FSM_SUB_REVOKED = 8,         /* one side may no longer see the other (send unavailable) */
+    /* One side now sees the other, which sends its current presence: after SUBSCRIBED, TO sees FROM; after SUBSCRIBE
+     * (with AUTO_SUBSCRIBED), FROM sees TO. */
+    FSM_SUB_GRANTED = 4,
+    /* One side no longer sees the other, which sends unavailable: after UNSUBSCRIBE, TO to FROM; after UNSUBSCRIBED,
+     * FROM to TO. */
+    FSM_SUB_REVOKED = 8,
     FSM_SUB_CHANGED = 16,        /* a row changed */
 };
 

@@ -110,7 +110,8 @@ uint64_t store_reader_index(struct store_reader *r); /* applied index of the sna
 
 void store_get_position(struct store_txn *t, struct store_position *out, struct arena *a);
 
-/* Who wants to know what a write transaction changes, in order (the change feed). old is never passed. */
+/* Who wants to know what a write transaction changes, in order (the change feed). old is never passed.
+ * Nothing is told of local tables, nor of PROPOSER and CLOCK, which change with every command. */
 typedef void store_observer_fn(void *user, enum table t, const struct key *k, bool deleted);
 void store_set_observer(struct store_txn *t, store_observer_fn *fn, void *user);
 

@@ -17,6 +17,7 @@ struct table_info {
     enum table_scope scope;
     const ProtobufCMessageDescriptor *row;
     bool is_single; /* one row with an empty key; LMDB knows no empty keys, so it lies under "\0" */
+    bool is_quiet;  /* not observed: changes with every command */
 };
 extern const struct table_info store_tables[N_TABLES];
 

@@ -6,6 +6,9 @@
 #define ROW_EmptyRow imp__empty_row__descriptor
 #define ROW_IdRow imp__id_row__descriptor
 #define ROW_CountRow imp__count_row__descriptor
+#define ROW_HomeRow imp__home_row__descriptor
+#define ROW_PurgeRow imp__purge_row__descriptor
+#define ROW_OriginRow imp__origin_row__descriptor
 #define ROW_MetaRow imp__meta_row__descriptor
 #define ROW_ClusterRow imp__cluster_row__descriptor
 #define ROW_DomainRow imp__domain_row__descriptor
@@ -31,7 +34,9 @@
 #define ROW_UserStateRow imp__user_state_row__descriptor
 
 const struct table_info store_tables[N_TABLES] = {
-#define X(id, name, scope, key, row) [TABLE_##id] = {name, SCOPE_##scope, &ROW_##row, key[0] == '('},
+#define X(id, name, scope, key, row)                                                                         \
+    [TABLE_##id] = {name, SCOPE_##scope, &ROW_##row, key[0] == '(',                                          \
+                    TABLE_##id == TABLE_PROPOSER || TABLE_##id == TABLE_CLOCK},
 #include "storage/tables.def"
 #undef X
 };

@@ -248,7 +248,7 @@ static void row_changed(struct store_txn *t, enum table table, const struct key 
     t->sum_changed[table] = true;
     if (atomic_load(&t->store->scrub_on))
         scrub_note(t->store, mdb_txn_id(t->txn), table, key, old, now);
-    if (t->observer)
+    if (t->observer && !table_info(table)->is_quiet)
         t->observer(t->observer_user, table, k, !now);
 }
 

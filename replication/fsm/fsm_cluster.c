@@ -1,0 +1,164 @@
+#include "replication/fsm/fsm_internal.h"
+#include <string.h>
+
+enum { CLUSTER_ID_BYTES = 16, DOMAINS_MAX = 100 };
+
+void fsm_put_cluster(struct fsm *f)
+{
+    struct key k = fsm_key_none();
+    store_put_row(f->txn, TABLE_CLUSTER, &k, f->cluster);
+}
+
+uint32_t fsm_find_domain(struct fsm *f, const char *domain)
+{
+    struct key k = fsm_key_str(*domain ? domain : f->cluster->default_domain);
+    const Imp__DomainRow *row = store_find_row(f->txn, TABLE_DOMAIN, &k, f->arena);
+    return row ? row->id : 0;
+}
+
+const char *fsm_domain_name(struct fsm *f, uint32_t domain)
+{
+    const char *name = NULL;
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_DOMAIN, NULL);
+    while (!name && store_iter_next(&i)) {
+        const Imp__DomainRow *row = store_iter_row(&i, f->arena);
+        if (row && row->id == domain)
+            name = row->domain;
+    }
+    store_iter_fini(&i);
+    return name;
+}
+
+static void put_domain(struct fsm *f, uint32_t id, char *domain)
+{
+    Imp__DomainRow row = IMP__DOMAIN_ROW__INIT;
+    row.id = id;
+    row.domain = domain;
+    struct key k = fsm_key_str(domain);
+    store_put_row(f->txn, TABLE_DOMAIN, &k, &row);
+}
+
+static void put_ca(struct fsm *f, uint32_t generation, const Imp__CaRow *ca)
+{
+    struct key k = fsm_key_u32(generation);
+    store_put_row(f->txn, TABLE_CA, &k, ca);
+}
+
+void fsm_do_bootstrap(struct fsm *f, const void *body)
+{
+    const Imp__Bootstrap *b = body;
+    if (f->cluster) {
+        fsm_refuse(f, ERR_EXISTS, "the cluster exists already");
+        return;
+    }
+    if (b->cluster_id.len != CLUSTER_ID_BYTES || !fsm_is_text(b->domain, 1, FSM_TEXT_MAX) || !b->node ||
+        !b->node->id || !fsm_is_text(b->node->name, 1, FSM_NAME_MAX) || !b->ca) {
+        fsm_refuse(f, ERR_INVALID, "the first entry is not complete");
+        return;
+    }
+    Imp__ClusterRow cluster = IMP__CLUSTER_ROW__INIT;
+    cluster.cluster_id = b->cluster_id;
+    cluster.feature_level = FSM_FEATURE_LEVEL;
+    cluster.publisher = b->node->id;
+    cluster.publisher_epoch = 1;
+    cluster.next_node = b->node->id + 1;
+    cluster.next_uid = 1;
+    cluster.next_domain = 2;
+    cluster.next_alarm = 1;
+    cluster.default_domain = b->domain;
+    f->cluster = &cluster;
+    fsm_put_cluster(f);
+    put_domain(f, 1, b->domain);
+    put_ca(f, 1, b->ca);
+
+    Imp__NodeRow node = *b->node;
+    node.state = IMP__NODE_STATE__NODE_MEMBER;
+    node.joined_ms = f->now_ms;
+    node.joined_index = f->in->index;
+    node.epoch = 0;
+    node.up = node.drained = false;
+    fsm_put_node(f, &node);
+    struct key k = fsm_key_str(node.name);
+    fsm_put_id(f, TABLE_NODE_BY_NAME, &k, node.id);
+    f->out->value = node.id;
+}
+
+void fsm_do_publisher_set(struct fsm *f, const void *body)
+{
+    const Imp__PublisherSet *b = body;
+    const Imp__NodeRow *node = fsm_find_node(f, b->node);
+    if (!node || node->state != IMP__NODE_STATE__NODE_MEMBER) {
+        fsm_refuse(f, ERR_NOTFOUND, "node %u is not a member", b->node);
+    } else if (node->witness) {
+        fsm_refuse(f, ERR_DENIED, "%s is a witness and runs no services", node->name);
+    } else if (f->cluster->publisher != b->node) {
+        f->cluster->publisher = b->node;
+        f->cluster->publisher_epoch++;
+        fsm_put_cluster(f);
+    }
+    f->out->value = f->cluster->publisher_epoch;
+}
+
+void fsm_do_feature_level(struct fsm *f, const void *body)
+{
+    const Imp__FeatureLevel *b = body;
+    if (b->level > FSM_FEATURE_LEVEL) {
+        fsm_refuse(f, ERR_UNSUPPORTED, "this release knows feature level %d", FSM_FEATURE_LEVEL);
+    } else if (b->level < f->cluster->feature_level) {
+        fsm_refuse(f, ERR_CONFLICT, "the feature level is %u and never falls", f->cluster->feature_level);
+    } else {
+        f->cluster->feature_level = b->level;
+        fsm_put_cluster(f);
+    }
+}
+
+static void deactivate_other_cas(struct fsm *f)
+{
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_CA, NULL);
+    while (store_iter_next(&i)) {
+        Imp__CaRow *row = store_iter_row(&i, f->arena);
+        struct key k;
+        key_init(&k);
+        key_bytes(&k, i.key, i.n_key);
+        if (row && row->active) {
+            row->active = false;
+            store_put_row(f->txn, TABLE_CA, &k, row);
+        }
+    }
+}
+
+void fsm_do_ca_add(struct fsm *f, const void *body)
+{
+    const Imp__CaAdd *b = body;
+    struct key k = fsm_key_u32(b->generation);
+    if (!b->generation || !b->ca || !*b->ca->cert_pem || !b->ca->sealed_key.len) {
+        fsm_refuse(f, ERR_INVALID, "the certificate authority is not complete");
+    } else if (store_has(f->txn, TABLE_CA, &k)) {
+        fsm_refuse(f, ERR_EXISTS, "generation %u of the certificate authority exists", b->generation);
+    } else {
+        if (b->ca->active)
+            deactivate_other_cas(f);
+        put_ca(f, b->generation, b->ca);
+    }
+}
+
+void fsm_do_domain_add(struct fsm *f, const void *body)
+{
+    const Imp__DomainAdd *b = body;
+    struct store_hash hash;
+    uint64_t n_domains;
+    store_table_hash(f->txn, TABLE_DOMAIN, &hash, &n_domains);
+    if (!fsm_is_text(b->domain, 1, FSM_TEXT_MAX) || strpbrk(b->domain, "@/ ")) {
+        fsm_refuse(f, ERR_INVALID, "this is not a domain");
+    } else if (fsm_find_domain(f, b->domain)) {
+        fsm_refuse(f, ERR_EXISTS, "the domain %.200s exists", b->domain);
+    } else if (n_domains >= DOMAINS_MAX) {
+        fsm_refuse(f, ERR_LIMIT, "there are %d domains already", DOMAINS_MAX);
+    } else {
+        f->out->value = f->cluster->next_domain++;
+        put_domain(f, f->out->value, b->domain);
+        fsm_put_cluster(f);
+    }
+}

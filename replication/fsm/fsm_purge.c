@@ -1,0 +1,159 @@
+/* What a removed user leaves may be many rows: its roster, its messages, and its address in the rosters of
+ * others. They go a few at a time, with every command that is applied, so that no command is long. */
+#include "replication/fsm/fsm_internal.h"
+#include <string.h>
+
+enum { PURGE_ROWS_PER_COMMAND = 200 };
+
+static struct key purge_key(uint64_t uid, const char *jid)
+{
+    struct key k;
+    key_init(&k);
+    key_str(&k, jid);
+    key_u64(&k, uid);
+    return k;
+}
+
+/* JID "": it has a new owner already, and is not looked for in rosters. */
+void fsm_purge_add(struct fsm *f, uint64_t uid, const char *jid)
+{
+    Imp__PurgeRow row = IMP__PURGE_ROW__INIT;
+    row.jid = (char *)jid;
+    row.uid = uid;
+    struct key k = purge_key(uid, jid);
+    store_put_row(f->txn, TABLE_PURGE, &k, &row);
+}
+
+static struct key key_of_iter(const struct store_iter *i)
+{
+    struct key k;
+    key_init(&k);
+    key_bytes(&k, i->key, i->n_key);
+    return k;
+}
+
+/* Contacts lose their subscriptions both ways, as if the user had canceled and revoked them (RFC 6121 §3.2,
+ * §3.3). */
+static unsigned purge_contacts(struct fsm *f, const char *jid, unsigned max)
+{
+    unsigned n = 0;
+    struct key prefix = fsm_key_str(jid);
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_ROSTER_BY_CONTACT, &prefix);
+    while (n < max && store_iter_next(&i)) {
+        struct key_reader r;
+        key_read(&r, (const char *)i.key + prefix.n, i.n_key - prefix.n);
+        uint64_t uid = key_read_u64(&r);
+        struct key k = key_of_iter(&i);
+        store_delete(f->txn, TABLE_ROSTER_BY_CONTACT, &k);
+        struct roster_item item;
+        fsm_roster_load(f, &item, uid, jid);
+        if (item.exists && fsm_find_user(f, uid)) {
+            item.row.subscription = IMP__SUBSCRIPTION__SUB_NONE;
+            item.row.ask = item.row.approved = false;
+            item.row.pending_in.len = 0;
+            fsm_roster_save(f, &item);
+        }
+        n++;
+    }
+    store_iter_fini(&i);
+    return n;
+}
+
+static unsigned purge_roster(struct fsm *f, uint64_t uid, unsigned max)
+{
+    unsigned n = 0;
+    struct key prefix = fsm_key_u64(uid);
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_ROSTER, &prefix);
+    while (n < max && store_iter_next(&i)) {
+        struct key k = key_of_iter(&i), by_contact;
+        key_init(&by_contact);
+        key_bytes(&by_contact, k.bytes + prefix.n, k.n - prefix.n); /* the contact as it stands in the key */
+        key_u64(&by_contact, uid);
+        store_delete(f->txn, TABLE_ROSTER_BY_CONTACT, &by_contact);
+        store_delete(f->txn, TABLE_ROSTER, &k);
+        n++;
+    }
+    store_iter_fini(&i);
+    return n;
+}
+
+static unsigned purge_messages(struct fsm *f, uint64_t uid, unsigned max)
+{
+    unsigned n = 0;
+    struct key prefix = fsm_key_u64(uid);
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_MESSAGE_INDEX, &prefix);
+    while (n < max && store_iter_next(&i)) {
+        struct key k = key_of_iter(&i), message;
+        key_init(&message);
+        key_bytes(&message, k.bytes + prefix.n, k.n - prefix.n);
+        store_delete(f->txn, TABLE_MESSAGE, &message);
+        store_delete(f->txn, TABLE_MESSAGE_INDEX, &k);
+        n++;
+    }
+    store_iter_fini(&i);
+    if (n < max) {
+        store_iter_init(&i, f->txn, TABLE_MESSAGE_ORIGIN, &prefix);
+        while (n < max && store_iter_next(&i)) {
+            struct key k = key_of_iter(&i);
+            store_delete(f->txn, TABLE_MESSAGE_ORIGIN, &k);
+            n++;
+        }
+        store_iter_fini(&i);
+    }
+    return n;
+}
+
+/* Rows gone; fewer than MAX: the user has none left, and the note of it goes too. */
+static unsigned purge_user(struct fsm *f, uint64_t uid, const char *jid, unsigned max)
+{
+    unsigned n = *jid ? purge_contacts(f, jid, max) : 0;
+    if (n < max)
+        n += purge_roster(f, uid, max - n);
+    if (n < max)
+        n += purge_messages(f, uid, max - n);
+    if (n < max) {
+        struct key k = purge_key(uid, jid);
+        store_delete(f->txn, TABLE_PURGE, &k);
+    }
+    return n;
+}
+
+void fsm_purge_step(struct fsm *f)
+{
+    struct store_hash hash;
+    uint64_t n_users;
+    store_table_hash(f->txn, TABLE_PURGE, &hash, &n_users);
+    if (!n_users)
+        return;
+    unsigned left = PURGE_ROWS_PER_COMMAND;
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_PURGE, NULL);
+    while (left > 1 && store_iter_next(&i)) {
+        const Imp__PurgeRow *row = store_iter_row(&i, f->arena);
+        left--;
+        if (row)
+            left -= purge_user(f, row->uid, row->jid, left);
+    }
+    store_iter_fini(&i);
+}
+
+void fsm_purge_finish(struct fsm *f, const char *jid)
+{
+    struct key prefix = fsm_key_str(jid);
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_PURGE, &prefix);
+    while (store_iter_next(&i)) {
+        const Imp__PurgeRow *row = store_iter_row(&i, f->arena);
+        struct key k = key_of_iter(&i);
+        if (!row)
+            break;
+        while (purge_contacts(f, jid, PURGE_ROWS_PER_COMMAND) == PURGE_ROWS_PER_COMMAND)
+            ;
+        store_delete(f->txn, TABLE_PURGE, &k);
+        fsm_purge_add(f, row->uid, "");
+    }
+    store_iter_fini(&i);
+}

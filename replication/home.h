@@ -1,0 +1,18 @@
+/* The active home of a user (architecture: Homes): its home if that node is up, else the up node with the
+ * highest rendezvous hash of (uid, node). One definition for the state machine and for whoever routes. Any
+ * thread. */
+#ifndef REPLICATION_HOME_H
+#define REPLICATION_HOME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct home_node {
+    uint32_t node;
+    bool up; /* NodeRow.up */
+};
+/* 0: no node is up, or the user has no home. Order of NODES does not matter. */
+uint32_t home_choose(uint32_t home, uint64_t uid, const struct home_node *nodes, size_t n_nodes);
+
+#endif
