@@ -1,7 +1,8 @@
-/* A node's copy of the replicated store: the Raft driver on its own loop thread, the log writer, the apply thread, the
- * proposer session, the change feed, snapshots and leases. raft.h is not seen from here.
+/* A node's copy of the replicated store: the Raft driver on its own loop thread, the log writer, the apply
+ * thread, the proposer session, the change feed, snapshots and leases. raft.h is not seen from here.
  *
- * Any thread may call everything below unless it says otherwise; answers arrive by mailbox on the loop named. */
+ * Any thread may call everything below unless it says otherwise; answers arrive by mailbox on the loop named.
+ */
 #ifndef REPLICATION_REPLICA_H
 #define REPLICATION_REPLICA_H
 
@@ -19,49 +20,70 @@ struct replica_options {
     uint8_t start_nonce[16]; /* random per start; tells a second living copy apart */
     const char *release;
     struct store *store; /* open; closed by replica_stop */
-    struct tls_ctx *tls_client; /* ALPN imp-raft/1, this node's certificate, the cluster's CA */
+    struct tls_ctx
+        *tls_client; /* ALPN imp-raft/1, this node's certificate, the cluster's CA. NULL: a node alone */
+    /* The node id that a verified certificate of this cluster carries; false: none. Raft thread. */
+    bool (*identify)(void *user, const struct tls_peer *peer, uint32_t *node);
     struct log *log;
     struct metrics *metrics;
     unsigned election_ms, heartbeat_ms; /* 0: 600 / 60 */
     /* A peer spoke with its certificate for the first time in this life. Raft thread. */
     void (*on_peer_seen)(void *user, uint32_t node);
-    /* Nothing works any more (disk, broken invariant, finished install, second copy of this node): the process must
-     * end; text says why. exit_again: starting again makes sense. Any thread. */
+    /* State hashes were compared at INDEX and are not equal. we_differ: this node is in the minority, and has
+     * given up its lease for this life (services must be fenced; `repair` makes a fresh copy); tie: nobody
+     * knows who is right; else NODES are those that differ from the majority, which we share. May be NULL.
+     * Raft thread. */
+    void (*on_tables_differ)(void *user, uint64_t index, bool we_differ, bool tie, const uint32_t *nodes,
+                             unsigned n);
+    uint64_t log_keep_bytes; /* of log behind a snapshot; 0: the smaller of 1 GiB and half the store, at least
+                                64 MiB */
+    /* Nothing works any more (disk, broken invariant, finished install, second copy of this node): the
+     * process must end; text says why. exit_again: starting again makes sense. Any thread. */
     void (*on_fatal)(void *user, bool exit_again, const char *text);
     void *user;
 };
 
-/* Writes the first entries of a new cluster's log: configuration {node 1, voter} and Bootstrap. For impnode init. */
+/* Writes the first entries of a new cluster's log: configuration {node 1, voter} and Bootstrap. For impnode
+ * init. ERR_EXISTS if there is a log already. */
 int replica_bootstrap(const char *dir, const Imp__Command *bootstrap, struct err_ctx *err);
 
-/* Opens log and vote, finishes a pending snapshot install, refuses with text what raft-level checks refuse. */
+/* Opens log and vote, finishes a pending snapshot install, refuses with text what raft-level checks refuse.
+ */
+/* On failure the store stays the caller's. */
 int replica_open(struct replica **out, const struct replica_options *o, struct err_ctx *err);
-/* To be called by whoever opens the store before replica_open: swaps in a finished install (marker), if there is one. */
+/* To be called by whoever opens the store before replica_open: swaps in a finished install (marker), if there
+ * is one. */
 int replica_finish_install(const char *dir, struct log *log, struct err_ctx *err);
 int replica_start(struct replica *r, struct err_ctx *err);
-/* Hands leadership over (1 s at most), stops all threads, closes the store with a clean mark. Blocks; control thread. */
+/* Hands leadership over (1 s at most), stops all threads, closes the store with a clean mark, frees R.
+ * Proposals in flight are answered ERR_UNKNOWN_OUTCOME. Blocks; control thread; the loops that feeds were
+ * added for must not be freed before it returns, and nobody may use R from then on (letters that are still
+ * queued there need no R). */
 void replica_stop(struct replica *r);
 
-/* A connection with ALPN imp-raft/1 whose certificate was verified; NODE is from the certificate. Control loop: the
- * stream moves to the raft loop. */
+/* A connection with ALPN imp-raft/1 whose certificate was verified; NODE is from the certificate. Control
+ * loop: the stream moves to the raft loop. */
 void replica_accept(struct replica *r, struct stream *s, uint32_t node);
 
 /* ---- proposals ---- */
 struct proposal_result {
-    int code;       /* ERR_OK, a refusal of the FSM, ERR_UNKNOWN_OUTCOME (epoch ended, or timed out), ERR_UNAVAILABLE */
+    /* ERR_OK, a refusal of the FSM; ERR_UNKNOWN_OUTCOME: timed out or stopping, it may still execute;
+     * ERR_UNAVAILABLE: the epoch ended, it has not executed and never will */
+    int code;
     uint64_t index; /* log index at which it executed; 0 when it did not */
     uint64_t value, value2;
     const char *text; /* "" or a sentence; borrowed */
 };
 typedef void proposal_done_fn(void *user, const struct proposal_result *result);
-/* COMMAND is packed before this returns; its time is filled in. 0: on_done is called exactly once, on LOOP, after the
- * feed events of the same index. ERR_LIMIT: 4096 in flight; ERR_UNAVAILABLE: no session yet, stopping, or disk nearly
- * full; on_done is then not called. Proposals of one thread execute in the order submitted. timeout_ms 0: 30 s. */
+/* COMMAND is packed before this returns; its time is filled in. 0: on_done is called exactly once, on LOOP,
+ * after the feed events of the same index. ERR_LIMIT: 4096 in flight; ERR_UNAVAILABLE: no session yet,
+ * stopping, or disk nearly full; on_done is then not called. Proposals of one thread execute in the order
+ * submitted. timeout_ms 0: 30 s. */
 int proposal_submit(struct replica *r, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
                     proposal_done_fn *on_done, void *user);
 
-/* Current reads: on_done(user, 0) on LOOP once this node has applied everything that was committed when it was asked;
- * ERR_TIMEOUT / ERR_UNAVAILABLE otherwise. */
+/* Current reads: on_done(user, 0) on LOOP once this node has applied everything that was committed when it
+ * was asked; ERR_TIMEOUT / ERR_UNAVAILABLE otherwise. */
 void replica_barrier(struct replica *r, struct loop *loop, unsigned timeout_ms,
                      void (*on_done)(void *user, int code, uint64_t index), void *user);
 
@@ -73,7 +95,9 @@ struct feed_event {
     struct key key;
 };
 struct feed_handler {
-    /* Events in log order; borrowed. Before on_done of the same indexes. LOOP's thread. */
+    /* Events in log order; borrowed. Before on_done of the same indexes. LOOP's thread. Called with n 0 for
+     * batches that changed nothing here, so that the applied index is known; a large batch comes in several
+     * calls. */
     void (*on_events)(void *user, const struct feed_event *events, size_t n, uint64_t applied_index);
     void (*on_reload)(void *user, uint64_t applied_index); /* too many to queue: read again what you hold */
 };
@@ -105,11 +129,13 @@ struct replica_status {
     uint32_t leader;            /* node id, 0: none known */
     uint64_t term, commit_index, applied_index, last_index, first_index, snapshot_index, durable_index;
     uint64_t applied_term;
-    bool installing;            /* receiving a snapshot */
+    bool installing;                      /* receiving a snapshot */
     uint64_t install_done, install_total; /* bytes */
-    uint64_t epoch;             /* of the proposer session, 0: none yet */
+    uint64_t epoch;                       /* of the proposer session, 0: none yet */
     unsigned in_flight;
     unsigned n_voters;
+    bool is_fenced;   /* this node's tables differ from the majority's */
+    bool is_disk_low; /* less than 64 MiB free: no new proposals, no lease */
     bool quorum; /* the leader heard a majority within an election timeout; followers: a leader is known */
     unsigned n_peers;
     struct replica_peer peers[REPLICA_MAX_PEERS];
@@ -119,12 +145,14 @@ void replica_get_status(struct replica *r, struct replica_status *out); /* a cop
 void replica_on_change(struct replica *r, struct loop *loop, void (*on_change)(void *user), void *user);
 uint64_t replica_applied_index(const struct replica *r); /* cheap, atomic */
 struct store *replica_store(struct replica *r);
-/* The hashes of all tables noted when the HashPoint at INDEX was applied here; the last 16 are kept. ERR_AGAIN: not
- * applied yet; ERR_NOTFOUND: not a HashPoint, or forgotten. */
-int replica_table_hashes(struct replica *r, uint64_t index, struct store_hash hashes[N_TABLES], uint64_t n_rows[N_TABLES]);
+/* The hashes of all tables noted when the HashPoint at INDEX was applied here; the last 16 are kept.
+ * ERR_AGAIN: not applied yet; ERR_NOTFOUND: not a HashPoint, or forgotten. */
+int replica_table_hashes(struct replica *r, uint64_t index, struct store_hash hashes[N_TABLES],
+                         uint64_t n_rows[N_TABLES]);
 
 /* ---- lease (architecture: Lease) ---- */
-/* From now on ask the leader for leases for the current epoch (after node_up was proposed and applied), or stop. */
+/* From now on ask the leader for leases for the current epoch (after node_up was proposed and applied), or
+ * stop. */
 void replica_want_lease(struct replica *r, bool want);
 /* CLOCK_BOOTTIME ms until which this node may act as a home; 0: no lease. Atomic, any thread. */
 uint64_t replica_lease_until(const struct replica *r);

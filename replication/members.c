@@ -1,0 +1,188 @@
+/* Who the peers are, as the store says; and the status that other threads see. Raft thread. */
+#include "base/clock.h"
+#include "replication/replica_impl.h"
+#include <string.h>
+
+static void take_node(struct replica *r, const Imp__NodeRow *row, struct transport_peer *peers,
+                      struct lease_node *leases, unsigned *n)
+{
+    if (row->id == r->options.node_id)
+        transport_set_address(r->transport, row->address ? row->address : "", (uint16_t)row->cluster_port);
+    peers[*n] = (struct transport_peer){row->id, row->address, (uint16_t)row->cluster_port};
+    leases[*n] = (struct lease_node){row->id, row->epoch, row->up && !row->witness};
+    ++*n;
+}
+
+void members_refresh(struct replica *r)
+{
+    enum { MAX = TRANSPORT_MAX_PEERS };
+    struct transport_peer peers[MAX];
+    struct lease_node leases[MAX];
+    unsigned n = 0;
+    struct arena arena;
+    struct key prefix;
+    struct store_iter i;
+    arena_init(&arena);
+    key_init(&prefix);
+    store_reader_reset(r->reader);
+    struct store_txn *t = store_read_txn(r->reader);
+    store_iter_init(&i, t, TABLE_NODE, &prefix);
+    while (n < MAX && store_iter_next(&i)) {
+        const Imp__NodeRow *row = store_iter_row(&i, &arena);
+        if (row)
+            take_node(r, row, peers, leases, &n);
+    }
+    store_iter_fini(&i);
+    struct store_position position;
+    store_get_position(t, &position, &arena);
+    transport_set_peers(r->transport, peers, n);
+    bool leads = r->status.role == DRIVER_LEADER;
+    lease_grantor_set_nodes(&r->grantor, leases, n, leads && position.applied_term == r->status.term);
+    r->members_dirty =
+        leads && position.applied_term != r->status.term; /* once more, when that has been applied */
+    arena_fini(&arena);
+    store_reader_reset(r->reader);
+}
+
+bool members_is_removed(struct replica *r, uint32_t node)
+{
+    struct key key;
+    key_init(&key);
+    key_u32(&key, node);
+    return store_has(store_read_txn(r->reader), TABLE_NODE_TOMBSTONE, &key);
+}
+
+/* ---- status ---- */
+
+static bool has_quorum(const struct replica *r, uint64_t now_ms)
+{
+    if (r->status.role != DRIVER_LEADER)
+        return r->status.leader != 0;
+    unsigned n = 0;
+    for (unsigned i = 0; i < r->status.conf.n; i++) {
+        if (r->status.conf.servers[i].role != CONFIGURATION_VOTER)
+            continue;
+        uint64_t heard = r->status.peers[i].heard_ms;
+        n +=
+            r->status.conf.servers[i].id == r->options.node_id || (heard && now_ms <= heard + r->election_ms);
+    }
+    return n > configuration_n_voters(&r->status.conf) / 2;
+}
+
+static enum replica_member member_of(const struct configuration *c, uint32_t node)
+{
+    const struct configuration_server *s = configuration_find(c, node);
+    if (!s)
+        return REPLICA_NOT_MEMBER;
+    return s->role == CONFIGURATION_VOTER ? REPLICA_VOTER : REPLICA_STANDBY;
+}
+
+static struct replica_peer *status_peer(struct replica_status *s, uint32_t node)
+{
+    for (unsigned i = 0; i < s->n_peers; i++)
+        if (s->peers[i].node == node)
+            return &s->peers[i];
+    if (s->n_peers == REPLICA_MAX_PEERS)
+        return NULL;
+    struct replica_peer *p = &s->peers[s->n_peers++];
+    *p = (struct replica_peer){.node = node};
+    return p;
+}
+
+static void fill_peers(struct replica *r, struct replica_status *out)
+{
+    struct transport_info links[TRANSPORT_MAX_PEERS];
+    unsigned n = transport_get_info(r->transport, links, TRANSPORT_MAX_PEERS);
+    for (unsigned i = 0; i < n; i++) {
+        struct replica_peer *p = status_peer(out, links[i].node);
+        if (!p)
+            continue;
+        p->connected = links[i].connected;
+        p->last_heard_ms = links[i].heard_ms;
+        p->ping_us = links[i].ping_us;
+        p->member = member_of(&r->status.conf, p->node);
+    }
+    for (unsigned i = 0; i < r->status.conf.n; i++) {
+        uint32_t node = (uint32_t)r->status.conf.servers[i].id;
+        struct replica_peer *p = node == r->options.node_id ? NULL : status_peer(out, node);
+        if (!p)
+            continue;
+        p->member = member_of(&r->status.conf, node);
+        if (r->status.role == DRIVER_LEADER)
+            p->match_index = r->status.peers[i].match;
+    }
+}
+
+static void fill(struct replica *r, struct replica_status *out)
+{
+    const struct driver_status *d = &r->status;
+    struct proposer_status session;
+    proposer_get_status(r->proposer, &session);
+    memset(out, 0, sizeof(*out));
+    out->role = d->role == DRIVER_LEADER      ? REPLICA_LEADER
+                : d->role == DRIVER_CANDIDATE ? REPLICA_CANDIDATE
+                                              : REPLICA_FOLLOWER;
+    out->member = member_of(&d->conf, r->options.node_id);
+    out->leader = (uint32_t)d->leader;
+    out->term = d->term;
+    out->commit_index = d->commit;
+    out->applied_index = apply_index(r->apply);
+    out->applied_term = apply_term(r->apply);
+    out->last_index = d->last;
+    out->first_index = d->first;
+    out->snapshot_index = d->snapshot_index;
+    out->durable_index = d->durable;
+    out->installing = d->is_installing;
+    install_progress(r, &out->install_done, &out->install_total);
+    out->epoch = session.epoch;
+    out->in_flight = session.in_flight;
+    out->n_voters = configuration_n_voters(&d->conf);
+    out->quorum = has_quorum(r, replica_now_ms(r));
+    out->is_fenced = r->is_fenced;
+    out->is_disk_low = r->is_disk_low;
+    fill_peers(r, out);
+    metrics_set(r->options.metrics, METRIC_PROPOSALS_IN_FLIGHT, session.in_flight);
+}
+
+static void on_change_letter(struct letter *letter)
+{
+    struct replica *r = container_of(letter, struct replica, change_letter);
+    atomic_store(&r->change_posted, false);
+    r->on_change(r->change_user);
+}
+
+/* Roles, leader, members, session: what others wait for. Indexes and times are not. */
+static bool is_news(const struct replica_status *a, const struct replica_status *b)
+{
+    if (a->role != b->role || a->member != b->member || a->leader != b->leader || a->term != b->term ||
+        a->epoch != b->epoch || a->n_voters != b->n_voters || a->quorum != b->quorum ||
+        a->installing != b->installing || a->n_peers != b->n_peers || a->is_fenced != b->is_fenced ||
+        a->is_disk_low != b->is_disk_low)
+        return true;
+    for (unsigned i = 0; i < a->n_peers; i++)
+        if (a->peers[i].node != b->peers[i].node || a->peers[i].member != b->peers[i].member ||
+            a->peers[i].connected != b->peers[i].connected)
+            return true;
+    return false;
+}
+
+void members_publish(struct replica *r, bool notify)
+{
+    struct replica_status now;
+    fill(r, &now);
+    pthread_mutex_lock(&r->status_lock);
+    bool news = notify || is_news(&now, &r->published);
+    r->published = now;
+    pthread_mutex_unlock(&r->status_lock);
+    if (!news || !r->on_change || atomic_exchange(&r->change_posted, true))
+        return;
+    r->change_letter = (struct letter){.deliver = on_change_letter};
+    loop_post(r->change_loop, &r->change_letter);
+}
+
+void replica_get_status(struct replica *r, struct replica_status *out)
+{
+    pthread_mutex_lock(&r->status_lock);
+    *out = r->published;
+    pthread_mutex_unlock(&r->status_lock);
+}

@@ -1,0 +1,378 @@
+/* The raft thread: feeds the driver, carries out what it asks for, and once per turn of the loop moves
+ * everything that depends on its state: the route to the leader, proposals, confirmation rounds, reads,
+ * leases. */
+#include "base/clock.h"
+#include "replication/replica_impl.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+void replica_fatal(struct replica *r, bool exit_again, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    log_error(r->log, "%s", text);
+    r->options.on_fatal(r->options.user, exit_again, text);
+}
+
+static void on_kick(struct letter *letter)
+{
+    struct kick *k = container_of(letter, struct kick, letter);
+    atomic_store(&k->is_posted, false);
+    if (k->r->is_running)
+        k->fn(k->r);
+}
+
+void kick_init(struct kick *k, struct replica *r, void (*fn)(struct replica *r))
+{
+    *k = (struct kick){.letter = {.deliver = on_kick}, .r = r, .fn = fn};
+}
+
+void kick(struct kick *k)
+{
+    if (!atomic_exchange(&k->is_posted, true))
+        loop_post(k->r->loop, &k->letter);
+}
+
+/* ---- what the driver asks for; it must not be called from here ---- */
+
+static void on_send(void *user, const struct raft_msg *msg)
+{
+    struct replica *r = user;
+    uint32_t to = (uint32_t)msg->peer;
+    struct buf *out = r->transport ? transport_begin(r->transport, to, FRAME_RAFT) : NULL;
+    if (!out)
+        return;
+    raft_msg_encode(out, msg);
+    transport_end(r->transport, to);
+}
+
+static void arm_driver_timer(struct replica *r)
+{
+    uint64_t now = replica_now_ms(r);
+    timer_start(&r->driver_timer, r->driver_due_ms > now ? (unsigned)(r->driver_due_ms - now) : 0, 0);
+}
+
+static void on_set_timer(void *user, uint64_t due_ms)
+{
+    struct replica *r = user;
+    r->driver_due_ms = due_ms;
+    if (r->is_running)
+        arm_driver_timer(r);
+}
+
+static void on_driver_timer(struct timer *t)
+{
+    struct replica *r = container_of(t, struct replica, driver_timer);
+    /* Loop timers count in whole milliseconds of the turn's start; never early for the core. */
+    if (replica_now_ms(r) < r->driver_due_ms)
+        arm_driver_timer(r);
+    else
+        driver_tick(r->driver, replica_now_ms(r));
+}
+
+static void on_apply(void *user, uint64_t first, const struct rlog_entry *entries, unsigned n)
+{
+    struct replica *r = user;
+    apply_push(r->apply, first, entries, n);
+}
+
+static void on_state(void *user)
+{
+    ((struct replica *)user)->state_changed = true;
+}
+
+static void on_install(void *user, const struct driver_snapshot *meta, const void *data, size_t n_bytes)
+{
+    install_begin(user, meta);
+}
+
+static void on_snapshot_data(void *user, uint64_t index, struct buf *out)
+{
+    snapshot_write_data(user, index, out);
+}
+
+static void on_driver_fatal(void *user, const char *text)
+{
+    struct replica *r = user;
+    replica_fatal(r, true, "replication: %s", text);
+    log_fatal(r->log, "%s", text);
+}
+
+static const struct driver_ops ops = {on_send,    on_set_timer,     on_apply,       on_state,
+                                      on_install, on_snapshot_data, on_driver_fatal};
+
+int raft_loop_open_driver(struct replica *r, struct err_ctx *err)
+{
+    struct arena arena;
+    struct store_position position;
+    arena_init(&arena);
+    store_get_position(store_read_txn(r->reader), &position, &arena);
+    snapshot_start_position(r, &position, &r->snapshot);
+    arena_fini(&arena);
+    store_reader_reset(r->reader);
+    struct driver_config config = {
+        .id = r->options.node_id,
+        .timing = {r->election_ms, r->heartbeat_ms},
+        .guards = DRIVER_GUARD_ALL,
+        .seed = (unsigned)random_u64(),
+        .log = r->rlog,
+        .vote = &r->vote,
+        .ops = &ops,
+        .user = r,
+        .out = r->log,
+    };
+    r->driver_applied = r->snapshot.index;
+    return driver_start(&r->driver, &config, replica_now_ms(r), r->snapshot.index ? &r->snapshot : NULL,
+                        r->snapshot.index, err);
+}
+
+/* ---- one turn ---- */
+
+static bool is_leader(const struct replica *r)
+{
+    return r->status.role == DRIVER_LEADER;
+}
+
+/* A new number for each leader, term or connection: whoever sent something the old way sends it again. */
+static void find_route(struct replica *r)
+{
+    uint32_t leader = (uint32_t)r->status.leader;
+    uint64_t generation = 0;
+    bool usable = leader != 0;
+    if (is_leader(r)) {
+        leader = r->options.node_id;
+        usable = true;
+    } else if (leader == r->options.node_id) {
+        usable = false;
+    } else if (usable) {
+        usable = transport_is_up(r->transport, leader);
+        generation = transport_generation(r->transport, leader);
+    }
+    if (!usable) {
+        r->route = 0;
+        r->route_leader = 0;
+        return;
+    }
+    if (r->route && leader == r->route_leader && r->status.term == r->route_term &&
+        generation == r->route_generation)
+        return;
+    r->route_leader = leader;
+    r->route_term = r->status.term;
+    r->route_generation = generation;
+    r->route = ++r->route_count;
+}
+
+static void on_new_state(struct replica *r)
+{
+    uint64_t now = replica_now_ms(r), term = is_leader(r) ? r->status.term : 0;
+    r->members_dirty |= term != r->confirm.term; /* leases: is our term's first entry applied? */
+    uint32_t voters[CONFIGURATION_MAX];
+    unsigned n = 0;
+    for (unsigned i = 0; i < r->status.conf.n; i++)
+        if (r->status.conf.servers[i].role == CONFIGURATION_VOTER)
+            voters[n++] = (uint32_t)r->status.conf.servers[i].id;
+    confirm_set_voters(&r->confirm, voters, n);
+    confirm_lead(&r->confirm, term);
+    lease_grantor_lead(&r->grantor, now, term);
+    if (!term)
+        pack_clear(&r->pack); /* their proposers send them to the new leader */
+    metrics_set(r->options.metrics, METRIC_RAFT_IS_LEADER, term != 0);
+    metrics_set(r->options.metrics, METRIC_RAFT_TERM, (int64_t)r->status.term);
+}
+
+static void take_applied(struct replica *r)
+{
+    struct apply_news news;
+    apply_take(r->apply, &news);
+    if (news.index > r->driver_applied) {
+        r->driver_applied = news.index;
+        driver_applied(r->driver, replica_now_ms(r), news.index);
+    }
+    if (news.members_changed)
+        r->members_dirty = r->state_changed = true;
+    if (r->members_dirty)
+        members_refresh(r);
+    if (news.session_changed)
+        r->state_changed = true;
+    for (unsigned i = 0; i < news.n_hashes; i++) {
+        hashes_add(&r->hashes, replica_now_ms(r), r->options.node_id, news.hashes[i].index,
+                   &news.hashes[i].hash);
+        raft_frames_send_hash(r, &news.hashes[i]);
+    }
+    barriers_on_applied(&r->barriers, news.index);
+}
+
+static void submit_packed(struct replica *r)
+{
+    while (!pack_is_empty(&r->pack)) {
+        struct blob *entries[DRIVER_SUBMIT_MAX];
+        unsigned n = pack_peek(&r->pack, entries, DRIVER_SUBMIT_MAX);
+        int code = driver_submit(r->driver, replica_now_ms(r), entries, n, NULL, NULL);
+        if (code == ERR_AGAIN)
+            return; /* after the next apply */
+        if (code != 0) {
+            pack_clear(&r->pack);
+            return;
+        }
+        pack_drop(&r->pack, n);
+    }
+}
+
+static void pump_lease(struct replica *r)
+{
+    struct proposer_status session;
+    uint64_t ping, now = replica_now_ms(r);
+    proposer_get_status(r->proposer, &session);
+    bool want = atomic_load(&r->want_lease) && !r->is_disk_low && !r->is_fenced && !r->stopping;
+    lease_holder_set(&r->holder, want, session.epoch, r->route);
+    if (lease_holder_tick(&r->holder, now, clock_boot_ms(), &ping))
+        raft_frames_ping_lease(r, session.epoch, ping);
+    atomic_store_explicit(&r->lease_until, lease_holder_until(&r->holder), memory_order_release);
+}
+
+static void turn_once(struct replica *r)
+{
+    uint64_t now = replica_now_ms(r), commit = r->status.commit;
+    take_applied(r);
+    driver_get_status(r->driver, &r->status);
+    bool changed = r->state_changed;
+    r->state_changed = false;
+    if (changed)
+        on_new_state(r);
+    if (r->status.commit != commit)
+        metrics_set(r->options.metrics, METRIC_RAFT_COMMIT_INDEX, (int64_t)r->status.commit);
+    find_route(r);
+    proposer_set_route(r->proposer, now, r->stopping ? 0 : r->route);
+    proposer_pump(r->proposer, now);
+    raft_frames_flush_forward(r);
+    submit_packed(r);
+    barriers_set(&r->barriers, r->route, is_leader(r));
+    pump_lease(r);
+    raft_requests_pump(r, now);
+    barriers_pump(&r->barriers, now);
+    confirm_pump(&r->confirm, now, r->heartbeat_ms);
+    if (changed) {
+        members_publish(r, true);
+        replica_check_handed_over(r);
+    }
+}
+
+void raft_loop_turn(struct replica *r)
+{
+    /* Submitting may change the driver's state at once; twice is enough, the rest waits for the tick. */
+    for (unsigned i = 0; i < 3; i++) {
+        turn_once(r);
+        if (!r->state_changed)
+            break;
+    }
+    store_reader_reset(r->reader);
+}
+
+static void on_turn(struct loop_hook *hook)
+{
+    struct replica *r = container_of(hook, struct replica, turn);
+    if (r->is_running)
+        raft_loop_turn(r);
+}
+
+/* ---- time ---- */
+
+static void check_disk(struct replica *r, uint64_t now)
+{
+    if (now < r->disk_checked_ms + 1000)
+        return;
+    r->disk_checked_ms = now;
+    bool low = rlog_is_disk_low(r->rlog);
+    if (low != r->is_disk_low) {
+        r->is_disk_low = low;
+        proposer_hold(r->proposer, low);
+        log_at(r->log, low ? LOG_ERROR : LOG_NOTICE, "%s",
+               low ? "less than 64 MiB of disk are free: no new proposals, leadership and lease given up"
+                   : "enough disk is free again");
+    }
+    if (low && is_leader(r) && r->status.conf.n > 1)
+        driver_transfer(r->driver, now, 0);
+}
+
+static void on_timed_out(void *user, const struct proposal_call *call, int code)
+{
+    feed_answer_now(call, code);
+}
+
+static void judge_hashes(struct replica *r, uint64_t now)
+{
+    struct hashes_result result;
+    while (hashes_judge(&r->hashes, now, r->status.conf.n, &result)) {
+        if (result.verdict == HASHES_EQUAL)
+            continue;
+        if (result.verdict == HASHES_WE_DIFFER && !r->is_fenced) {
+            r->is_fenced = true;
+            log_error(r->log,
+                      "this node's tables differ from those of the majority at index %llu: lease given up",
+                      (unsigned long long)result.index);
+        }
+        if (r->options.on_tables_differ)
+            r->options.on_tables_differ(r->options.user, result.index, result.verdict == HASHES_WE_DIFFER,
+                                        result.verdict == HASHES_TIE, result.nodes, result.n_nodes);
+    }
+}
+
+static void on_tick(struct timer *t)
+{
+    struct replica *r = container_of(t, struct replica, tick);
+    uint64_t now = replica_now_ms(r);
+    proposer_tick(r->proposer, now, on_timed_out, r);
+    lease_grantor_tick(&r->grantor, now);
+    judge_hashes(r, now);
+    check_disk(r, now);
+    snapshot_consider(r);
+    if (r->copy_server)
+        copy_server_tick(r->copy_server, now);
+    install_tick(r, now);
+    members_publish(r, false);
+}
+
+/* ---- begin, end ---- */
+
+static void on_log_done(struct replica *r)
+{
+    driver_log_done(r->driver, replica_now_ms(r));
+}
+
+static void on_nothing(struct replica *r)
+{
+    /* The turn's hook does what is due. */
+}
+
+void raft_loop_prepare(struct replica *r)
+{
+    kick_init(&r->log_kick, r, on_log_done);
+    kick_init(&r->apply_kick, r, on_nothing);
+    kick_init(&r->submit_kick, r, on_nothing);
+    kick_init(&r->lease_kick, r, on_nothing);
+    kick_init(&r->point_kick, r, snapshot_consider);
+    timer_init(&r->driver_timer, r->loop, on_driver_timer);
+    timer_init(&r->tick, r->loop, on_tick);
+    r->turn.fn = on_turn;
+}
+
+void raft_loop_begin(struct replica *r)
+{
+    loop_add_before_poll(r->loop, &r->turn);
+    timer_start(&r->tick, REPLICA_TICK_MS, REPLICA_TICK_MS);
+    r->is_running = true;
+    arm_driver_timer(r);
+    r->members_dirty = r->state_changed = true;
+}
+
+void raft_loop_end(struct replica *r)
+{
+    r->is_running = false;
+    timer_stop(&r->driver_timer);
+    timer_stop(&r->tick);
+    loop_remove_before_poll(&r->turn);
+}

@@ -1,0 +1,158 @@
+/* The inside of struct replica, for the files that make it up: replica.c (open, start, stop), raft_loop.c
+ * (the driver on its thread, one turn), raft_frames.c (frames of peers), raft_requests.c (what other threads
+ * ask for), members.c (who the peers are, status), snapshot.c and install.c. Everything is the raft loop's
+ * unless it says otherwise. */
+#ifndef REPLICATION_REPLICA_IMPL_H
+#define REPLICATION_REPLICA_IMPL_H
+
+#include "base/clock.h"
+#include "replication/apply.h"
+#include "replication/barrier.h"
+#include "replication/confirm.h"
+#include "replication/driver.h"
+#include "replication/feed.h"
+#include "replication/hashes.h"
+#include "replication/lease.h"
+#include "replication/pack.h"
+#include "replication/proposer.h"
+#include "replication/replica.h"
+#include "replication/transport.h"
+#include <stdatomic.h>
+
+enum {
+    REPLICA_TICK_MS = 50,
+    REPLICA_TRANSFER_MS = 1000,
+    REPLICA_CHANGE_MS = 10000,
+};
+
+/* A wake-up of the raft loop by another thread: any number of kicks before it runs is one letter. */
+struct kick {
+    struct letter letter;
+    atomic_bool is_posted;
+    struct replica *r;
+    void (*fn)(struct replica *r);
+};
+
+struct replica {
+    struct replica_options options;
+    char *dir, *release;
+    struct log *log;
+    unsigned election_ms, heartbeat_ms;
+
+    struct loop *loop;
+    struct loop_hook turn;
+    struct timer driver_timer, tick;
+    uint64_t driver_due_ms;
+    struct kick log_kick, apply_kick, submit_kick, lease_kick;
+    bool is_running;
+
+    struct disk *disk;
+    struct rlog *rlog;
+    struct vote vote;
+    struct driver *driver;
+    bool driver_ready, state_changed;
+    uint64_t driver_applied;
+    struct driver_status status;     /* refreshed each turn */
+    struct driver_snapshot snapshot; /* newest given to the driver */
+
+    struct transport *transport;
+    struct proposer *proposer;
+    struct pack pack;
+    struct buf forward; /* proposals on their way to the leader */
+    struct apply *apply;
+    struct feed *feed;
+    struct confirm confirm;
+    struct barriers barriers;
+    struct lease_holder holder;
+    struct lease_grantor grantor;
+    struct hashes hashes;
+    struct store_reader *reader;
+    struct arena arena;
+    bool members_dirty, is_disk_low, is_fenced, stopping;
+    uint64_t disk_checked_ms;
+
+    /* the way to the leader: a new number with each leader, term, connection */
+    uint64_t route, route_count, route_term, route_generation;
+    uint32_t route_leader;
+
+    struct install *install; /* NULL: none under way */
+    struct copy_server *copy_server;
+    struct kick point_kick; /* the store has made a durable point */
+
+    struct list changes; /* struct change_request; raft_requests.c */
+
+    _Atomic uint64_t lease_until;
+    atomic_bool want_lease;
+
+    pthread_mutex_t status_lock;
+    struct replica_status published;
+    struct loop *change_loop;
+    void (*on_change)(void *user);
+    void *change_user;
+    struct letter change_letter;
+    atomic_bool change_posted;
+
+    /* stop: the control thread waits */
+    pthread_cond_t stopped_cond;
+    bool is_handed_over, is_stopped;
+};
+
+static inline uint64_t replica_now_ms(const struct replica *r)
+{
+    (void)r;
+    return clock_monotonic_ms();
+}
+
+/* ---- raft_loop.c ---- */
+int raft_loop_open_driver(struct replica *r, struct err_ctx *err);
+void raft_loop_prepare(struct replica *r); /* once, before anything can kick */
+void raft_loop_begin(struct replica *r);   /* just before the raft thread runs */
+void raft_loop_turn(struct replica *r);
+void raft_loop_end(struct replica *r);
+void kick_init(struct kick *k, struct replica *r, void (*fn)(struct replica *r));
+void kick(struct kick *k);
+void replica_fatal(struct replica *r, bool exit_again, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- replica.c ---- */
+void replica_check_handed_over(struct replica *r);
+bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node);
+
+/* ---- raft_frames.c ---- */
+extern const struct transport_ops replica_transport_ops;
+extern const struct proposer_ops replica_proposer_ops;
+extern const struct confirm_ops replica_confirm_ops;
+extern const struct barrier_ops replica_barrier_ops;
+extern const struct lease_ops replica_lease_ops;
+void raft_frames_flush_forward(struct replica *r);
+void raft_frames_ping_lease(struct replica *r, uint64_t epoch, uint64_t ping);
+void raft_frames_send_hash(struct replica *r, const struct apply_hash *h);
+void raft_frames_add_register(struct replica *r, uint32_t node, const uint8_t nonce[16],
+                              uint64_t expected_epoch);
+
+/* ---- raft_requests.c ---- */
+void raft_requests_pump(struct replica *r, uint64_t now_ms);
+void raft_requests_end(struct replica *r);
+void raft_requests_barrier_done(struct barrier_wait *w, int code);
+
+/* ---- members.c ---- */
+void members_refresh(struct replica *r);
+bool members_is_removed(struct replica *r, uint32_t node);
+void members_publish(struct replica *r, bool notify);
+
+/* ---- snapshot.c: durable points, log compaction, and the pointer that describes them ---- */
+void snapshot_start_position(struct replica *r, struct store_position *p, struct driver_snapshot *out);
+void snapshot_consider(struct replica *r);
+void snapshot_write_data(struct replica *r, uint64_t index, struct buf *out);
+
+/* ---- copy_server.c, install.c ---- */
+struct copy_server *copy_server_new(struct replica *r);
+void copy_server_take(struct copy_server *s, struct conn *c);
+void copy_server_tick(struct copy_server *s, uint64_t now_ms);
+void copy_server_end(struct copy_server *s);
+void install_begin(struct replica *r, const struct driver_snapshot *meta);
+void install_tick(struct replica *r, uint64_t now_ms);
+void install_end(struct replica *r);
+void install_progress(const struct replica *r, uint64_t *done, uint64_t *total);
+
+#endif

@@ -1,0 +1,522 @@
+#include "replication/transport.h"
+
+#include "base/clock.h"
+#include "base/list.h"
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 5000, BACKOFF_REFUSED_MS = 10000, WATCH_GRACE_MS = 200 };
+
+enum link_kind {
+    LINK_OUT,
+    LINK_PENDING, /* accepted, no hello yet */
+    LINK_HELD,    /* hello of another start nonce while the connection of the old one still stands */
+    LINK_IN,
+};
+
+struct link {
+    struct list list;
+    struct transport *t;
+    struct peer *peer; /* NULL while pending */
+    struct conn *conn;
+    enum link_kind kind;
+    uint64_t since_ms;
+};
+
+struct peer {
+    struct transport *t;
+    uint32_t node;
+    char address[256];
+    uint16_t port;
+    bool is_member, is_seen;
+    struct link *out, *in, *held;
+    uint64_t generation, pong_ms, heard_ms;
+    unsigned backoff_ms;
+    uint32_t ping_us;
+    char release[64];
+    struct timer retry, watch;
+};
+
+struct transport {
+    struct transport_config config;
+    struct peer *peers[TRANSPORT_MAX_PEERS];
+    unsigned n_peers;
+    struct list links;
+    struct timer pinger;
+    bool stopping;
+    struct deferred stopped;
+    void (*on_stopped)(void *user);
+    void *stopped_user;
+};
+
+static const struct conn_events link_events;
+
+static struct peer *peer_find(const struct transport *t, uint32_t node)
+{
+    for (unsigned i = 0; i < t->n_peers; i++)
+        if (t->peers[i]->node == node)
+            return t->peers[i];
+    return NULL;
+}
+
+static struct link *link_new(struct transport *t, struct peer *peer, enum link_kind kind)
+{
+    struct link *x = mem_new(struct link);
+    x->t = t;
+    x->peer = peer;
+    x->kind = kind;
+    x->since_ms = loop_now_ms(t->config.loop);
+    list_append(&t->links, &x->list);
+    return x;
+}
+
+static void link_abort(struct link *x)
+{
+    if (x)
+        conn_abort(x->conn);
+}
+
+/* ---- dialling ---- */
+
+static void dial(struct peer *p)
+{
+    struct transport *t = p->t;
+    if (t->stopping || p->out || !p->address[0])
+        return;
+    p->out = link_new(t, p, LINK_OUT);
+    p->out->conn = conn_dial(t->config.loop, p->address, p->port, t->config.tls, p->node, t->config.identify,
+                             t->config.identify_user, &t->config.hello, &link_events, p->out);
+}
+
+static void on_retry(struct timer *timer)
+{
+    dial(container_of(timer, struct peer, retry));
+}
+
+/* The next attempt, later by half to one and a half of the back-off, so that nodes do not knock in step. */
+static void retry(struct peer *p, unsigned at_least_ms)
+{
+    if (p->t->stopping || !p->address[0])
+        return;
+    unsigned ms = p->backoff_ms > at_least_ms ? p->backoff_ms : at_least_ms;
+    timer_start(&p->retry, ms / 2 + (unsigned)(random_u64() % (ms + 1)), 0);
+    p->backoff_ms = p->backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : p->backoff_ms * 2;
+}
+
+static void on_watch(struct timer *timer);
+
+static struct peer *peer_add(struct transport *t, uint32_t node)
+{
+    if (t->n_peers == TRANSPORT_MAX_PEERS)
+        return NULL;
+    struct peer *p = mem_new(struct peer);
+    p->t = t;
+    p->node = node;
+    p->backoff_ms = BACKOFF_MIN_MS;
+    timer_init(&p->retry, t->config.loop, on_retry);
+    timer_init(&p->watch, t->config.loop, on_watch);
+    t->peers[t->n_peers++] = p;
+    return p;
+}
+
+static void peer_free(struct peer *p)
+{
+    struct link *links[] = {p->out, p->in, p->held};
+    for (unsigned i = 0; i < n_elements(links); i++) {
+        if (links[i]) {
+            links[i]->peer = NULL;
+            link_abort(links[i]);
+        }
+    }
+    timer_stop(&p->retry);
+    timer_stop(&p->watch);
+    mem_free(p);
+}
+
+static bool set_where(struct peer *p, const char *address, uint16_t port)
+{
+    if (strcmp(p->address, address) == 0 && p->port == port)
+        return false;
+    snprintf(p->address, sizeof(p->address), "%s", address);
+    p->port = port;
+    return true;
+}
+
+static void redial(struct peer *p)
+{
+    p->backoff_ms = BACKOFF_MIN_MS;
+    timer_stop(&p->retry);
+    if (p->out)
+        link_abort(p->out); /* its end dials again */
+    else
+        dial(p);
+}
+
+/* ---- hellos ---- */
+
+static void open_out(struct link *x, const struct conn_hello *hello)
+{
+    struct peer *p = x->peer;
+    struct transport *t = x->t;
+    p->backoff_ms = BACKOFF_MIN_MS;
+    p->generation++;
+    p->pong_ms = loop_now_ms(t->config.loop);
+    snprintf(p->release, sizeof(p->release), "%s", hello->release);
+    log_info(t->config.log, "connected to node %u", p->node);
+    t->config.ops->on_link(t->config.user, p->node, true);
+}
+
+static void take_in(struct link *x)
+{
+    struct peer *p = x->peer;
+    struct transport *t = x->t;
+    const struct conn_hello *hello = conn_peer_hello(x->conn);
+    if (p->in) {
+        p->in->peer = NULL;
+        link_abort(p->in);
+    }
+    if (p->held == x)
+        p->held = NULL;
+    x->kind = LINK_IN;
+    p->in = x;
+    snprintf(p->release, sizeof(p->release), "%s", hello->release);
+    if (!p->is_member && hello->address[0] && set_where(p, hello->address, hello->port))
+        redial(p);
+    else if (!p->out && timer_is_on(&p->retry))
+        redial(p); /* it is back: do not wait out the back-off */
+    if (!p->is_seen) {
+        p->is_seen = true;
+        t->config.ops->on_peer_seen(t->config.user, p->node);
+    }
+    conn_welcome(x->conn);
+}
+
+/* Two start nonces of one node: either the old process is gone and its connection has not noticed yet, or two
+ * copies of the node live. The old one pings twice a second, so it is heard again if it lives. */
+static void on_watch(struct timer *timer)
+{
+    struct peer *p = container_of(timer, struct peer, watch);
+    struct link *x = p->held;
+    if (!x)
+        return;
+    if (p->in && conn_heard_ms(p->in->conn) > x->since_ms + WATCH_GRACE_MS) {
+        log_error(p->t->config.log, "a second living copy of node %u is refused", p->node);
+        p->held = NULL;
+        x->peer = NULL;
+        conn_refuse(x->conn, REFUSE_COPY, "another process with this node's identity is alive");
+    } else {
+        take_in(x);
+    }
+}
+
+static void hold(struct link *x)
+{
+    struct peer *p = x->peer;
+    if (p->held) {
+        p->held->peer = NULL;
+        link_abort(p->held);
+    }
+    x->kind = LINK_HELD;
+    x->since_ms = loop_now_ms(p->t->config.loop);
+    p->held = x;
+    timer_start(&p->watch, TRANSPORT_WATCH_MS, 0);
+}
+
+static void on_accepted_hello(struct link *x, const struct conn_hello *hello)
+{
+    struct transport *t = x->t;
+    if (t->config.ops->is_removed(t->config.user, hello->node)) {
+        conn_refuse(x->conn, REFUSE_REMOVED, "this node was removed from the cluster");
+        return;
+    }
+    if (hello->node == t->config.hello.node) {
+        conn_refuse(x->conn, REFUSE_COPY, "this node has the same identity");
+        return;
+    }
+    if (hello->purpose == CONN_COPY) {
+        struct conn *c = x->conn;
+        list_remove(&x->list);
+        mem_free(x);
+        t->config.ops->on_copy(t->config.user, c);
+        return;
+    }
+    struct peer *p = peer_find(t, hello->node);
+    if (!p)
+        p = peer_add(t, hello->node);
+    if (!p) {
+        conn_abort(x->conn);
+        return;
+    }
+    x->peer = p;
+    if (p->in && memcmp(conn_peer_hello(p->in->conn)->nonce, hello->nonce, 16) != 0)
+        hold(x);
+    else
+        take_in(x);
+}
+
+static void on_hello(void *user, struct conn *c, const struct conn_hello *hello)
+{
+    struct link *x = user;
+    if (x->t->stopping)
+        conn_abort(c);
+    else if (x->kind == LINK_OUT && x->peer)
+        open_out(x, hello);
+    else if (x->kind == LINK_PENDING)
+        on_accepted_hello(x, hello);
+}
+
+/* ---- frames ---- */
+
+static void on_pong(struct link *x, const uint8_t *body, size_t n_bytes)
+{
+    struct reader r;
+    reader_init(&r, body, n_bytes);
+    uint64_t sent_us = read_u64(&r), now_us = clock_monotonic_us();
+    if (r.failed || sent_us > now_us)
+        return;
+    x->peer->ping_us = now_us - sent_us > UINT32_MAX ? UINT32_MAX : (uint32_t)(now_us - sent_us);
+    x->peer->pong_ms = loop_now_ms(x->t->config.loop);
+}
+
+static void on_frame(void *user, struct conn *c, enum conn_frame type, const uint8_t *body, size_t n_bytes)
+{
+    struct link *x = user;
+    struct transport *t = x->t;
+    if (!x->peer || t->stopping)
+        return;
+    x->peer->heard_ms = loop_now_ms(t->config.loop);
+    if (x->kind == LINK_OUT) {
+        if (type == FRAME_PONG)
+            on_pong(x, body, n_bytes);
+    } else if (type == FRAME_PING) {
+        conn_send(c, FRAME_PONG, body, n_bytes < 8 ? n_bytes : 8);
+    } else {
+        t->config.ops->on_frame(t->config.user, x->peer->node, type, body, n_bytes);
+    }
+}
+
+static void on_ping_timer(struct timer *timer)
+{
+    struct transport *t = container_of(timer, struct transport, pinger);
+    uint64_t now = loop_now_ms(t->config.loop);
+    uint8_t body[8];
+    uint64_t us = clock_monotonic_us();
+    for (unsigned i = 0; i < 8; i++)
+        body[i] = (uint8_t)(us >> 8 * i);
+    for (unsigned i = 0; i < t->n_peers; i++) {
+        struct peer *p = t->peers[i];
+        if (p->in && now > conn_heard_ms(p->in->conn) + 4 * TRANSPORT_DEAD_MS)
+            link_abort(p->in);
+        if (!p->out || !conn_is_open(p->out->conn))
+            continue;
+        if (now > p->pong_ms + TRANSPORT_DEAD_MS)
+            link_abort(p->out);
+        else
+            conn_send(p->out->conn, FRAME_PING, body, sizeof(body));
+    }
+}
+
+/* ---- ends ---- */
+
+static void check_stopped(struct transport *t)
+{
+    if (t->stopping && list_is_empty(&t->links) && list_is_empty(&t->stopped.link))
+        loop_defer(t->config.loop, &t->stopped);
+}
+
+static void on_close(void *user, struct conn *c, unsigned refusal, const char *detail)
+{
+    struct link *x = user;
+    struct transport *t = x->t;
+    struct peer *p = x->peer;
+    list_remove(&x->list);
+    if (p && p->in == x) {
+        p->in = NULL;
+        if (p->held && !t->stopping) {
+            timer_stop(&p->watch);
+            take_in(p->held);
+        }
+    } else if (p && p->held == x) {
+        p->held = NULL;
+        timer_stop(&p->watch);
+    } else if (p && p->out == x) {
+        bool was_open = p->generation != 0 && p->pong_ms != 0;
+        p->out = NULL;
+        if (was_open) {
+            p->pong_ms = 0;
+            t->config.ops->on_link(t->config.user, p->node, false);
+        }
+        if (!t->stopping)
+            log_at(t->config.log, was_open || refusal ? LOG_NOTICE : LOG_DEBUG,
+                   "connection to node %u at %s:%u: %s", p->node, p->address, p->port, detail);
+        if (refusal == REFUSE_COPY && !t->stopping)
+            t->config.ops->on_second_copy(t->config.user, detail);
+        retry(p, refusal ? BACKOFF_REFUSED_MS : 0);
+    } else if (x->kind == LINK_PENDING && !t->stopping) {
+        log_info(t->config.log, "connection of node %u: %s", conn_node(c), detail);
+    }
+    mem_free(x);
+    check_stopped(t);
+}
+
+static const struct conn_events link_events = {on_hello, on_frame, NULL, on_close};
+
+static void on_arrived(void *user, struct conn *c)
+{
+    struct transport *t = user;
+    struct link *x = link_new(t, NULL, LINK_PENDING);
+    x->conn = c;
+    conn_begin(c, &t->config.hello, &link_events, x);
+    if (t->stopping)
+        conn_abort(c);
+}
+
+void transport_accept(struct transport *t, struct stream *s, uint32_t node)
+{
+    conn_accept(s, node, t->config.loop, on_arrived, t);
+}
+
+static void on_all_gone(struct deferred *d)
+{
+    struct transport *t = container_of(d, struct transport, stopped);
+    t->on_stopped(t->stopped_user);
+}
+
+struct transport *transport_new(const struct transport_config *config)
+{
+    struct transport *t = mem_new(struct transport);
+    t->config = *config;
+    list_init(&t->links);
+    list_init(&t->stopped.link);
+    t->stopped.fn = on_all_gone;
+    timer_init(&t->pinger, config->loop, on_ping_timer);
+    timer_start(&t->pinger, TRANSPORT_PING_MS, TRANSPORT_PING_MS);
+    return t;
+}
+
+void transport_stop(struct transport *t, void (*on_stopped)(void *user), void *user)
+{
+    t->stopping = true;
+    t->on_stopped = on_stopped;
+    t->stopped_user = user;
+    timer_stop(&t->pinger);
+    struct link *x;
+    list_for_each(x, &t->links, struct link, list) conn_abort(x->conn);
+    check_stopped(t);
+}
+
+void transport_free(struct transport *t)
+{
+    for (unsigned i = 0; i < t->n_peers; i++)
+        peer_free(t->peers[i]);
+    mem_free(t);
+}
+
+/* ---- peers ---- */
+
+static void drop_unnamed(struct transport *t)
+{
+    for (unsigned i = 0; i < t->n_peers;) {
+        struct peer *p = t->peers[i];
+        bool removed = t->config.ops->is_removed(t->config.user, p->node);
+        /* Who has spoken to us without being in the table may be joining. */
+        if (p->is_member || (!removed && p->in)) {
+            i++;
+            continue;
+        }
+        t->peers[i] = t->peers[--t->n_peers];
+        peer_free(p);
+    }
+}
+
+void transport_set_peers(struct transport *t, const struct transport_peer *peers, unsigned n)
+{
+    for (unsigned i = 0; i < t->n_peers; i++)
+        t->peers[i]->is_member = false;
+    for (unsigned i = 0; i < n; i++) {
+        if (peers[i].node == t->config.hello.node)
+            continue;
+        struct peer *p = peer_find(t, peers[i].node);
+        if (!p && !(p = peer_add(t, peers[i].node)))
+            break;
+        p->is_member = true;
+        if (set_where(p, peers[i].address, peers[i].port))
+            redial(p);
+    }
+    drop_unnamed(t);
+}
+
+void transport_set_address(struct transport *t, const char *address, uint16_t port)
+{
+    snprintf(t->config.hello.address, sizeof(t->config.hello.address), "%s", address);
+    t->config.hello.port = port;
+}
+
+static struct peer *peer_open(const struct transport *t, uint32_t node)
+{
+    struct peer *p = peer_find(t, node);
+    return p && p->out && conn_is_open(p->out->conn) && !t->stopping ? p : NULL;
+}
+
+bool transport_is_up(const struct transport *t, uint32_t node)
+{
+    return peer_open(t, node) != NULL;
+}
+
+uint64_t transport_generation(const struct transport *t, uint32_t node)
+{
+    struct peer *p = peer_find(t, node);
+    return p ? p->generation : 0;
+}
+
+void transport_send(struct transport *t, uint32_t node, enum conn_frame type, const void *body,
+                    size_t n_bytes)
+{
+    struct peer *p = peer_open(t, node);
+    if (p)
+        conn_send(p->out->conn, type, body, n_bytes);
+}
+
+struct buf *transport_begin(struct transport *t, uint32_t node, enum conn_frame type)
+{
+    struct peer *p = peer_open(t, node);
+    return p ? conn_frame_begin(p->out->conn, type) : NULL;
+}
+
+void transport_end(struct transport *t, uint32_t node)
+{
+    struct peer *p = peer_open(t, node);
+    assert(p);
+    conn_frame_end(p->out->conn);
+}
+
+size_t transport_queued(const struct transport *t, uint32_t node)
+{
+    struct peer *p = peer_open(t, node);
+    return p ? conn_queued(p->out->conn) : 0;
+}
+
+unsigned transport_get_info(const struct transport *t, struct transport_info *out, unsigned max)
+{
+    unsigned n = 0;
+    for (; n < t->n_peers && n < max; n++) {
+        const struct peer *p = t->peers[n];
+        out[n] = (struct transport_info){.node = p->node,
+                                         .connected = p->out && conn_is_open(p->out->conn),
+                                         .heard_ms = p->heard_ms,
+                                         .ping_us = p->ping_us,
+                                         .release = p->release};
+    }
+    return n;
+}
+
+bool transport_get_address(const struct transport *t, uint32_t node, const char **address, uint16_t *port)
+{
+    const struct peer *p = peer_find(t, node);
+    if (!p || !p->address[0])
+        return false;
+    *address = p->address;
+    *port = p->port;
+    return true;
+}

@@ -1,0 +1,81 @@
+/* Up to five replicas in one process, each with a directory, a control loop and a listener on 127.0.0.1 of
+ * its own, with certificates of one CA. */
+#ifndef TESTS_REPLICA_FIXTURE_H
+#define TESTS_REPLICA_FIXTURE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "replication/replica.h"
+#include "test_certs.h"
+#include <cmocka.h>
+#include <stdatomic.h>
+
+enum { MAX_NODES = 5 };
+
+struct tnode {
+    struct cluster *c;
+    uint32_t id;
+    char *dir;
+    struct loop *loop; /* control */
+    struct listener *listener;
+    unsigned port;
+    struct tls_ctx *server, *client;
+    struct tls_sni *sni;
+    struct store *store;
+    struct replica *r; /* NULL: stopped */
+    struct metrics metrics;
+    atomic_uint n_fatal, n_exit_again, n_events, n_reloads, n_changes, n_differ;
+    _Atomic uint64_t feed_index; /* highest told by the feed */
+    char fatal[256];
+};
+struct cluster {
+    char *dir;
+    struct test_ca ca;
+    uint8_t id[16];
+    struct log *log;
+    unsigned election_ms, heartbeat_ms;
+    uint64_t log_keep_bytes;
+    struct tnode nodes[MAX_NODES + 1]; /* by id */
+};
+
+struct cluster *cluster_new(void);    /* node 1 is bootstrapped, not started */
+void cluster_free(struct cluster *c); /* stops what runs, removes the directories */
+struct tnode *node_start(struct cluster *c, uint32_t id);
+void node_stop(struct tnode *n); /* replica_stop */
+void node_listen(struct tnode *n);
+/* Adds nodes 2..n through the leader and makes them voters, then waits until all have a session. */
+void cluster_grow(struct cluster *c, unsigned n);
+
+struct tnode *cluster_leader(struct cluster *c); /* waits for one that all running nodes agree on */
+/* Waits until the condition holds; fails the test with WHAT after 20 s. */
+#define await(condition, what)                                                                               \
+    do {                                                                                                     \
+        struct await_clock await_clock = await_begin();                                                      \
+        while (!(condition))                                                                                 \
+            await_step(&await_clock, what, __FILE__, __LINE__);                                              \
+    } while (0)
+struct await_clock {
+    uint64_t end_ms;
+};
+struct await_clock await_begin(void);
+void await_step(struct await_clock *clock, const char *what, const char *file, int line);
+
+/* Submits and waits for the answer. */
+struct proposal_outcome {
+    int code;
+    uint64_t index, value;
+};
+struct proposal_outcome propose(struct tnode *n, Imp__Command *command);
+struct proposal_outcome propose_alarm(struct tnode *n, const char *text);
+void propose_alarm_until_done(struct tnode *n, const char *text); /* again while there is no session */
+int barrier(struct tnode *n, unsigned timeout_ms, uint64_t *index);
+int change(struct tnode *n, enum replica_change what, uint32_t node);
+int transfer(struct tnode *n, uint32_t to);
+uint64_t n_alarms(struct tnode *n);             /* rows in the table */
+char *alarm_text(struct tnode *n, uint64_t id); /* heap, NULL: none */
+void state_hash(struct tnode *n, struct store_hash *out, uint64_t *index);
+
+#endif
