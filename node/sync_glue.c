@@ -3,6 +3,7 @@
 #include "im/address.h"
 #include "im/directory_words.h"
 #include "replication/settings.h"
+#include <stdio.h>
 #include <string.h>
 
 enum { REWRITE_ROWS = 1000, REWRITE_RETRY_MS = 1000 };
