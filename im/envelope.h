@@ -56,7 +56,7 @@ enum envelope_flag {
     ENVELOPE_THROTTLE =
         4, /* not a stanza: the session it is addressed to feeds a slow reader; read it slower */
     ENVELOPE_PROBE_BACK = 8, /* answer to a probe: goes to one session */
-    ENVELOPE_SYNC = 16, /* part of a full presence set after a link began: no fan-out unless it is news */
+    ENVELOPE_FORWARDED = 16, /* went on from a node that is no longer the home: not a second time */
 };
 
 struct envelope {
@@ -65,12 +65,16 @@ struct envelope {
     struct shard *shard;  /* the receiving one, while posted */
     uint8_t kind, type;
     uint16_t flags;
-    uint32_t from_node;    /* node of the sender's home; 0: this one */
-    uint64_t from_uid;     /* 0: not a user here (the server itself, a foreign JID) */
-    uint64_t to_uid;       /* 0: not resolved */
-    uint64_t session;      /* of the sender at its home; 0: none. Wakes and throttles refer to it */
-    uint64_t after_index;  /* not handed on before this log index is applied */
-    uint64_t queued_ms;    /* CLOCK_MONOTONIC when a queue took it */
+    uint16_t sender;      /* of a broadcast from another node: its shard, */
+    uint32_t generation;  /* the full set it belongs to, */
+    uint64_t epoch;       /* and the epoch of the node */
+    uint32_t from_node;   /* node of the sender's home; 0: this one */
+    uint64_t from_uid;    /* 0: not a user here (the server itself, a foreign JID) */
+    uint64_t to_uid;      /* 0: not resolved */
+    uint64_t session;     /* of the sender at its home; 0: none. Wakes and throttles refer to it */
+    uint64_t after_index; /* not handed on before this log index is applied */
+    uint64_t out_end;     /* place of its last byte in the session's output, until that is known to be sent */
+    uint64_t queued_ms;   /* CLOCK_MONOTONIC when a queue took it */
     const char *from, *to; /* full or bare; never NULL */
     const char *id, *lang; /* NULL when missing */
     const char *extra;     /* other attributes of the start tag as raw text with a leading space, or NULL */

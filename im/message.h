@@ -14,6 +14,8 @@
 
 /* A message for a user of this shard, which is its home. Takes E. */
 void message_receive(struct shard *s, struct envelope *e);
+/* Written to a session that ended before its client was given it: to the others, or stored. Takes E. */
+void message_take_back(struct shard *s, struct envelope *e);
 /* The session became available with a non-negative priority: stored messages go to it. */
 void message_session_available(struct session *s);
 /* The session's output ran low. */

@@ -5,6 +5,7 @@
 #define IM_PRESENCE_H
 
 #include "im/envelope.h"
+#include "im/roster.h"
 #include "im/session.h"
 #include "im/shard.h"
 
@@ -15,17 +16,29 @@ void presence_update(struct session *s, struct envelope *e, int priority);
 void presence_directed(struct session *s, struct envelope *e);
 /* From a session: subscribe, subscribed, unsubscribe, unsubscribed. Takes E; its to is a bare JID. */
 void presence_subscription(struct session *s, struct envelope *e);
+/* The contact was removed from the roster at log index INDEX: it hears unsubscribe, unsubscribed and
+ * unavailable as far as there was a subscription (RFC 6121 §2.5.2). */
+void presence_contact_removed(struct shard *s, const struct roster_removal *r, uint64_t index);
 /* The session ends: unavailable to all that know of it. */
 void presence_session_ended(struct session *s);
 /* An envelope of kind presence for a user of this shard. Takes E. */
 void presence_receive(struct shard *s, struct envelope *e);
 /* Presence of a user's resource at another node (ENVELOPE_BROADCAST). Takes E. */
-void presence_remote(struct shard *s, struct envelope *e, uint16_t sender, uint32_t generation);
+void presence_remote(struct shard *s, struct envelope *e);
 /* A full set of NODE's shard SENDER ended: what it did not name is gone. */
 void presence_sync_end(struct shard *s, uint32_t node, uint16_t sender, uint32_t generation);
-/* Sends this shard's full set to NODE. */
-void presence_sync_node(struct shard *s, uint32_t node);
+/* NODE went down, or up again in a new epoch: resources it told in another epoch than the current one are
+ * gone. */
 void presence_node_down(struct shard *s, uint32_t node);
+/* Sends the presence of every resource of user OF, as known on this node, to user TO: as it is, or (GONE)
+ * unavailable. Any shard may ask; works on the shard of OF. */
+void presence_show(struct shard *s, uint64_t of, uint64_t to_uid, const char *to, bool gone,
+                   uint64_t after_index);
+/* Hands E to the available sessions of local users UIDS, wherever their shards are. */
+void presence_fan_out(struct shard *s, const uint64_t *uids, unsigned n, const struct envelope *e);
+/* May the sender of E send requests to the session: is presence shared in its direction (RFC 6121 §8.5.3.1)?
+ */
+bool presence_is_shared(struct session *s, const struct envelope *e);
 /* May CONTACT (bare) see the presence of UID? */
 bool presence_is_visible(struct shard *s, uint64_t uid, const char *contact);
 

@@ -23,10 +23,20 @@ uint64_t roster_read(struct shard *s, uint64_t uid, roster_item_fn *each, void *
  * kept: send all. *version: the current one. */
 int roster_read_since(struct shard *s, uint64_t uid, uint64_t since, uint64_t *version, roster_item_fn *each,
                       void *user);
+bool roster_can_read_since(struct shard *s, uint64_t uid, uint64_t since);
 uint64_t roster_version(struct shard *s, uint64_t uid);
 /* A feed event of TABLE_ROSTER: pushes to the user's interested sessions. */
 void roster_on_feed(struct shard *s, const struct feed_event *event);
 /* Pending subscription requests as presences to a session that became available (RFC 6121 §3.1.3). */
 void roster_deliver_requests(struct session *s);
+
+/* What a contact was before it is removed (§2.5): for presence_contact_removed. */
+struct roster_removal {
+    uint64_t uid, contact_uid; /* contact_uid 0: not a local user */
+    char *jid, *contact;       /* bare */
+    bool to, from;             /* it hears unsubscribe / unsubscribed: result of RosterRemove */
+};
+void roster_removal_init(struct roster_removal *r, struct shard *s, struct user *u, const char *contact);
+void roster_removal_fini(struct roster_removal *r);
 
 #endif

@@ -24,6 +24,15 @@ void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error 
 /* An envelope for a user of this shard has arrived from a shard or a node: waits for after_index, then is
  * delivered. */
 void router_receive(struct shard *s, struct envelope *e);
+/* Sends a broadcast presence to NODE, in order with this shard's envelopes; dropped while the link is down,
+ * since its next session begins with a full set. Takes E. */
+void router_send_presence(struct shard *s, uint32_t node, struct envelope *e);
+/* E's sender feeds somebody who is too slow: read it less. */
+void router_throttle(struct shard *s, const struct envelope *e);
+/* Posts E, which is for a user of shard TO, there. */
+void router_post(struct shard *to, struct envelope *e);
+void router_link_up(struct shard *s, uint32_t node);
+void router_link_down(struct shard *s, uint32_t node);
 /* applied_index rose, the lease came back, a link came up, a home moved, time passed. */
 void router_advance(struct shard *s);
 

@@ -39,20 +39,34 @@ struct session_info {
 struct session_ops {
     /* Writes the stanza to the client. EXTRA_XML (may be NULL) goes before the end tag (delayed delivery). */
     void (*deliver)(struct session *s, const struct envelope *e, const char *extra_xml);
-    size_t (*queued)(const struct session *s); /* bytes not yet given to the client's socket */
+    /* Bytes of output since the session began: written by deliver and others, and given to the client's
+     * socket. */
+    void (*output)(const struct session *s, uint64_t *written, uint64_t *sent);
     void (*roster_push)(struct session *s, const struct roster_item *item);
-    /* Ends the client's stream; session_end is called before this returns or soon after. */
+    /* Ends the client's stream; session_end is called before this returns or later in the turn, and the
+     * struct lives until the turn ends. deliver, roster_push and the others never end a session themselves.
+     */
     void (*close)(struct session *s, enum session_reason reason);
-    void (*pause)(struct session *s); /* stop reading the client; idempotent, nested by session_pause */
-    void (*resume)(struct session *s);
+    /* No stanza of the client is handled any more until resume. */
+    void (*pause)(struct session *s);
+    void (*resume)(struct session *s); /* from anywhere: goes on later in the turn */
     void (*describe)(const struct session *s, struct session_info *out); /* fills what it knows */
 };
 
+/* Why a session is not read. */
+enum session_pause {
+    PAUSE_LEASE = 1,
+    PAUSE_THROTTLE = 2, /* it feeds a slow reader */
+    PAUSE_LINK = 4,     /* it feeds a node that cannot take more */
+    PAUSE_ORDER = 8,    /* a proposal of its own is in flight: what follows must not overtake it */
+};
+
 struct session {
-    struct hnode node; /* in shard->sessions by id */
-    struct list link;  /* in user->sessions */
+    struct hnode node;      /* in shard->sessions by id */
+    struct list link;       /* in user->sessions */
+    struct list flush_link; /* in shard->flushing */
     struct shard *shard;
-    struct user *user;
+    struct user *user; /* NULL: not open */
     const struct session_ops *ops;
     uint64_t id;
     uint64_t since_ms;    /* wall clock */
@@ -62,16 +76,17 @@ struct session {
     struct envelope *presence; /* last broadcast one; NULL: not available */
     struct list directed;      /* struct directed: who got directed presence */
     unsigned n_directed;
-    int8_t priority;
-    bool wants_roster; /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
-    bool behind;       /* reads too slowly: messages are stored and follow from the store */
-    bool closing;
-    uint8_t n_pauses; /* reasons for not reading it */
+    int priority;
+    bool wants_roster;   /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
+    bool behind;         /* reads too slowly: messages are stored and follow from the store */
+    uint8_t paused;      /* enum session_pause */
+    uint32_t blocked_on; /* node that PAUSE_LINK is about */
     /* ordering against the log */
     unsigned n_in_flight; /* proposals it caused and that are not answered */
     uint64_t after_index; /* highest index it has caused */
-    uint64_t throttled_until_ms;
-    void (*on_idle)(struct session *s); /* n_in_flight fell to 0: go on with what waits; may be NULL */
+    struct timer throttle;
+    uint64_t throttled_ms; /* CLOCK_MONOTONIC of the last throttle sent because of this session's slowness */
+    struct list unsent;    /* envelopes delivered directly, until their bytes are with the kernel */
 };
 
 /* Adds the session of UID with RESOURCE (prepared; unique or NULL to have one made) to its user. 0,
@@ -92,9 +107,13 @@ typedef void session_done_fn(struct session *s, struct shard *shard, void *user,
                              const struct proposal_result *result);
 int session_submit(struct session *s, Imp__Command *command, session_done_fn *on_done, void *user);
 
-void session_pause(struct session *s);
-void session_resume(struct session *s);
-/* Do not read the session for MS from now. */
+void session_pause(struct session *s, enum session_pause why);
+void session_resume(struct session *s, enum session_pause why);
+/* Does not read the session for MS from now. */
 void session_throttle(struct session *s, unsigned ms);
+/* Writes a message to the client and keeps it until its bytes are sent; if the session ends before, the
+ * message goes on to whoever else there is, or to the store. Takes E. */
+void session_deliver_kept(struct session *s, struct envelope *e);
+size_t session_queued(const struct session *s);
 
 #endif

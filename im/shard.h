@@ -15,6 +15,7 @@
 #include "base/list.h"
 #include "base/loop.h"
 #include "base/metrics.h"
+#include "cluster/home.h"
 #include "cluster/link.h"
 #include "replication/replica.h"
 #include "storage/store.h"
@@ -25,6 +26,7 @@ struct im;
 struct shard;
 struct session;
 struct envelope;
+struct xmpp_shard;
 
 /* All functions: any thread. */
 struct im_backend {
@@ -34,9 +36,6 @@ struct im_backend {
                   proposal_done_fn *on_done, void *done_user);
     void (*add_feed)(void *user, struct loop *loop, const struct feed_handler *handler, void *feed_user);
     uint64_t (*lease_until)(void *user);
-    /* The node that is home of UID now (active_home), 0 when there is none; HOME is the assigned one of its
-     * row. */
-    uint32_t (*active_home)(void *user, struct store_txn *txn, uint64_t uid, uint32_t home);
     /* link_send, link_is_congested, link_is_up */
     int (*link_send)(void *user, uint32_t node, enum link_frame type, const void *data, size_t n_bytes);
     bool (*link_is_congested)(void *user, uint32_t node);
@@ -93,12 +92,15 @@ enum shard_lease {
 };
 
 /* Settings as the shards use them, re-read when the setting table changes. */
+enum resource_conflict { CONFLICT_REPLACE, CONFLICT_REFUSE, CONFLICT_RENAME };
 struct im_settings {
-    bool redirect;          /* xmpp.wrong_node */
+    bool redirect;  /* xmpp.wrong_node */
+    bool directory; /* xmpp.directory_search */
+    enum resource_conflict conflict;
     unsigned offline_limit; /* stored messages per user */
-    unsigned sessions_per_user, roster_items, stanza_bytes;
-    unsigned idle_timeout_s;
-    bool conflict_replace; /* xmpp.resource_conflict: replace the old session, else refuse the new one */
+    unsigned sessions_per_user, roster_items;
+    unsigned stanza_bytes, vcard_bytes, output_bytes;
+    unsigned idle_timeout_s; /* 0: never */
 };
 
 struct shard {
@@ -109,21 +111,34 @@ struct shard {
     struct store_reader *reader;
     uint64_t applied_index; /* feed handled up to here */
     enum shard_lease lease;
-    uint64_t lease_lost_ms;
+    uint64_t lease_lost_ms, stop_ms;
     struct im_settings settings;
+    struct members *members;
     uint32_t default_domain; /* id */
     char *domain;            /* the default domain's name */
     struct htab users;       /* struct user by uid */
     struct htab sessions;    /* struct session by id */
     uint64_t next_session;
+    uint64_t n_stored; /* messages proposed to be stored, for their origin */
     unsigned n_sessions;
     struct router *router;
-    struct buf scratch; /* for writing one stanza; reset by its user */
+    struct xmpp_shard *xmpp; /* of protocols/xmpp; not looked into here */
+    struct buf scratch;      /* for writing one stanza; reset by its user */
+    struct buf scratch_out;  /* the same, for the output of sessions */
     struct loop_hook before_poll;
-    struct timer tick;    /* 100 ms: lease, queues, time-outs */
-    struct list watchers; /* struct shard_watcher */
+    struct timer tick; /* 100 ms: lease, queues, time-outs */
+    struct list mail;  /* struct mailqueue */
+    struct deferred check_sent;
+    bool check_done;            /* this turn's output was looked at */
+    struct list flushing;       /* struct session with messages not known to be sent */
+    _Atomic size_t inbox_bytes; /* of envelopes posted to this shard and not taken yet */
+    struct list watchers;       /* struct shard_watcher */
+    unsigned n_busy;            /* connections that still write; im_stop waits for them */
     bool stopping;
 };
+
+/* Looks at the lease now; called before anything is done for a client or a peer. */
+enum shard_lease shard_check_lease(struct shard *s);
 
 /* The read transaction of this loop turn; ends before the loop sleeps and when a newer index must be seen.
  * Rows borrowed from it do not outlive the event that asked. */
@@ -154,7 +169,8 @@ int shard_find_uid(struct shard *s, const char *jid, uint64_t *uid);
 /* "localpart@domain" of a user into ARENA; NULL when there is none. */
 const char *shard_user_jid(struct shard *s, uint64_t uid, struct arena *a);
 Imp__UserRow *shard_user_row(struct shard *s, uint64_t uid, struct arena *a);
-/* active_home of UID as of shard_txn; 0: none. */
+/* active_home of UID as of shard_txn; 0: none. HOME: of the row. */
+bool shard_is_home_of(struct shard *s, uint64_t uid);
 uint32_t shard_home_of(struct shard *s, uint64_t uid);
 
 #endif

@@ -15,6 +15,7 @@ struct remote_resource {
     uint32_t node;
     uint16_t sender;     /* shard of that node that told it */
     uint32_t generation; /* of the last full set that named it */
+    uint64_t epoch;      /* of that node when it told it */
     struct envelope *presence;
 };
 

@@ -54,11 +54,15 @@ struct c2s_conn_ops {
     void (*write)(struct c2s_conn *c, const void *data, size_t n_bytes);
     void (*write_blob)(struct c2s_conn *c, struct blob *b, size_t from); /* takes a reference of its own */
     size_t (*queued)(
-        const struct c2s_conn *c);     /* bytes not yet given to the client's socket, as far as known here */
-    void (*pause)(struct c2s_conn *c); /* stop reading; what was read already may still arrive */
+        const struct c2s_conn *c); /* bytes not yet given to the client's socket, as far as known here */
+    /* After pause no header, stanza or end arrives; what was read already waits in the parser. Resume goes on
+     * later in the turn. */
+    void (*pause)(struct c2s_conn *c);
     void (*resume)(struct c2s_conn *c);
     /* Writes FINAL and closes. Nothing is called back any more: the connection ends by itself. */
     void (*close)(struct c2s_conn *c, const void *final, size_t n_bytes);
+    void (*abort)(
+        struct c2s_conn *c); /* at once, what is queued is not written; nothing is called back either */
 };
 struct c2s_conn {
     const struct c2s_conn_ops *ops;

@@ -1,4 +1,4 @@
-/* XMPP service of a node: client listeners on every shard, relay, home. Control loop. */
+/* XMPP on a node: what every shard keeps for it, relay and home. Control loop. */
 #ifndef XMPP_XMPP_H
 #define XMPP_XMPP_H
 
@@ -8,14 +8,13 @@
 
 struct xmpp;
 
-/* What the edge needs from above: certificates, password checks (AXL, LDAP). Defined by the edge. */
-struct c2s_edge_options;
-
 struct xmpp_options {
     struct im *im;
-    struct links *links; /* NULL in tests: xmpp_on_relay is called by the test */
-    const struct c2s_edge_options *edge;
+    struct links *links; /* NULL in tests: the test calls xmpp_on_relay and xmpp_on_link_down */
 };
+/* The home's part and the relay; the edge (accept, TLS, SASL) opens its listeners by itself and ends in
+ * c2s_hand_over.
+ */
 /* Between im_new and im_start. */
 int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *err);
 void xmpp_free(struct xmpp *x); /* after im_stop */

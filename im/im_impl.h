@@ -1,0 +1,37 @@
+/* Between the files of im/ only. */
+#ifndef IM_IM_IMPL_H
+#define IM_IM_IMPL_H
+
+#include "im/shard.h"
+#include <stdatomic.h>
+
+struct user;
+
+struct im {
+    struct im_options options;
+    struct log *log;
+    char origin[40]; /* "node.random": begins the origin of every message stored by this life of the node */
+    _Atomic bool serving;
+    _Atomic size_t n_sessions;
+    _Atomic uint32_t sync_generation;
+    bool started;
+    unsigned n;
+    struct shard shards[];
+};
+
+int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *err);
+int shard_start(struct shard *s);
+void shard_begin_stop(struct shard *s);
+void shard_fini(struct shard *s);
+
+void user_on_reload(struct shard *s);
+void user_free(struct user *u);
+void session_gate_changed(struct session *s);
+void session_check_sent(struct shard *s);
+void router_homes_changed(struct shard *s);
+bool router_is_holding(struct shard *s);
+void message_tick(struct shard *s);
+void message_reload(struct shard *s);
+void message_user_freed(struct user *u);
+
+#endif

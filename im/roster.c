@@ -1,0 +1,183 @@
+#include "im/roster.h"
+#include "base/xml.h"
+#include "im/im_impl.h"
+#include "im/stored.h"
+#include "im/user.h"
+#include <string.h>
+
+static const char *subscription_text(const Imp__RosterRow *row)
+{
+    if (row->removed)
+        return "remove";
+    switch (row->subscription) {
+    case IMP__SUBSCRIPTION__SUB_TO:
+        return "to";
+    case IMP__SUBSCRIPTION__SUB_FROM:
+        return "from";
+    case IMP__SUBSCRIPTION__SUB_BOTH:
+        return "both";
+    default:
+        return "none";
+    }
+}
+
+/* A row that only holds a request of a stranger is no roster item yet (§3.1.3). */
+static bool is_shown(const Imp__RosterRow *row)
+{
+    return row->in_roster || row->removed;
+}
+
+static void fill_item(struct roster_item *item, const char *jid, const Imp__RosterRow *row)
+{
+    *item = (struct roster_item){.jid = jid,
+                                 .name = row->name ? row->name : "",
+                                 .groups = (const char *const *)row->groups,
+                                 .n_groups = row->n_groups,
+                                 .subscription = subscription_text(row),
+                                 .ask = row->ask,
+                                 .approved = row->approved,
+                                 .version = row->version};
+}
+
+static Imp__RosterMetaRow *read_meta(struct shard *s, uint64_t uid, struct arena *a)
+{
+    struct key k;
+    key_init(&k);
+    key_u64(&k, uid);
+    return store_find_row(shard_txn(s), TABLE_ROSTER_META, &k, a);
+}
+
+uint64_t roster_version(struct shard *s, uint64_t uid)
+{
+    struct arena a;
+    arena_init(&a);
+    Imp__RosterMetaRow *meta = read_meta(s, uid, &a);
+    uint64_t version = meta ? meta->version : 0;
+    arena_fini(&a);
+    return version;
+}
+
+/* Shown items with a version above SINCE; SINCE 0: all that are in the roster. */
+static void each_item(struct shard *s, uint64_t uid, uint64_t since, roster_item_fn *each, void *user)
+{
+    struct key prefix;
+    key_init(&prefix);
+    key_u64(&prefix, uid);
+    struct arena a;
+    arena_init(&a);
+    struct store_iter it;
+    store_iter_init(&it, shard_txn(s), TABLE_ROSTER, &prefix);
+    while (store_iter_next(&it)) {
+        Imp__RosterRow *row = store_iter_row(&it, &a);
+        struct key_reader k;
+        key_read(&k, it.key, it.n_key);
+        key_read_u64(&k);
+        const char *jid = key_read_str(&k, &a);
+        if (row && !k.failed && is_shown(row) && (since ? row->version > since : !row->removed)) {
+            struct roster_item item;
+            fill_item(&item, jid, row);
+            each(user, &item);
+        }
+        arena_reset(&a);
+    }
+    store_iter_fini(&it);
+    arena_fini(&a);
+}
+
+uint64_t roster_read(struct shard *s, uint64_t uid, roster_item_fn *each, void *user)
+{
+    each_item(s, uid, 0, each, user);
+    return roster_version(s, uid);
+}
+
+bool roster_can_read_since(struct shard *s, uint64_t uid, uint64_t since)
+{
+    struct arena a;
+    arena_init(&a);
+    Imp__RosterMetaRow *meta = read_meta(s, uid, &a);
+    /* Removed items are kept from OLDEST on: a client that knows less must get everything. */
+    bool can =
+        since && meta && since <= meta->version && (!meta->oldest_removed || since >= meta->oldest_removed);
+    arena_fini(&a);
+    return can;
+}
+
+int roster_read_since(struct shard *s, uint64_t uid, uint64_t since, uint64_t *version, roster_item_fn *each,
+                      void *user)
+{
+    if (!roster_can_read_since(s, uid, since))
+        return ERR_NOTFOUND;
+    *version = roster_version(s, uid);
+    if (since < *version)
+        each_item(s, uid, since, each, user);
+    return 0;
+}
+
+void roster_removal_init(struct roster_removal *r, struct shard *s, struct user *u, const char *contact)
+{
+    *r = (struct roster_removal){.uid = u->uid, .jid = mem_strdup(u->jid), .contact = mem_strdup(contact)};
+    if (shard_find_uid(s, contact, &r->contact_uid) != 0)
+        r->contact_uid = 0;
+}
+
+void roster_removal_fini(struct roster_removal *r)
+{
+    mem_free(r->jid);
+    mem_free(r->contact);
+}
+
+void roster_on_feed(struct shard *s, const struct feed_event *event)
+{
+    struct arena a;
+    arena_init(&a);
+    struct key_reader k;
+    key_read(&k, event->key.bytes, event->key.n);
+    uint64_t uid = key_read_u64(&k);
+    const char *jid = key_read_str(&k, &a);
+    struct user *u = k.failed ? NULL : user_find(s, uid);
+    Imp__RosterRow *row = u && !list_is_empty(&u->sessions)
+                              ? store_find_row(shard_txn(s), TABLE_ROSTER, &event->key, &a)
+                              : NULL;
+    struct roster_item item;
+    /* A row that is gone altogether was never shown, or its mark is forgotten. */
+    if (row && is_shown(row)) {
+        fill_item(&item, jid, row);
+        if (row->removed) {
+            item.name = "";
+            item.n_groups = 0;
+        }
+        struct session *session;
+        list_for_each(session, &u->sessions, struct session, link) if (session->wants_roster)
+            session->ops->roster_push(session, &item);
+    }
+    arena_fini(&a);
+}
+
+void roster_deliver_requests(struct session *s)
+{
+    struct shard *shard = s->shard;
+    struct key prefix;
+    key_init(&prefix);
+    key_u64(&prefix, s->user->uid);
+    struct arena a;
+    arena_init(&a);
+    struct store_iter it;
+    store_iter_init(&it, shard_txn(shard), TABLE_ROSTER, &prefix);
+    while (store_iter_next(&it)) {
+        Imp__RosterRow *row = store_iter_row(&it, &a);
+        if (row && !row->removed && row->pending_in.len) {
+            struct key_reader k;
+            key_read(&k, it.key, it.n_key);
+            key_read_u64(&k);
+            const char *jid = key_read_str(&k, &a);
+            struct envelope *e =
+                k.failed ? NULL : stored_stanza(row->pending_in.data, row->pending_in.len, jid, s->user->jid);
+            if (e && e->type == PRESENCE_SUBSCRIBE)
+                s->ops->deliver(s, e, NULL);
+            envelope_free(e);
+        }
+        arena_reset(&a);
+    }
+    store_iter_fini(&it);
+    arena_fini(&a);
+}

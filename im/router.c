@@ -1,0 +1,532 @@
+#include "im/router.h"
+#include "im/im_impl.h"
+#include "im/link_frames.h"
+#include "im/message.h"
+#include "im/presence.h"
+#include "im/session.h"
+#include "im/user.h"
+#include <assert.h>
+#include <string.h>
+
+enum {
+    HOLD_MS = 5000,   /* for after_index */
+    BLOCK_MS = 10000, /* for a node that takes nothing */
+    THROTTLE_MS = 100,
+    HELD_MAX = 16 << 20,  /* bytes */
+    PEER_MAX = 16 << 20,  /* bytes queued for one node, beyond what the link holds */
+    INBOX_SOFT = 8 << 20, /* bytes in another shard's mailbox before senders are slowed */
+};
+
+/* Another node, as far as this shard has something for it that its link does not take. */
+struct peer {
+    struct list link;
+    uint32_t node;
+    struct list queue; /* struct envelope */
+    size_t n_bytes;
+    uint64_t blocked_ms; /* since when; 0: not */
+    /* The full presence set on its way to it: sessions still to be named. */
+    uint32_t generation;
+    uint64_t *sync_ids;
+    size_t n_sync, at_sync;
+};
+struct router {
+    struct list peers;
+    struct list held; /* struct envelope, waiting for an index or the lease */
+    size_t held_bytes;
+    bool homes_changed;
+};
+
+void router_init(struct shard *s)
+{
+    s->router = mem_new(struct router);
+    list_init(&s->router->peers);
+    list_init(&s->router->held);
+}
+
+static void free_envelopes(struct list *l)
+{
+    for (struct list *item; (item = list_first(l));) {
+        list_remove(item);
+        envelope_free(list_entry(item, struct envelope, link));
+    }
+}
+
+void router_fini(struct shard *s)
+{
+    struct router *r = s->router;
+    if (!r)
+        return;
+    free_envelopes(&r->held);
+    struct peer *p;
+    list_for_each(p, &r->peers, struct peer, link)
+    {
+        free_envelopes(&p->queue);
+        mem_free(p->sync_ids);
+        mem_free(p);
+    }
+    mem_free(r);
+    s->router = NULL;
+}
+
+bool router_is_holding(struct shard *s)
+{
+    return !list_is_empty(&s->router->held);
+}
+
+/* ---- to another shard ---- */
+
+static void deliver_letter(struct letter *letter)
+{
+    struct envelope *e = container_of(letter, struct envelope, letter);
+    struct shard *s = e->shard;
+    atomic_fetch_sub_explicit(&s->inbox_bytes, e->n_bytes, memory_order_relaxed);
+    router_receive(s, e);
+}
+
+static void discard_letter(struct letter *letter)
+{
+    envelope_free(container_of(letter, struct envelope, letter));
+}
+
+void router_post(struct shard *to, struct envelope *e)
+{
+    e->shard = to;
+    e->letter.deliver = deliver_letter;
+    e->letter.discard = discard_letter;
+    atomic_fetch_add_explicit(&to->inbox_bytes, e->n_bytes, memory_order_relaxed);
+    loop_post(to->loop, &e->letter);
+}
+
+/* ---- to another node ---- */
+
+static struct peer *find_peer(struct router *r, uint32_t node)
+{
+    struct peer *p;
+    list_for_each(p, &r->peers, struct peer, link) if (p->node == node) return p;
+    return NULL;
+}
+
+static struct peer *get_peer(struct router *r, uint32_t node)
+{
+    struct peer *p = find_peer(r, node);
+    if (p)
+        return p;
+    p = mem_new(struct peer);
+    p->node = node;
+    list_init(&p->queue);
+    list_append(&r->peers, &p->link);
+    return p;
+}
+
+static int send_frame(struct shard *s, uint32_t node, const struct envelope *e)
+{
+    const struct im_backend *b = im_backend(s->im);
+    buf_reset(&s->scratch);
+    enum link_frame type = LINK_ENVELOPE;
+    if (e->flags & ENVELOPE_BROADCAST) {
+        type = LINK_PRESENCE;
+        presence_frame_begin(&s->scratch, PRESENCE_FRAME_RESOURCE, (uint16_t)s->index,
+                             get_peer(s->router, node)->generation);
+    }
+    envelope_encode(&s->scratch, e);
+    return b->link_send(b->user, node, type, s->scratch.data, s->scratch.n);
+}
+
+static void block(struct shard *s, struct peer *p, struct session *from)
+{
+    if (!p->blocked_ms)
+        p->blocked_ms = loop_now_ms(s->loop);
+    if (from && !from->blocked_on && loop_now_ms(s->loop) - p->blocked_ms < BLOCK_MS) {
+        from->blocked_on = p->node;
+        session_pause(from, PAUSE_LINK);
+    }
+}
+
+static void resume_sessions(struct shard *s, uint32_t node)
+{
+    /* A resumed session handles what it has queued, which may close it: walk over a copy. */
+    size_t n = 0;
+    uint64_t *ids = mem_alloc((s->sessions.n + 1) * sizeof *ids);
+    htab_for_each(at, &s->sessions)
+    {
+        struct session *session = container_of(at, struct session, node);
+        if (session->blocked_on == node)
+            ids[n++] = session->id;
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct session *session = session_find(s, ids[i]);
+        if (!session)
+            continue;
+        session->blocked_on = 0;
+        session_resume(session, PAUSE_LINK);
+    }
+    mem_free(ids);
+}
+
+static void queue_for(struct shard *s, struct peer *p, struct envelope *e, struct session *from)
+{
+    if (p->n_bytes + e->n_bytes > PEER_MAX) {
+        router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, NULL);
+        envelope_free(e);
+        return;
+    }
+    e->queued_ms = loop_now_ms(s->loop);
+    p->n_bytes += e->n_bytes;
+    list_append(&p->queue, &e->link);
+    block(s, p, from);
+}
+
+static void send_to_node(struct shard *s, uint32_t node, struct envelope *e, struct session *from)
+{
+    const struct im_backend *b = im_backend(s->im);
+    struct peer *p = find_peer(s->router, node);
+    if (p && !list_is_empty(&p->queue)) {
+        queue_for(s, p, e, from);
+        return;
+    }
+    int rc = send_frame(s, node, e);
+    if (rc < 0) {
+        if (e->flags & ENVELOPE_BROADCAST && rc == ERR_UNAVAILABLE)
+            envelope_free(e);
+        else
+            queue_for(s, get_peer(s->router, node), e, from);
+        return;
+    }
+    envelope_free(e);
+    if (from && b->link_is_congested(b->user, node))
+        block(s, get_peer(s->router, node), from);
+}
+
+void router_send_presence(struct shard *s, uint32_t node, struct envelope *e)
+{
+    const struct im_backend *b = im_backend(s->im);
+    if (!b->link_is_up(b->user, node))
+        envelope_free(e);
+    else
+        send_to_node(s, node, e, NULL);
+}
+
+/* ---- where to ---- */
+
+void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error error, const char *text)
+{
+    struct envelope *back = envelope_bounce(e, error, text);
+    if (back)
+        router_send(s, back, NULL);
+}
+
+static void route(struct shard *s, struct envelope *e, struct session *from)
+{
+    struct shard *target = im_shard_of(s->im, e->to_uid);
+    struct user *u = target == s ? user_find(s, e->to_uid) : NULL;
+    uint32_t node = 0;
+    /* Sessions of the user on this very shard say that it is the home, without a look at the store. */
+    if (!u || list_is_empty(&u->sessions))
+        node = shard_home_of(s, e->to_uid);
+    if (node && node != im_node_id(s->im)) {
+        send_to_node(s, node, e, from);
+    } else if (target == s) {
+        router_receive(s, e);
+    } else {
+        router_post(target, e);
+        if (from && atomic_load_explicit(&target->inbox_bytes, memory_order_relaxed) > INBOX_SOFT)
+            session_throttle(from, 10);
+    }
+}
+
+/* RFC 6121 §8.5.1 for users that are not there. */
+static bool resolve(struct shard *s, struct envelope *e)
+{
+    struct arena a;
+    uint64_t uid;
+    switch (shard_find_uid(s, e->to, &uid)) {
+    case 0:
+        e->to_uid = uid;
+        return true;
+    case ERR_INVALID:
+        router_bounce(s, e, STANZA_REMOTE_SERVER_NOT_FOUND, NULL);
+        return false;
+    case ERR_CONFLICT: {
+        arena_init(&a);
+        const char *jid = shard_user_jid(s, uid, &a);
+        router_bounce(s, e, STANZA_GONE, jid ? arena_printf(&a, "xmpp:%s", jid) : NULL);
+        arena_fini(&a);
+        return false;
+    }
+    default:
+        if (e->kind != STANZA_PRESENCE)
+            router_bounce(s, e, STANZA_SERVICE_UNAVAILABLE, NULL);
+        return false;
+    }
+}
+
+void router_send(struct shard *s, struct envelope *e, struct session *from)
+{
+    if (from) {
+        e->session = from->id;
+        e->from_uid = from->user->uid;
+        if (from->after_index > e->after_index)
+            e->after_index = from->after_index;
+    }
+    if (!e->to_uid && !resolve(s, e)) {
+        envelope_free(e);
+        return;
+    }
+    route(s, e, from);
+}
+
+void router_throttle(struct shard *s, const struct envelope *e)
+{
+    if (!e->session || !e->from_uid)
+        return;
+    struct envelope *t = envelope_new(&(struct envelope_parts){.type = MESSAGE_NORMAL, .to = e->from});
+    t->flags = ENVELOPE_THROTTLE | ENVELOPE_NO_BOUNCE;
+    t->to_uid = e->from_uid;
+    t->session = e->session;
+    route(s, t, NULL);
+}
+
+/* ---- arriving ---- */
+
+/* RFC 6121 §8.5.2.1.3, §8.5.3.1, §8.5.3.2.3. Bare JIDs were answered at the sender's home. */
+static void receive_iq(struct shard *s, struct envelope *e)
+{
+    struct user *u = user_find(s, e->to_uid);
+    const char *resource = jid_resource(e->to);
+    struct session *session = u && *resource ? user_find_session(u, resource) : NULL;
+    bool request = e->type == IQ_GET || e->type == IQ_SET;
+    if (!session || (request && !presence_is_shared(session, e)))
+        router_bounce(s, e, STANZA_SERVICE_UNAVAILABLE, NULL);
+    else
+        session->ops->deliver(session, e, NULL);
+    envelope_free(e);
+}
+
+static void deliver(struct shard *s, struct envelope *e)
+{
+    if (e->flags & ENVELOPE_THROTTLE) {
+        struct session *session = session_find(s, e->session);
+        if (session)
+            session_throttle(session, THROTTLE_MS);
+        envelope_free(e);
+        return;
+    }
+    if (e->flags & ENVELOPE_BROADCAST) {
+        presence_remote(s, e);
+        return;
+    }
+    struct user *u = user_find(s, e->to_uid);
+    if ((!u || list_is_empty(&u->sessions)) && !(e->flags & ENVELOPE_FORWARDED)) {
+        uint32_t node = shard_home_of(s, e->to_uid);
+        if (node && node != im_node_id(s->im)) {
+            e->flags |= ENVELOPE_FORWARDED;
+            send_to_node(s, node, e, NULL);
+            return;
+        }
+    }
+    switch (e->kind) {
+    case STANZA_MESSAGE:
+        message_receive(s, e);
+        break;
+    case STANZA_PRESENCE:
+        presence_receive(s, e);
+        break;
+    default:
+        receive_iq(s, e);
+        break;
+    }
+}
+
+void router_receive(struct shard *s, struct envelope *e)
+{
+    struct router *r = s->router;
+    enum shard_lease lease = shard_check_lease(s);
+    /* Broadcasts of other nodes and throttles do not need the lease. */
+    bool must_wait = e->after_index > s->applied_index ||
+                     (lease == LEASE_WAIT && !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE)));
+    if (!must_wait) {
+        if (e->after_index)
+            shard_see(s, e->after_index);
+        if (lease >= LEASE_REFUSE && !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE)) &&
+            !stanza_type_is_error(e->type)) {
+            router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "this node cannot reach the cluster's majority");
+            envelope_free(e);
+            return;
+        }
+        deliver(s, e);
+        return;
+    }
+    if (r->held_bytes + e->n_bytes > HELD_MAX) {
+        router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, NULL);
+        envelope_free(e);
+        return;
+    }
+    e->queued_ms = loop_now_ms(s->loop);
+    r->held_bytes += e->n_bytes;
+    list_append(&r->held, &e->link);
+}
+
+/* Per session after_index never falls, so going through in the order of arrival keeps each session's order.
+ */
+static void advance_held(struct shard *s)
+{
+    struct router *r = s->router;
+    uint64_t now = loop_now_ms(s->loop);
+    struct list batch;
+    list_init(&batch);
+    for (struct list *item; (item = list_first(&r->held));) {
+        list_remove(item);
+        list_append(&batch, item);
+    }
+    r->held_bytes = 0;
+    for (struct list *item; (item = list_first(&batch));) {
+        list_remove(item);
+        struct envelope *e = list_entry(item, struct envelope, link);
+        if (e->after_index > s->applied_index && now - e->queued_ms > HOLD_MS) {
+            router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, "this node is behind in replication");
+            envelope_free(e);
+            continue;
+        }
+        uint64_t since = e->queued_ms;
+        router_receive(s, e);
+        struct list *last = r->held.prev;
+        if (last != &r->held && list_entry(last, struct envelope, link) == e)
+            e->queued_ms = since;
+    }
+}
+
+/* Gives the queue to the link as far as it takes it. */
+static void advance_peer(struct shard *s, struct peer *p)
+{
+    const struct im_backend *b = im_backend(s->im);
+    uint64_t now = loop_now_ms(s->loop);
+    for (struct list *item; (item = list_first(&p->queue));) {
+        struct envelope *e = list_entry(item, struct envelope, link);
+        if (send_frame(s, p->node, e) < 0) {
+            if (now - e->queued_ms < BLOCK_MS)
+                break;
+            router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, NULL);
+        }
+        list_remove(item);
+        p->n_bytes -= e->n_bytes;
+        envelope_free(e);
+    }
+    if (list_is_empty(&p->queue) &&
+        !(b->link_is_up(b->user, p->node) && b->link_is_congested(b->user, p->node))) {
+        p->blocked_ms = 0;
+        resume_sessions(s, p->node);
+    } else if (p->blocked_ms && now - p->blocked_ms >= BLOCK_MS) {
+        resume_sessions(s, p->node); /* their stanzas come back at once from now on */
+    }
+}
+
+/* Names the sessions that are left, as far as the link takes it; changes meanwhile go out in the same
+ * generation. */
+static void advance_sync(struct shard *s, struct peer *p)
+{
+    const struct im_backend *b = im_backend(s->im);
+    while (p->at_sync < p->n_sync && !b->link_is_congested(b->user, p->node)) {
+        struct session *session = session_find(s, p->sync_ids[p->at_sync]);
+        if (session && session->presence) {
+            struct envelope *e = envelope_copy(session->presence, NULL);
+            e->flags = ENVELOPE_BROADCAST;
+            e->from_uid = session->user->uid;
+            e->after_index = session->after_index;
+            int rc = send_frame(s, p->node, e);
+            envelope_free(e);
+            if (rc < 0)
+                return;
+        }
+        p->at_sync++;
+    }
+    if (p->at_sync < p->n_sync)
+        return;
+    buf_reset(&s->scratch);
+    presence_frame_begin(&s->scratch, PRESENCE_FRAME_END, (uint16_t)s->index, p->generation);
+    if (b->link_send(b->user, p->node, LINK_PRESENCE, s->scratch.data, s->scratch.n) < 0)
+        return;
+    mem_free(p->sync_ids);
+    p->sync_ids = NULL;
+}
+
+/* Addressees of what waits for a node may have another home by now. */
+static void reroute(struct shard *s, struct peer *p)
+{
+    struct list all;
+    list_init(&all);
+    for (struct list *item; (item = list_first(&p->queue));) {
+        list_remove(item);
+        list_append(&all, item);
+    }
+    p->n_bytes = 0;
+    for (struct list *item; (item = list_first(&all));) {
+        list_remove(item);
+        struct envelope *e = list_entry(item, struct envelope, link);
+        uint64_t since = e->queued_ms;
+        if (e->flags & ENVELOPE_BROADCAST || shard_home_of(s, e->to_uid) == p->node) {
+            p->n_bytes += e->n_bytes;
+            list_append(&p->queue, &e->link);
+            e->queued_ms = since;
+        } else {
+            route(s, e, NULL);
+        }
+    }
+}
+
+void router_homes_changed(struct shard *s)
+{
+    s->router->homes_changed = true;
+}
+
+void router_advance(struct shard *s)
+{
+    struct router *r = s->router;
+    struct peer *p;
+    if (r->homes_changed) {
+        r->homes_changed = false;
+        list_for_each(p, &r->peers, struct peer, link) if (!list_is_empty(&p->queue)) reroute(s, p);
+    }
+    list_for_each(p, &r->peers, struct peer, link)
+    {
+        if (p->sync_ids)
+            advance_sync(s, p);
+        if (p->blocked_ms || !list_is_empty(&p->queue))
+            advance_peer(s, p);
+    }
+    if (!list_is_empty(&r->held))
+        advance_held(s);
+}
+
+void router_link_up(struct shard *s, uint32_t node)
+{
+    struct peer *p = get_peer(s->router, node);
+    p->generation = atomic_fetch_add_explicit(&s->im->sync_generation, 1, memory_order_relaxed) + 1;
+    mem_free(p->sync_ids);
+    p->sync_ids = mem_alloc((s->sessions.n + 1) * sizeof *p->sync_ids);
+    p->n_sync = p->at_sync = 0;
+    htab_for_each(at, &s->sessions)
+    {
+        struct session *session = container_of(at, struct session, node);
+        if (session->presence)
+            p->sync_ids[p->n_sync++] = session->id;
+    }
+    router_advance(s);
+}
+
+void router_link_down(struct shard *s, uint32_t node)
+{
+    struct peer *p = find_peer(s->router, node);
+    if (!p)
+        return;
+    mem_free(p->sync_ids);
+    p->sync_ids = NULL;
+    struct envelope *e;
+    list_for_each(e, &p->queue, struct envelope, link)
+    {
+        if (!(e->flags & ENVELOPE_BROADCAST))
+            continue;
+        list_remove(&e->link);
+        p->n_bytes -= e->n_bytes;
+        envelope_free(e);
+    }
+}

@@ -1,0 +1,280 @@
+#include "im/session.h"
+#include "base/clock.h"
+#include "im/im_impl.h"
+#include "im/message.h"
+#include "im/presence.h"
+#include "im/user.h"
+#include <assert.h>
+#include <string.h>
+
+bool session_is_open(const struct session *s)
+{
+    return s->user != NULL;
+}
+
+bool session_is_available(const struct session *s)
+{
+    return s->presence != NULL;
+}
+
+struct session *session_find(struct shard *shard, uint64_t id)
+{
+    struct hnode *node = htab_find(&shard->sessions, &id, sizeof id);
+    return node ? container_of(node, struct session, node) : NULL;
+}
+
+size_t session_queued(const struct session *s)
+{
+    uint64_t written, sent;
+    s->ops->output(s, &written, &sent);
+    return (size_t)(written - sent);
+}
+
+/* ---- opening ---- */
+
+static int check_user(struct shard *shard, uint64_t uid, struct err_ctx *err)
+{
+    struct arena a;
+    arena_init(&a);
+    int rc = 0;
+    Imp__UserRow *row = shard_user_row(shard, uid, &a);
+    if (!row)
+        rc = err_set(err, ERR_DENIED, "the account does not exist");
+    else if (row->locked)
+        rc = err_set(err, ERR_DENIED, "the account is locked");
+    else if (home_active(shard->members, row->home, uid) != im_node_id(shard->im))
+        rc = err_set(err, ERR_DENIED, "another node serves this account now");
+    arena_fini(&a);
+    return rc;
+}
+
+static const char *pick_resource(struct user *u, const char *wanted, char out[64])
+{
+    if (wanted && !user_find_session(u, wanted))
+        return wanted;
+    do
+        random_hex(out, 8); /* RFC 6120 §7.6: not to be guessed */
+    while (user_find_session(u, out));
+    return out;
+}
+
+static int open_for_user(struct session *s, struct shard *shard, uint64_t uid, const char *jid,
+                         const char *resource, const struct session_ops *ops, struct err_ctx *err)
+{
+    struct user *u = user_get(shard, uid, jid);
+    struct session *old = resource ? user_find_session(u, resource) : NULL;
+    if (old && shard->settings.conflict == CONFLICT_REFUSE) {
+        user_release(u);
+        return err_set(err, ERR_CONFLICT, "the resource is in use");
+    }
+    if (old && shard->settings.conflict == CONFLICT_RENAME)
+        old = NULL;
+    if (!old && u->n_sessions >= shard->settings.sessions_per_user) {
+        user_release(u);
+        return err_set(err, ERR_LIMIT, "too many sessions of this account");
+    }
+    if (old) {
+        old->ops->close(old, SESSION_CONFLICT);
+        session_end(old);
+        u = user_get(shard, uid, jid);
+    }
+    char made[64];
+    resource = pick_resource(u, resource, made);
+    s->shard = shard;
+    s->user = u;
+    s->ops = ops;
+    s->id = s->shard->next_session += 256;
+    s->since_ms = clock_wall_ms();
+    s->jid = mem_printf("%s/%s", u->jid, resource);
+    s->resource = jid_resource(s->jid);
+    list_init(&s->directed);
+    list_init(&s->flush_link);
+    list_init(&s->unsent);
+    list_append(&u->sessions, &s->link);
+    u->n_sessions++;
+    htab_add(&shard->sessions, &s->node, &s->id, sizeof s->id);
+    shard->n_sessions++;
+    atomic_fetch_add_explicit(&shard->im->n_sessions, 1, memory_order_relaxed);
+    metrics_add(shard->im->options.metrics, METRIC_XMPP_SESSIONS, 1);
+    session_gate_changed(s);
+    return 0;
+}
+
+int session_open(struct session *s, struct shard *shard, uint64_t uid, const char *resource,
+                 const struct session_ops *ops, struct err_ctx *err)
+{
+    assert(!s->user);
+    int rc = check_user(shard, uid, err);
+    if (rc < 0)
+        return rc;
+    struct arena a;
+    arena_init(&a);
+    char *jid = mem_strdup(shard_user_jid(shard, uid, &a));
+    arena_fini(&a);
+    rc = open_for_user(s, shard, uid, jid, resource, ops, err);
+    mem_free(jid);
+    return rc;
+}
+
+/* ---- ending ---- */
+
+/* What was written but never reached the kernel is not lost: it is received once more, now without this
+ * session. */
+static void take_back_unsent(struct shard *shard, struct list *unsent)
+{
+    for (struct list *item; (item = list_first(unsent));) {
+        list_remove(item);
+        message_take_back(shard, list_entry(item, struct envelope, link));
+    }
+}
+
+void session_end(struct session *s)
+{
+    struct user *u = s->user;
+    if (!u)
+        return;
+    struct shard *shard = s->shard;
+    uint64_t written, sent;
+    s->ops->output(s, &written, &sent);
+    struct envelope *e;
+    list_for_each(e, &s->unsent, struct envelope, link)
+    {
+        if (e->out_end > sent)
+            continue;
+        list_remove(&e->link);
+        envelope_free(e);
+    }
+    list_remove(&s->flush_link);
+    timer_stop(&s->throttle);
+    presence_session_ended(s);
+    message_session_ended(s);
+    list_remove(&s->link);
+    u->n_sessions--;
+    htab_remove(&shard->sessions, &s->node);
+    shard->n_sessions--;
+    atomic_fetch_sub_explicit(&shard->im->n_sessions, 1, memory_order_relaxed);
+    metrics_add(shard->im->options.metrics, METRIC_XMPP_SESSIONS, -1);
+    s->user = NULL;
+    take_back_unsent(shard, &s->unsent);
+    mem_free(s->jid);
+    s->jid = NULL;
+    user_release(u);
+}
+
+/* ---- order against the log ---- */
+
+struct submission {
+    struct shard *shard;
+    uint64_t session;
+    session_done_fn *on_done;
+    void *user;
+};
+
+static void on_submitted(void *user, const struct proposal_result *result)
+{
+    struct submission *sub = user;
+    struct session *s = session_find(sub->shard, sub->session);
+    if (s) {
+        s->n_in_flight--;
+        if (result->index > s->after_index)
+            s->after_index = result->index;
+    }
+    shard_see(sub->shard, result->index);
+    if (sub->on_done)
+        sub->on_done(s, sub->shard, sub->user, result);
+    s = session_find(sub->shard, sub->session); /* the callback may have ended it */
+    if (s && s->n_in_flight == 0)
+        session_resume(s, PAUSE_ORDER);
+    mem_free(sub);
+}
+
+int session_submit(struct session *s, Imp__Command *command, session_done_fn *on_done, void *user)
+{
+    struct submission *sub = mem_new(struct submission);
+    sub->shard = s->shard;
+    sub->session = s->id;
+    sub->on_done = on_done;
+    sub->user = user;
+    int rc = shard_submit(s->shard, command, on_submitted, sub);
+    if (rc < 0) {
+        mem_free(sub);
+        return rc;
+    }
+    s->n_in_flight++;
+    session_pause(s, PAUSE_ORDER);
+    return 0;
+}
+
+/* ---- not reading ---- */
+
+void session_pause(struct session *s, enum session_pause why)
+{
+    bool was = s->paused;
+    s->paused |= why;
+    if (!was)
+        s->ops->pause(s);
+}
+
+void session_resume(struct session *s, enum session_pause why)
+{
+    if (!(s->paused & why))
+        return;
+    s->paused &= (uint8_t)~why;
+    if (s->paused)
+        return;
+    s->ops->resume(s);
+}
+
+void session_gate_changed(struct session *s)
+{
+    if (s->shard->lease == LEASE_WAIT)
+        session_pause(s, PAUSE_LEASE);
+    else
+        session_resume(s, PAUSE_LEASE);
+}
+
+static void on_throttle_end(struct timer *t)
+{
+    session_resume(container_of(t, struct session, throttle), PAUSE_THROTTLE);
+}
+
+void session_throttle(struct session *s, unsigned ms)
+{
+    session_pause(s, PAUSE_THROTTLE);
+    if (!s->throttle.fn)
+        timer_init(&s->throttle, s->shard->loop, on_throttle_end);
+    timer_start(&s->throttle, ms, 0);
+}
+
+/* ---- what the client was given ---- */
+
+void session_deliver_kept(struct session *s, struct envelope *e)
+{
+    s->ops->deliver(s, e, NULL);
+    uint64_t sent;
+    s->ops->output(s, &e->out_end, &sent);
+    list_append(&s->unsent, &e->link);
+    s->shard->check_done = false;
+    if (list_is_empty(&s->flush_link))
+        list_append(&s->shard->flushing, &s->flush_link);
+}
+
+void session_check_sent(struct shard *shard)
+{
+    struct session *s;
+    list_for_each(s, &shard->flushing, struct session, flush_link)
+    {
+        uint64_t written, sent;
+        s->ops->output(s, &written, &sent);
+        struct envelope *e;
+        list_for_each(e, &s->unsent, struct envelope, link)
+        {
+            if (e->out_end > sent)
+                break;
+            list_remove(&e->link);
+            envelope_free(e);
+        }
+        if (list_is_empty(&s->unsent))
+            list_remove(&s->flush_link);
+    }
+}

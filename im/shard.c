@@ -1,0 +1,399 @@
+#include "im/shard.h"
+#include "base/clock.h"
+#include "im/im_impl.h"
+#include "im/message.h"
+#include "im/presence.h"
+#include "im/roster.h"
+#include "im/router.h"
+#include "im/session.h"
+#include "im/user.h"
+#include "replication/settings.h"
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { TICK_MS = 100, LEASE_REFUSE_MS = 5000, LEASE_CLOSE_MS = 10000, STOP_MS = 3000 };
+
+static bool has_id(const struct hnode *node, const void *key, size_t n_bytes)
+{
+    (void)n_bytes;
+    uint64_t id;
+    memcpy(&id, key, sizeof id);
+    return container_of(node, struct session, node)->id == id;
+}
+
+static bool has_uid(const struct hnode *node, const void *key, size_t n_bytes)
+{
+    (void)n_bytes;
+    uint64_t uid;
+    memcpy(&uid, key, sizeof uid);
+    return container_of(node, struct user, node)->uid == uid;
+}
+
+static void drop_reader(struct shard *s)
+{
+    if (s->reader)
+        store_reader_reset(s->reader);
+}
+
+struct store_txn *shard_txn(struct shard *s)
+{
+    /* Made on the shard's own thread: a reader belongs to one. */
+    if (!s->reader)
+        s->reader = store_reader_new(s->im->options.store);
+    return store_read_txn(s->reader);
+}
+
+void shard_see(struct shard *s, uint64_t index)
+{
+    if (s->reader && store_reader_index(s->reader) < index)
+        store_reader_reset(s->reader);
+}
+
+int shard_submit(struct shard *s, Imp__Command *command, proposal_done_fn *on_done, void *user)
+{
+    const struct im_backend *b = &s->im->options.backend;
+    return b->submit(b->user, command, s->loop, 0, on_done, user);
+}
+
+void shard_watch(struct shard *s, struct shard_watcher *w)
+{
+    list_append(&s->watchers, &w->link);
+}
+
+/* ---- lease ---- */
+
+static void set_lease(struct shard *s, enum shard_lease lease)
+{
+    if (s->lease == lease)
+        return;
+    static const char *const names[] = {"held", "lost for a moment", "lost: refusing stanzas",
+                                        "lost: closing client streams"};
+    log_at(s->log, lease == LEASE_REFUSE || lease == LEASE_CLOSED ? LOG_WARNING : LOG_INFO,
+           "shard %u: lease %s", s->index, names[lease]);
+    s->lease = lease;
+    struct session *session;
+    htab_for_each(node, &s->sessions)
+    {
+        session = container_of(node, struct session, node);
+        if (lease == LEASE_CLOSED)
+            session->ops->close(session, SESSION_NO_LEASE);
+        else
+            session_gate_changed(session);
+    }
+    struct shard_watcher *w;
+    list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_lease) w->on_lease(w, lease);
+    if (lease != LEASE_WAIT)
+        router_advance(s);
+}
+
+enum shard_lease shard_check_lease(struct shard *s)
+{
+    const struct im_backend *b = &s->im->options.backend;
+    uint64_t now = clock_boot_ms();
+    if (b->lease_until(b->user) > now) {
+        s->lease_lost_ms = 0;
+        set_lease(s, LEASE_HELD);
+        return s->lease;
+    }
+    if (!s->lease_lost_ms)
+        s->lease_lost_ms = now;
+    uint64_t for_ms = now - s->lease_lost_ms;
+    if (s->lease == LEASE_CLOSED || for_ms >= LEASE_CLOSE_MS)
+        set_lease(s, LEASE_CLOSED);
+    else
+        set_lease(s, for_ms >= LEASE_REFUSE_MS ? LEASE_REFUSE : LEASE_WAIT);
+    return s->lease;
+}
+
+/* ---- what a shard keeps of cluster tables ---- */
+
+static void read_settings(struct shard *s)
+{
+    struct store_txn *t = shard_txn(s);
+    const struct member *self = members_find(s->members, s->im->options.node_id);
+    const char *node = self ? self->name : NULL;
+    struct arena a;
+    arena_init(&a);
+    struct im_settings *o = &s->settings;
+    o->redirect = strcmp(setting_string(t, node, SETTING_XMPP_WRONG_NODE, &a), "redirect") == 0;
+    o->directory = setting_bool(t, node, SETTING_XMPP_DIRECTORY);
+    const char *conflict = setting_string(t, node, SETTING_XMPP_CONFLICT, &a);
+    o->conflict = strcmp(conflict, "refuse") == 0   ? CONFLICT_REFUSE
+                  : strcmp(conflict, "rename") == 0 ? CONFLICT_RENAME
+                                                    : CONFLICT_REPLACE;
+    o->offline_limit = (unsigned)setting_int(t, node, SETTING_XMPP_OFFLINE_LIMIT);
+    o->sessions_per_user = (unsigned)setting_int(t, node, SETTING_LIMIT_SESSIONS_USER);
+    o->roster_items = (unsigned)setting_int(t, node, SETTING_LIMIT_ROSTER_ITEMS);
+    o->stanza_bytes = (unsigned)setting_int(t, node, SETTING_LIMIT_STANZA_BYTES);
+    o->vcard_bytes = (unsigned)setting_int(t, node, SETTING_LIMIT_VCARD_BYTES);
+    o->output_bytes = (unsigned)setting_int(t, node, SETTING_LIMIT_OUTPUT_BYTES);
+    o->idle_timeout_s = (unsigned)setting_int(t, node, SETTING_LIMIT_IDLE);
+    arena_fini(&a);
+    struct shard_watcher *w;
+    list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_settings) w->on_settings(w);
+}
+
+static void read_domains(struct shard *s)
+{
+    struct store_txn *t = shard_txn(s);
+    struct arena a;
+    arena_init(&a);
+    struct key none;
+    key_init(&none);
+    Imp__ClusterRow *cluster = store_find_row(t, TABLE_CLUSTER, &none, &a);
+    if (cluster && cluster->default_domain) {
+        struct key k;
+        key_init(&k);
+        key_str(&k, cluster->default_domain);
+        Imp__DomainRow *row = store_find_row(t, TABLE_DOMAIN, &k, &a);
+        mem_free(s->domain);
+        s->domain = mem_strdup(cluster->default_domain);
+        s->default_domain = row ? row->id : 0;
+    }
+    arena_fini(&a);
+}
+
+static void read_members(struct shard *s)
+{
+    struct members *before = s->members;
+    s->members = members_read(shard_txn(s), s->applied_index);
+    for (unsigned i = 0; before && i < before->n; i++) {
+        const struct member *was = &before->list[i];
+        const struct member *is = members_find(s->members, was->id);
+        /* Down, or down and up again in between: what it said of its users' resources is void. */
+        if (was->id != s->im->options.node_id && was->up && (!is || !is->up || is->epoch != was->epoch))
+            presence_node_down(s, was->id);
+    }
+    members_free(before);
+}
+
+static void reload(struct shard *s)
+{
+    read_members(s);
+    read_domains(s);
+    read_settings(s);
+    user_on_reload(s);
+    router_homes_changed(s);
+}
+
+/* ---- feed ---- */
+
+static void on_events(void *user, const struct feed_event *events, size_t n, uint64_t applied_index)
+{
+    struct shard *s = user;
+    drop_reader(s);
+    s->applied_index = applied_index;
+    bool members = false, settings = false, domains = false, homes = false;
+    for (size_t i = 0; i < n; i++) {
+        switch (events[i].table) {
+        case TABLE_NODE:
+            members = true;
+            break;
+        case TABLE_SETTING:
+            settings = true;
+            break;
+        case TABLE_DOMAIN:
+        case TABLE_CLUSTER:
+            domains = true;
+            break;
+        case TABLE_USER:
+            homes = true;
+            break;
+        default:
+            break;
+        }
+    }
+    if (members)
+        read_members(s);
+    if (domains)
+        read_domains(s);
+    if (settings || members)
+        read_settings(s);
+    struct shard_watcher *w;
+    for (size_t i = 0; i < n; i++) {
+        user_on_feed(s, &events[i]);
+        list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_feed) w->on_feed(w, &events[i]);
+    }
+    if (members)
+        user_check_homes(s);
+    if (members || homes)
+        router_homes_changed(s);
+    router_advance(s);
+}
+
+static void on_reload(void *user, uint64_t applied_index)
+{
+    struct shard *s = user;
+    drop_reader(s);
+    s->applied_index = applied_index;
+    reload(s);
+    router_advance(s);
+}
+
+/* ---- turn and tick ---- */
+
+/* Runs after the streams have written what this turn made: work deferred by the hook is done after them. */
+static void on_check_sent(struct deferred *d)
+{
+    struct shard *s = container_of(d, struct shard, check_sent);
+    s->check_done = true;
+    session_check_sent(s);
+}
+
+static void before_poll(struct loop_hook *hook)
+{
+    struct shard *s = container_of(hook, struct shard, before_poll);
+    if (!list_is_empty(&s->flushing) && !s->check_done && list_is_empty(&s->check_sent.link))
+        loop_defer(s->loop, &s->check_sent);
+    drop_reader(s);
+}
+
+static void finish_stop(struct shard *s)
+{
+    if ((s->n_sessions || s->n_busy) && loop_now_ms(s->loop) < s->stop_ms + STOP_MS)
+        return;
+    timer_stop(&s->tick);
+    drop_reader(s);
+    loop_stop(s->loop);
+}
+
+static void on_tick(struct timer *timer)
+{
+    struct shard *s = container_of(timer, struct shard, tick);
+    if (s->stopping) {
+        finish_stop(s);
+        return;
+    }
+    shard_check_lease(s);
+    s->check_done = false;
+    /* An index may have passed that changed no row, so that no feed event tells of it. */
+    if (router_is_holding(s)) {
+        drop_reader(s);
+        shard_txn(s);
+        uint64_t index = store_reader_index(s->reader);
+        if (index > s->applied_index)
+            s->applied_index = index;
+    }
+    router_advance(s);
+    message_tick(s);
+}
+
+static void on_started(void *arg, struct shard *s)
+{
+    (void)arg;
+    shard_txn(s);
+    s->applied_index = store_reader_index(s->reader);
+    reload(s);
+    shard_check_lease(s);
+    timer_start(&s->tick, TICK_MS, TICK_MS);
+}
+
+static void on_stop(void *arg, struct shard *s)
+{
+    (void)arg;
+    if (s->stopping)
+        return;
+    s->stopping = true;
+    s->stop_ms = loop_now_ms(s->loop);
+    struct shard_watcher *w;
+    list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_stop) w->on_stop(w);
+    htab_for_each(node, &s->sessions)
+    {
+        struct session *session = container_of(node, struct session, node);
+        session->ops->close(session, SESSION_SHUTDOWN);
+    }
+    timer_start(&s->tick, 20, 20);
+}
+
+/* ---- calls ---- */
+
+struct call {
+    struct letter letter;
+    struct shard *shard;
+    void (*fn)(void *arg, struct shard *s);
+    void *arg;
+};
+
+static void deliver_call(struct letter *letter)
+{
+    struct call *c = container_of(letter, struct call, letter);
+    c->fn(c->arg, c->shard);
+    mem_free(c);
+}
+
+static void discard_call(struct letter *letter)
+{
+    mem_free(container_of(letter, struct call, letter));
+}
+
+void shard_call(struct shard *s, void (*fn)(void *arg, struct shard *s), void *arg)
+{
+    struct call *c = mem_new(struct call);
+    c->letter.deliver = deliver_call;
+    c->letter.discard = discard_call;
+    c->shard = s;
+    c->fn = fn;
+    c->arg = arg;
+    loop_post(s->loop, &c->letter);
+}
+
+/* ---- making and ending ---- */
+
+static const struct feed_handler feed = {on_events, on_reload};
+
+int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *err)
+{
+    char name[16];
+    snprintf(name, sizeof name, "shard%u", index);
+    s->im = im;
+    s->index = index;
+    s->log = im->log;
+    if (loop_new(&s->loop, name, im->log) < 0)
+        return err_set(err, ERR_SYSTEM, "cannot make an event loop for shard %u", index);
+    htab_init(&s->users, has_uid);
+    htab_init(&s->sessions, has_id);
+    list_init(&s->watchers);
+    list_init(&s->flushing);
+    list_init(&s->mail);
+    list_init(&s->check_sent.link);
+    s->check_sent.fn = on_check_sent;
+    s->lease = LEASE_WAIT;
+    s->next_session = (random_u64() >> 16 << 8 | index) & ~(UINT64_C(1) << 63);
+    router_init(s);
+    s->before_poll.fn = before_poll;
+    loop_add_before_poll(s->loop, &s->before_poll);
+    timer_init(&s->tick, s->loop, on_tick);
+    const struct im_backend *b = &im->options.backend;
+    b->add_feed(b->user, s->loop, &feed, s);
+    return 0;
+}
+
+int shard_start(struct shard *s)
+{
+    shard_call(s, on_started, NULL);
+    return loop_start_thread(s->loop);
+}
+
+void shard_begin_stop(struct shard *s)
+{
+    shard_call(s, on_stop, NULL);
+}
+
+/* After the thread ended. */
+void shard_fini(struct shard *s)
+{
+    if (!s->loop)
+        return;
+    router_fini(s);
+    htab_for_each(node, &s->users) user_free(container_of(node, struct user, node));
+    htab_fini(&s->users);
+    htab_fini(&s->sessions);
+    loop_free(s->loop);
+    if (s->reader)
+        store_reader_free(s->reader);
+    members_free(s->members);
+    mem_free(s->domain);
+    buf_fini(&s->scratch);
+    buf_fini(&s->scratch_out);
+}

@@ -1,0 +1,98 @@
+#include "im/stored.h"
+#include "base/xml.h"
+#include <string.h>
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+static bool is_known(const char *name, size_t n)
+{
+    static const char *const known[] = {"from", "to", "id", "type", "xml:lang", "xmlns"};
+    for (size_t i = 0; i < n_elements(known); i++)
+        if (strlen(known[i]) == n && memcmp(known[i], name, n) == 0)
+            return true;
+    return false;
+}
+
+/* The bytes went through the XML parser, so only the shape name=quote..quote must be followed. */
+void stanza_extra_attributes(struct buf *out, const char *tag, size_t n_bytes)
+{
+    const char *p = tag, *end = tag + n_bytes;
+    while (p < end && !is_space(*p))
+        p++; /* the element's name */
+    for (;;) {
+        while (p < end && (is_space(*p) || *p == '/'))
+            p++;
+        const char *name = p;
+        while (p < end && *p != '=' && !is_space(*p))
+            p++;
+        size_t n_name = (size_t)(p - name);
+        while (p < end && *p != '\'' && *p != '"')
+            p++;
+        if (p >= end || !n_name)
+            return;
+        const char *close = memchr(p + 1, *p, (size_t)(end - p - 1));
+        if (!close)
+            return;
+        if (!is_known(name, n_name)) {
+            buf_addc(out, ' ');
+            buf_add(out, name, n_name);
+            buf_addc(out, '=');
+            buf_add(out, p, (size_t)(close + 1 - p));
+        }
+        p = close + 1;
+    }
+}
+
+/* Where the start tag ends; '>' may stand inside of attribute values. */
+static const char *find_tag_end(const char *p, const char *end)
+{
+    char quote = 0;
+    for (; p < end; p++) {
+        if (quote)
+            quote = *p == quote ? 0 : quote;
+        else if (*p == '\'' || *p == '"')
+            quote = *p;
+        else if (*p == '>')
+            return p;
+    }
+    return NULL;
+}
+
+struct envelope *stored_stanza(const void *data, size_t n_bytes, const char *from, const char *to)
+{
+    const char *raw = data, *end = raw + n_bytes;
+    struct arena a;
+    arena_init(&a);
+    struct xml *root;
+    struct envelope *e = NULL;
+    const char *tag_end = find_tag_end(raw, end);
+    if (!tag_end || xml_parse(&root, &a, data, n_bytes, NULL, NULL) < 0)
+        goto out;
+    int kind = 0;
+    while (kind < N_STANZA_KINDS && strcmp(root->name, stanza_kind_name(kind)) != 0)
+        kind++;
+    int type = kind < N_STANZA_KINDS ? stanza_type_parse(kind, xml_attr(root, "type")) : ERR_INVALID;
+    if (type < 0)
+        goto out;
+    struct buf extra = {0};
+    stanza_extra_attributes(&extra, raw + 1, (size_t)(tag_end - raw - 1));
+    struct blob *payload = NULL;
+    const char *close = memrchr(raw, '<', n_bytes);
+    if (tag_end[-1] != '/' && close > tag_end)
+        payload = blob_new(tag_end + 1, (size_t)(close - tag_end - 1));
+    e = envelope_new(&(struct envelope_parts){.type = type,
+                                              .from = from,
+                                              .to = to,
+                                              .id = xml_attr(root, "id"),
+                                              .lang = xml_attr_ns(root, "lang", XML_NS_XML),
+                                              .extra = extra.n ? extra.data : NULL,
+                                              .payload = payload});
+    blob_unref(payload);
+    buf_fini(&extra);
+out:
+    arena_fini(&a);
+    return e;
+}

@@ -1,0 +1,14 @@
+/* Stanzas as they lie in the store: XML in "jabber:client" as envelope_write makes it. */
+#ifndef IM_STORED_H
+#define IM_STORED_H
+
+#include "im/envelope.h"
+
+/* The start tag's attributes that are kept as they were written: all but from, to, id, type, xml:lang and a
+ * default namespace. TAG is the text between '<' and the first '>' of a well-formed element. Appends each
+ * with a leading space. */
+void stanza_extra_attributes(struct buf *out, const char *tag, size_t n_bytes);
+/* The element as an envelope with FROM and TO. NULL when it is no stanza. */
+struct envelope *stored_stanza(const void *data, size_t n_bytes, const char *from, const char *to);
+
+#endif

@@ -1,0 +1,179 @@
+/* Subscriptions (RFC 6121 §3 and appendix A): one command changes both rosters, what follows is routed from
+ * here. */
+#include "im/im_impl.h"
+#include "im/presence.h"
+#include "im/router.h"
+#include "im/user.h"
+#include "replication/fsm.h"
+#include <string.h>
+
+struct subscription {
+    struct envelope *envelope; /* from bare to bare */
+    char *from;                /* bare */
+    uint64_t from_uid, to_uid; /* to_uid 0: no such user */
+};
+
+static Imp__SubscribeType command_type(const struct envelope *e)
+{
+    switch ((enum stanza_type)e->type) {
+    case PRESENCE_SUBSCRIBE:
+        return IMP__SUBSCRIBE_TYPE__SUBSCRIBE;
+    case PRESENCE_SUBSCRIBED:
+        return IMP__SUBSCRIBE_TYPE__SUBSCRIBED;
+    case PRESENCE_UNSUBSCRIBE:
+        return IMP__SUBSCRIBE_TYPE__UNSUBSCRIBE;
+    default:
+        return IMP__SUBSCRIBE_TYPE__UNSUBSCRIBED;
+    }
+}
+
+static void free_subscription(struct subscription *sub)
+{
+    envelope_free(sub->envelope);
+    mem_free(sub->from);
+    mem_free(sub);
+}
+
+/* The bare JID e->to granted: "subscribed" on its behalf (§3.1.3, §3.4). */
+static void answer_subscribed(struct shard *s, const struct subscription *sub, uint64_t index)
+{
+    struct envelope *e = envelope_new(
+        &(struct envelope_parts){.type = PRESENCE_SUBSCRIBED, .from = sub->envelope->to, .to = sub->from});
+    e->to_uid = sub->from_uid;
+    e->from_uid = sub->to_uid;
+    e->after_index = index;
+    e->flags = ENVELOPE_NO_BOUNCE;
+    router_send(s, e, NULL);
+}
+
+static enum stanza_error refusal(int code)
+{
+    switch (code) {
+    case ERR_LIMIT:
+        return STANZA_RESOURCE_CONSTRAINT;
+    case ERR_NOTFOUND:
+        return STANZA_ITEM_NOT_FOUND;
+    case ERR_DENIED:
+        return STANZA_NOT_ALLOWED;
+    case ERR_UNAVAILABLE:
+    case ERR_UNKNOWN_OUTCOME:
+    case ERR_TIMEOUT:
+        return STANZA_RESOURCE_CONSTRAINT;
+    default:
+        return STANZA_NOT_ACCEPTABLE;
+    }
+}
+
+static void on_done(struct session *session, struct shard *s, void *user,
+                    const struct proposal_result *result)
+{
+    struct subscription *sub = user;
+    struct envelope *e = sub->envelope;
+    if (result->code != 0) {
+        /* No such contact: silence (§8.5.1), so that nobody learns who exists. */
+        if (result->code != ERR_NOTFOUND)
+            router_bounce(s, e, refusal(result->code), *result->text ? result->text : NULL);
+        free_subscription(sub);
+        return;
+    }
+    uint64_t flags = result->value;
+    bool from_grants = e->type == PRESENCE_SUBSCRIBED || e->type == PRESENCE_UNSUBSCRIBED;
+    if (flags & FSM_SUB_REVOKED && sub->to_uid) {
+        if (from_grants)
+            presence_show(s, sub->from_uid, sub->to_uid, e->to, true, result->index);
+        else
+            presence_show(s, sub->to_uid, sub->from_uid, sub->from, true, result->index);
+    }
+    if (flags & FSM_SUB_AUTO_SUBSCRIBED)
+        answer_subscribed(s, sub, result->index);
+    if (flags & FSM_SUB_ROUTE && sub->to_uid) {
+        struct envelope *c = envelope_copy(e, NULL);
+        c->after_index = result->index;
+        c->flags = ENVELOPE_NO_BOUNCE;
+        router_send(s, c, NULL);
+    }
+    if (flags & FSM_SUB_GRANTED && sub->to_uid) {
+        if (from_grants)
+            presence_show(s, sub->from_uid, sub->to_uid, e->to, false, result->index);
+        else
+            presence_show(s, sub->to_uid, sub->from_uid, sub->from, false, result->index);
+    }
+    (void)session;
+    free_subscription(sub);
+}
+
+/* The request as it is kept until the contact answers. */
+static void write_stanza(struct buf *out, const struct envelope *e)
+{
+    if (e->type == PRESENCE_SUBSCRIBE)
+        envelope_write(out, e, NULL, NULL);
+}
+
+void presence_subscription(struct session *s, struct envelope *stamped)
+{
+    struct shard *shard = s->shard;
+    uint64_t to_uid = 0;
+    int rc = shard_find_uid(shard, stamped->to, &to_uid);
+    if (rc == ERR_INVALID || rc == ERR_CONFLICT) {
+        stamped->from_uid = s->user->uid;
+        router_send(shard, stamped, NULL); /* remote-server-not-found, gone */
+        return;
+    }
+    /* §3.1.2: the server stamps the bare JID. */
+    struct subscription *sub = mem_new(struct subscription);
+    sub->from = mem_strdup(s->user->jid);
+    sub->from_uid = s->user->uid;
+    sub->to_uid = rc == 0 ? to_uid : 0;
+    char *to = mem_strndup(stamped->to, jid_bare_length(stamped->to));
+    sub->envelope = envelope_new(&(struct envelope_parts){.type = stamped->type,
+                                                          .from = sub->from,
+                                                          .to = to,
+                                                          .id = stamped->id,
+                                                          .lang = stamped->lang,
+                                                          .extra = stamped->extra,
+                                                          .payload = stamped->payload});
+    sub->envelope->from_uid = sub->from_uid;
+    sub->envelope->to_uid = sub->to_uid;
+    envelope_free(stamped);
+
+    struct buf stanza = {0};
+    write_stanza(&stanza, sub->envelope);
+    Imp__Subscribe body = IMP__SUBSCRIBE__INIT;
+    body.from = sub->from;
+    body.to = to;
+    body.type = command_type(sub->envelope);
+    body.stanza = (ProtobufCBinaryData){stanza.n, (uint8_t *)stanza.data};
+    Imp__Command command = IMP__COMMAND__INIT;
+    command.body_case = IMP__COMMAND__BODY_SUBSCRIBE;
+    command.subscribe = &body;
+    rc = session_submit(s, &command, on_done, sub);
+    if (rc < 0) {
+        router_bounce(shard, sub->envelope, STANZA_RESOURCE_CONSTRAINT, NULL);
+        free_subscription(sub);
+    }
+    buf_fini(&stanza);
+    mem_free(to);
+}
+
+static void send_type(struct shard *s, const struct roster_removal *r, enum stanza_type type, uint64_t index)
+{
+    struct envelope *e =
+        envelope_new(&(struct envelope_parts){.type = type, .from = r->jid, .to = r->contact});
+    e->from_uid = r->uid;
+    e->to_uid = r->contact_uid;
+    e->after_index = index;
+    e->flags = ENVELOPE_NO_BOUNCE;
+    router_send(s, e, NULL);
+}
+
+void presence_contact_removed(struct shard *s, const struct roster_removal *r, uint64_t index)
+{
+    if (!r->contact_uid)
+        return;
+    if (r->to)
+        send_type(s, r, PRESENCE_UNSUBSCRIBE, index);
+    if (r->from) {
+        send_type(s, r, PRESENCE_UNSUBSCRIBED, index);
+        presence_show(s, r->uid, r->contact_uid, r->contact, true, index);
+    }
+}

@@ -1,0 +1,220 @@
+#include "im/user.h"
+#include "im/im_impl.h"
+#include "im/message.h"
+#include "im/presence.h"
+#include "im/roster.h"
+#include <string.h>
+
+struct user *user_find(struct shard *s, uint64_t uid)
+{
+    struct hnode *node = htab_find(&s->users, &uid, sizeof uid);
+    return node ? container_of(node, struct user, node) : NULL;
+}
+
+struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid)
+{
+    struct user *u = user_find(s, uid);
+    if (u)
+        return u;
+    u = mem_new(struct user);
+    u->shard = s;
+    u->uid = uid;
+    u->jid = bare_jid ? mem_strndup(bare_jid, jid_bare_length(bare_jid)) : mem_strdup("");
+    list_init(&u->sessions);
+    list_init(&u->remote);
+    htab_add(&s->users, &u->node, &u->uid, sizeof u->uid);
+    return u;
+}
+
+static void drop_caches(struct user *u)
+{
+    mem_free(u->subscribers);
+    mem_free(u->subscribed);
+    u->subscribers = u->subscribed = NULL;
+    u->n_subscribers = u->n_subscribed = 0;
+    u->has_subscribers = u->has_subscribed = false;
+}
+
+void user_free(struct user *u)
+{
+    struct remote_resource *r;
+    list_for_each(r, &u->remote, struct remote_resource, link)
+    {
+        list_remove(&r->link);
+        envelope_free(r->presence);
+        mem_free(r);
+    }
+    message_user_freed(u);
+    drop_caches(u);
+    mem_free(u->jid);
+    mem_free(u);
+}
+
+void user_release(struct user *u)
+{
+    if (!list_is_empty(&u->sessions) || !list_is_empty(&u->remote) || u->mail)
+        return;
+    htab_remove(&u->shard->users, &u->node);
+    user_free(u);
+}
+
+struct session *user_find_session(const struct user *u, const char *resource)
+{
+    struct session *s;
+    list_for_each(s, &u->sessions, struct session, link) if (strcmp(s->resource, resource) == 0) return s;
+    return NULL;
+}
+
+/* ---- who sees whom ---- */
+
+/* Reads the local users of one direction out of the roster. */
+static uint64_t *read_contacts(struct user *u, bool subscribers, unsigned *n)
+{
+    struct shard *s = u->shard;
+    struct key prefix;
+    key_init(&prefix);
+    key_u64(&prefix, u->uid);
+    uint64_t *uids = NULL;
+    unsigned cap = 0;
+    *n = 0;
+    struct arena a;
+    arena_init(&a);
+    struct store_iter it;
+    store_iter_init(&it, shard_txn(s), TABLE_ROSTER, &prefix);
+    while (store_iter_next(&it)) {
+        Imp__RosterRow *row = store_iter_row(&it, &a);
+        struct key_reader k;
+        key_read(&k, it.key, it.n_key);
+        key_read_u64(&k);
+        const char *jid = key_read_str(&k, &a);
+        Imp__Subscription other = subscribers ? IMP__SUBSCRIPTION__SUB_FROM : IMP__SUBSCRIPTION__SUB_TO;
+        uint64_t uid;
+        if (row && !k.failed && !row->removed &&
+            (row->subscription == IMP__SUBSCRIPTION__SUB_BOTH || row->subscription == other) &&
+            shard_find_uid(s, jid, &uid) == 0) {
+            if (*n == cap) {
+                cap = cap ? cap * 2 : 8;
+                uids = mem_realloc(uids, cap * sizeof *uids);
+            }
+            uids[(*n)++] = uid;
+        }
+        arena_reset(&a);
+    }
+    store_iter_fini(&it);
+    arena_fini(&a);
+    return *n ? mem_realloc(uids, *n * sizeof *uids) : uids;
+}
+
+const uint64_t *user_subscribers(struct user *u, unsigned *n)
+{
+    if (!u->has_subscribers) {
+        u->subscribers = read_contacts(u, true, &u->n_subscribers);
+        u->has_subscribers = true;
+    }
+    *n = u->n_subscribers;
+    return u->subscribers;
+}
+
+const uint64_t *user_subscribed(struct user *u, unsigned *n)
+{
+    if (!u->has_subscribed) {
+        u->subscribed = read_contacts(u, false, &u->n_subscribed);
+        u->has_subscribed = true;
+    }
+    *n = u->n_subscribed;
+    return u->subscribed;
+}
+
+/* ---- feed ---- */
+
+static void close_sessions(struct user *u, enum session_reason reason)
+{
+    struct shard *shard = u->shard;
+    uint64_t uid = u->uid;
+    /* Each end may free the user: look it up again. */
+    while (u && !list_is_empty(&u->sessions)) {
+        struct session *s = list_entry(list_first(&u->sessions), struct session, link);
+        s->ops->close(s, reason);
+        session_end(s);
+        u = user_find(shard, uid);
+    }
+}
+
+/* The row changed: is the user still here, open, under this name, at home here? */
+static void check_row(struct user *u)
+{
+    struct shard *s = u->shard;
+    if (list_is_empty(&u->sessions))
+        return;
+    struct arena a;
+    arena_init(&a);
+    Imp__UserRow *row = shard_user_row(s, u->uid, &a);
+    const char *jid = row ? shard_user_jid(s, u->uid, &a) : NULL;
+    if (!row || !jid || strcmp(jid, u->jid) != 0)
+        close_sessions(u, SESSION_REMOVED);
+    else if (row->locked)
+        close_sessions(u, SESSION_LOCKED);
+    else if (home_active(s->members, row->home, u->uid) != im_node_id(s->im))
+        close_sessions(u, SESSION_MOVED);
+    arena_fini(&a);
+}
+
+static struct user *find_by_key(struct shard *s, const struct key *key)
+{
+    struct key_reader k;
+    key_read(&k, key->bytes, key->n);
+    uint64_t uid = key_read_u64(&k);
+    return k.failed || im_shard_of(s->im, uid) != s ? NULL : user_find(s, uid);
+}
+
+void user_on_feed(struct shard *s, const struct feed_event *event)
+{
+    struct user *u;
+    switch (event->table) {
+    case TABLE_USER:
+        u = find_by_key(s, &event->key);
+        if (u)
+            check_row(u);
+        break;
+    case TABLE_ROSTER:
+        u = find_by_key(s, &event->key);
+        if (u) {
+            drop_caches(u);
+            roster_on_feed(s, event);
+        }
+        break;
+    case TABLE_MESSAGE_INDEX:
+        u = find_by_key(s, &event->key);
+        if (u && !event->deleted)
+            message_on_feed(s, event);
+        break;
+    default:
+        break;
+    }
+}
+
+/* The body of check_row may free users, so the walk is over a copy of their uids. */
+void user_check_homes(struct shard *s)
+{
+    size_t n = 0;
+    uint64_t *uids = mem_alloc((s->users.n + 1) * sizeof *uids);
+    htab_for_each(node, &s->users)
+    {
+        struct user *u = container_of(node, struct user, node);
+        if (!list_is_empty(&u->sessions))
+            uids[n++] = u->uid;
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct user *u = user_find(s, uids[i]);
+        if (u)
+            check_row(u);
+    }
+    mem_free(uids);
+}
+
+void user_on_reload(struct shard *s)
+{
+    htab_for_each(node, &s->users) drop_caches(container_of(node, struct user, node));
+    user_check_homes(s);
+    message_reload(s);
+}

@@ -1,0 +1,54 @@
+/* Features as data: one file and one descriptor each, listed in features.def. Disco (XEP-0030) and stream
+ * features are derived from the descriptors. */
+#ifndef XMPP_FEATURE_H
+#define XMPP_FEATURE_H
+
+#include "protocols/xmpp/home.h"
+
+/* Whom an iq is addressed to. */
+enum iq_scope {
+    IQ_SERVER = 1,  /* the domain */
+    IQ_SELF = 2,    /* no 'to', or the user's own bare JID */
+    IQ_ACCOUNT = 4, /* another user's bare JID */
+};
+
+struct xmpp_iq {
+    struct c2s_home *home;
+    struct shard *shard;
+    const struct envelope *envelope; /* from, to, id, type */
+    struct xml *payload;             /* the one child */
+    struct arena *arena;
+    enum iq_scope scope;
+    uint64_t uid; /* of the account it is about: own or other; 0 for the server */
+};
+
+struct xmpp_iq_handler {
+    const char *ns, *name;
+    unsigned scopes; /* enum iq_scope */
+    bool get, set;
+    void (*handle)(struct xmpp_iq *iq);
+};
+
+struct xmpp_feature {
+    const char *name, *xep;
+    const char *const *server_features;     /* disco features of the domain, NULL-terminated; may be NULL */
+    const char *const *account_features;    /* of an account */
+    const char *stream_feature;             /* XML in <stream:features/>, or NULL */
+    const struct xmpp_iq_handler *handlers; /* ended by one without a namespace */
+};
+extern const struct xmpp_feature *const xmpp_features[]; /* NULL at the end */
+
+/* Exactly one answer per request. INNER: the result's content as XML, or NULL. */
+void iq_result(struct xmpp_iq *iq, const char *inner, size_t n_bytes);
+void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text);
+/* An answer that comes later: keep, then answer exactly once; SESSION is looked up again. */
+struct iq_later;
+struct iq_later *iq_keep(struct xmpp_iq *iq);
+void iq_later_result(struct iq_later *l, struct session *s, const char *inner, size_t n_bytes);
+void iq_later_error(struct iq_later *l, struct session *s, enum stanza_error error, const char *text);
+/* A proposal that answers the iq: empty result, or the error that fits the refusal. */
+void iq_submit(struct xmpp_iq *iq, Imp__Command *command);
+/* xml_escape of a whole string. */
+void iq_escape(struct buf *out, const char *s);
+
+#endif

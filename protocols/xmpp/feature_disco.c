@@ -1,0 +1,70 @@
+/* XEP-0030: service discovery, of the server and of accounts; the lists come from the features' descriptors.
+ */
+#include "im/presence.h"
+#include "im/user.h"
+#include "protocols/xmpp/feature.h"
+#include <string.h>
+
+#define NS_INFO "http://jabber.org/protocol/disco#info"
+#define NS_ITEMS "http://jabber.org/protocol/disco#items"
+
+/* §8: about another's account only for those who may see its presence. */
+static bool may_ask(struct xmpp_iq *iq)
+{
+    return iq->scope != IQ_ACCOUNT || presence_is_visible(iq->shard, iq->uid, iq->envelope->from);
+}
+
+static bool refuse(struct xmpp_iq *iq)
+{
+    if (!may_ask(iq)) {
+        iq_error(iq, STANZA_SERVICE_UNAVAILABLE, NULL);
+        return true;
+    }
+    if (xml_attr(iq->payload, "node")) {
+        iq_error(iq, STANZA_ITEM_NOT_FOUND, NULL);
+        return true;
+    }
+    return false;
+}
+
+static void handle_info(struct xmpp_iq *iq)
+{
+    if (refuse(iq))
+        return;
+    bool server = iq->scope == IQ_SERVER;
+    struct buf out = {0};
+    buf_adds(&out, "<query xmlns='" NS_INFO "'>");
+    buf_adds(&out, server ? "<identity category='server' type='im' name='imp'/>"
+                          : "<identity category='account' type='registered'/>");
+    for (const struct xmpp_feature *const *f = xmpp_features; *f; f++) {
+        if (server && strcmp((*f)->name, "search") == 0 && !iq->shard->settings.directory)
+            continue;
+        const char *const *list = server ? (*f)->server_features : (*f)->account_features;
+        for (; list && *list; list++)
+            buf_addf(&out, "<feature var='%s'/>", *list);
+    }
+    buf_adds(&out, "</query>");
+    iq_result(iq, out.data, out.n);
+    buf_fini(&out);
+}
+
+static void handle_items(struct xmpp_iq *iq)
+{
+    static const char none[] = "<query xmlns='" NS_ITEMS "'/>";
+    if (!refuse(iq))
+        iq_result(iq, none, sizeof none - 1);
+}
+
+static const struct xmpp_iq_handler handlers[] = {
+    {NS_INFO, "query", IQ_SERVER | IQ_SELF | IQ_ACCOUNT, .get = true, .handle = handle_info},
+    {NS_ITEMS, "query", IQ_SERVER | IQ_SELF | IQ_ACCOUNT, .get = true, .handle = handle_items},
+    {0},
+};
+static const char *const features[] = {NS_INFO, NS_ITEMS, NULL};
+const struct xmpp_feature feature_disco = {
+    .name = "disco",
+    .xep = "XEP-0030 2.5rc3",
+    .server_features = features,
+    .account_features = features,
+    .handlers = handlers,
+};

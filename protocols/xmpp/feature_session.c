@@ -1,0 +1,18 @@
+/* The old session request (RFC 3921 §3): answered, of no effect. */
+#include "protocols/xmpp/feature.h"
+
+static void handle(struct xmpp_iq *iq)
+{
+    iq_result(iq, NULL, 0);
+}
+
+static const struct xmpp_iq_handler handlers[] = {
+    {NS_SESSION, "session", IQ_SERVER | IQ_SELF, .set = true, .handle = handle},
+    {0},
+};
+const struct xmpp_feature feature_session = {
+    .name = "session",
+    .xep = "RFC 3921",
+    .stream_feature = "<session xmlns='" NS_SESSION "'><optional/></session>",
+    .handlers = handlers,
+};

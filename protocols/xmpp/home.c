@@ -1,0 +1,387 @@
+#include "protocols/xmpp/home.h"
+#include "base/clock.h"
+#include "im/message.h"
+#include "im/presence.h"
+#include "im/roster.h"
+#include "im/router.h"
+#include "im/user.h"
+#include "protocols/xmpp/shard.h"
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { LOW_BYTES = 64 << 10 };
+
+struct c2s_login *c2s_login_new(void)
+{
+    return mem_new(struct c2s_login);
+}
+
+void c2s_login_free(struct c2s_login *login)
+{
+    if (!login)
+        return;
+    mem_free(login->localpart);
+    mem_free(login->domain);
+    mem_free(login);
+}
+
+/* ---- output ---- */
+
+void home_write(struct c2s_home *h, const void *data, size_t n_bytes)
+{
+    if (!h->conn)
+        return;
+    h->n_written += n_bytes;
+    h->conn->ops->write(h->conn, data, n_bytes);
+}
+
+static void on_later(struct deferred *d)
+{
+    struct c2s_home *h = container_of(d, struct c2s_home, later);
+    if (h->state != HOME_ENDED) {
+        h->overflow = false;
+        struct session *s = &h->session;
+        s->ops->close(s, SESSION_OVERLOAD);
+        return;
+    }
+    c2s_login_free(h->login);
+    mem_free(h);
+}
+
+static void run_later(struct c2s_home *h)
+{
+    if (list_is_empty(&h->later.link))
+        loop_defer(h->session.shard->loop, &h->later);
+}
+
+/* The struct outlives this call: whoever walks a list of sessions may still hold it. */
+static void end(struct c2s_home *h)
+{
+    if (h->state == HOME_ENDED)
+        return;
+    h->state = HOME_ENDED;
+    h->conn = NULL;
+    list_remove(&h->unbound);
+    session_end(&h->session);
+    run_later(h);
+}
+
+/* Is there a message that must not be lost and is not with the kernel? */
+static bool has_unsent(struct c2s_home *h)
+{
+    struct session *s = &h->session;
+    if (!session_is_open(s) || h->conn->ops->queued(h->conn) == 0)
+        return false;
+    return !list_is_empty(&s->unsent) || s->user->mail;
+}
+
+void home_close(struct c2s_home *h, const void *final, size_t n_bytes)
+{
+    struct c2s_conn *conn = h->conn;
+    if (!conn)
+        return;
+    conn->home = NULL;
+    if (has_unsent(h)) {
+        /* The client does not read. What it has not got goes to others or to the store, so it must not get
+         * it. */
+        uint64_t written;
+        c2s_session_ops.output(&h->session, &written, &h->n_sent_at_end);
+        h->conn = NULL;
+        conn->ops->abort(conn);
+    } else {
+        h->n_sent_at_end = h->n_written;
+        h->conn = NULL;
+        conn->ops->close(conn, final, n_bytes);
+    }
+    end(h);
+}
+
+void home_fail(struct c2s_home *h, const char *condition, const char *text)
+{
+    struct buf out = {0};
+    if (h->state == HOME_HEADER) /* RFC 6120 §4.9.1.2: an error needs an opened stream */
+        home_header_write(h, &out);
+    c2s_stream_error(&out, condition, text);
+    home_close(h, out.data, out.n);
+    buf_fini(&out);
+}
+
+/* ---- the session's operations ---- */
+
+static void deliver(struct session *s, const struct envelope *e, const char *extra_xml)
+{
+    struct c2s_home *h = home_of(s);
+    if (!h->conn)
+        return;
+    struct buf *out = &s->shard->scratch_out;
+    buf_reset(out);
+    envelope_write(out, e, *e->to ? NULL : s->user->jid, extra_xml);
+    home_write(h, out->data, out->n);
+    metrics_add(im_metrics(s->shard->im), METRIC_XMPP_STANZAS_OUT, 1);
+    if (!h->overflow && h->conn->ops->queued(h->conn) > s->shard->settings.output_bytes) {
+        h->overflow = true;
+        run_later(h);
+    }
+}
+
+static void output(const struct session *s, uint64_t *written, uint64_t *sent)
+{
+    struct c2s_home *h = home_of(s);
+    *written = h->n_written;
+    if (!h->conn) {
+        *sent = h->n_sent_at_end;
+        return;
+    }
+    size_t queued = h->conn->ops->queued(h->conn);
+    *sent = queued < h->n_written ? h->n_written - queued : 0;
+}
+
+static void roster_push(struct session *s, const struct roster_item *item)
+{
+    struct c2s_home *h = home_of(s);
+    struct buf *out = &s->shard->scratch_out;
+    buf_reset(out);
+    char id[17];
+    random_hex(id, 8); /* not to be guessed: attack of forged results */
+    buf_addf(out, "<iq type='set' id='push-%s' to='", id);
+    xml_escape(out, s->jid, strlen(s->jid));
+    buf_addf(out, "'><query xmlns='jabber:iq:roster' ver='%llu'>", (unsigned long long)item->version);
+    home_write_roster_item(out, item);
+    buf_adds(out, "</query></iq>");
+    home_write(h, out->data, out->n);
+}
+
+static void close_session(struct session *s, enum session_reason reason)
+{
+    static const struct {
+        const char *condition, *text;
+    } ends[N_SESSION_REASONS] = {
+        [SESSION_CONFLICT] = {"conflict", "replaced by a new connection"},
+        [SESSION_KICKED] = {"policy-violation", "ended by the administrator"},
+        [SESSION_LOCKED] = {"not-authorized", "the account is locked"},
+        [SESSION_REMOVED] = {"not-authorized", "the account has been removed or renamed"},
+        [SESSION_MOVED] = {"reset", "the account has moved to another node"},
+        [SESSION_SHUTDOWN] = {"system-shutdown", NULL},
+        [SESSION_OVERLOAD] = {"policy-violation", "stanzas are read too slowly"},
+        [SESSION_NO_LEASE] = {"system-shutdown", "this node has lost the cluster's majority"},
+    };
+    home_fail(home_of(s), ends[reason].condition, ends[reason].text);
+}
+
+/* One pause of the connection for all reasons of the session. */
+static void pause_session(struct session *s)
+{
+    struct c2s_home *h = home_of(s);
+    if (h->conn)
+        h->conn->ops->pause(h->conn);
+}
+
+static void resume_session(struct session *s)
+{
+    struct c2s_home *h = home_of(s);
+    if (h->conn)
+        h->conn->ops->resume(h->conn);
+}
+
+static void describe(const struct session *s, struct session_info *out)
+{
+    const struct c2s_login *l = home_of(s)->login;
+    out->edge_node = l->edge_node;
+    out->tls = l->tls;
+    strncpy(out->address, l->address, sizeof out->address - 1);
+    strncpy(out->mechanism, l->mechanism, sizeof out->mechanism - 1);
+    strncpy(out->protocol, "xmpp", sizeof out->protocol - 1);
+}
+
+const struct session_ops c2s_session_ops = {
+    .deliver = deliver,
+    .output = output,
+    .roster_push = roster_push,
+    .close = close_session,
+    .pause = pause_session,
+    .resume = resume_session,
+    .describe = describe,
+};
+
+/* ---- from the connection ---- */
+
+struct c2s_home *c2s_home_new(struct c2s_conn *conn, struct c2s_login *login)
+{
+    struct c2s_home *h = mem_new(struct c2s_home);
+    h->conn = conn;
+    conn->home = h;
+    h->login = login;
+    h->session.shard = conn->shard;
+    h->session.ops = &c2s_session_ops;
+    h->since_ms = h->heard_ms = loop_now_ms(conn->shard->loop);
+    list_init(&h->later.link);
+    h->later.fn = on_later;
+    list_append(&conn->shard->xmpp->unbound, &h->unbound);
+    return h;
+}
+
+void c2s_home_header(struct c2s_home *h, const struct xml *header)
+{
+    struct shard *s = h->conn->shard;
+    const char *to = xml_attr(header, "to"), *version = xml_attr(header, "version");
+    if (h->state != HOME_HEADER) {
+        home_fail(h, "invalid-xml", NULL);
+    } else if (!xml_is(header, "stream", NS_STREAM)) {
+        home_fail(h, "invalid-namespace", NULL);
+    } else if (to && strcasecmp(to, h->login->domain) != 0) {
+        home_fail(h, "host-unknown", NULL);
+    } else if (!version || version[0] == '0') {
+        home_fail(h, "unsupported-version", NULL); /* RFC 6120 §4.7.5 */
+    } else if (!im_is_serving(s->im) || s->stopping) {
+        home_fail(h, "resource-constraint", "this node does not serve clients now");
+    } else {
+        struct buf out = {0};
+        home_header_write(h, &out);
+        home_write(h, out.data, out.n);
+        buf_fini(&out);
+        h->state = HOME_UNBOUND;
+        home_features(h);
+    }
+}
+
+void c2s_home_end(struct c2s_home *h)
+{
+    static const char end_tag[] = "</stream:stream>";
+    home_close(h, end_tag, sizeof end_tag - 1);
+}
+
+void c2s_home_parse_error(struct c2s_home *h, enum xml_error error)
+{
+    home_fail(h, c2s_xml_error_condition(error), NULL);
+}
+
+void c2s_home_drained(struct c2s_home *h)
+{
+    if (h->state == HOME_BOUND && h->conn->ops->queued(h->conn) <= LOW_BYTES)
+        message_session_drained(&h->session);
+}
+
+void c2s_home_closed(struct c2s_home *h)
+{
+    if (h->conn) {
+        uint64_t written;
+        output(&h->session, &written, &h->n_sent_at_end);
+    }
+    end(h);
+}
+
+/* ---- established ---- */
+
+static void handle_message(struct c2s_home *h, struct envelope *e)
+{
+    struct shard *s = h->session.shard;
+    if (!*e->to) { /* RFC 6121 §8.1.1.1: to oneself */
+        struct envelope *c = envelope_copy(e, h->session.user->jid);
+        envelope_free(e);
+        e = c;
+    }
+    router_send(s, e, &h->session);
+}
+
+/* RFC 6121 §4.7.2.3; below -128: it is not an integer from -128 to 127. */
+static int read_priority(const struct xml *root, struct arena *arena)
+{
+    const char *text = xml_child_text(root, "priority", NS_CLIENT, arena);
+    if (!text)
+        return 0;
+    char *end_of;
+    long v = strtol(text, &end_of, 10);
+    while (*end_of == ' ' || *end_of == '\n')
+        end_of++;
+    return end_of == text || *end_of || v < -128 || v > 127 ? -1000 : (int)v;
+}
+
+static void handle_presence(struct c2s_home *h, struct envelope *e, const struct xml *root,
+                            struct arena *arena)
+{
+    struct session *s = &h->session;
+    bool directed = *e->to;
+    int priority;
+    switch ((enum stanza_type)e->type) {
+    case PRESENCE_AVAILABLE:
+    case PRESENCE_UNAVAILABLE:
+        if (directed) {
+            presence_directed(s, e);
+            return;
+        }
+        priority = read_priority(root, arena);
+        if (priority >= -128) {
+            presence_update(s, e, priority);
+            return;
+        }
+        break;
+    case PRESENCE_SUBSCRIBE:
+    case PRESENCE_SUBSCRIBED:
+    case PRESENCE_UNSUBSCRIBE:
+    case PRESENCE_UNSUBSCRIBED:
+        if (directed && !jid_same_bare(e->to, s->user->jid)) {
+            presence_subscription(s, e);
+            return;
+        }
+        break;
+    default: /* probe, error */
+        if (directed) {
+            router_send(s->shard, e, s);
+            return;
+        }
+        break;
+    }
+    home_refuse(h, root, STANZA_BAD_REQUEST, NULL);
+    envelope_free(e);
+}
+
+static bool is_for_server(struct c2s_home *h, const struct envelope *e)
+{
+    if (!*e->to)
+        return true;
+    /* Bare JIDs are answered here on behalf of the user (RFC 6121 §8.5.2.1.3): the store is the same
+     * everywhere. */
+    return !*jid_resource(e->to) &&
+           shard_is_local_domain(h->session.shard, strchr(e->to, '@') ? strchr(e->to, '@') + 1 : e->to);
+}
+
+static void handle(struct c2s_home *h, struct xml_stanza *stanza)
+{
+    struct envelope *e = home_read_stanza(h, stanza);
+    if (!e)
+        return;
+    switch (e->kind) {
+    case STANZA_MESSAGE:
+        handle_message(h, e);
+        break;
+    case STANZA_PRESENCE:
+        handle_presence(h, e, stanza->root, stanza->arena);
+        break;
+    default:
+        if (is_for_server(h, e))
+            home_iq(h, e, stanza->root, stanza->arena);
+        else
+            router_send(h->session.shard, e, &h->session);
+        break;
+    }
+}
+
+void c2s_home_stanza(struct c2s_home *h, struct xml_stanza *stanza)
+{
+    struct shard *s = h->conn->shard;
+    h->heard_ms = loop_now_ms(s->loop);
+    h->pinged = false;
+    metrics_add(im_metrics(s->im), METRIC_XMPP_STANZAS_IN, 1);
+    enum shard_lease lease = shard_check_lease(s);
+    if (!h->conn) /* closed for want of the lease */
+        return;
+    if (h->state == HOME_UNBOUND) {
+        home_bind(h, stanza);
+    } else if (h->state == HOME_BOUND && lease == LEASE_REFUSE) {
+        home_refuse(h, stanza->root, STANZA_RESOURCE_CONSTRAINT,
+                    "this node cannot reach the cluster's majority");
+    } else if (h->state == HOME_BOUND) {
+        handle(h, stanza);
+    }
+}

@@ -1,0 +1,37 @@
+/* What protocols/xmpp keeps per shard. Between its files only. */
+#ifndef XMPP_SHARD_H
+#define XMPP_SHARD_H
+
+#include "base/htab.h"
+#include "im/shard.h"
+#include "protocols/xmpp/home.h"
+
+struct xmpp_shard {
+    struct xmpp *xmpp;
+    struct shard *shard;
+    struct shard_watcher watcher;
+    struct list active;      /* struct c2s_local, least recently heard first: their parsers may be parked */
+    struct list unbound;     /* struct c2s_home that has bound no resource yet, oldest first */
+    struct htab relays_edge; /* struct relay_edge by id */
+    struct htab relays_home; /* struct relay_home by node and id */
+    uint64_t next_relay;
+    struct timer tick; /* 1 s */
+};
+
+/* local.c */
+void c2s_local_open(struct shard *at, struct shard *target, struct stream *stream, struct xml_stream *parser,
+                    struct c2s_login *login);
+void c2s_local_park(struct xmpp_shard *xs); /* parsers that have been silent for 5 s */
+
+/* relay_edge.c, relay_home.c */
+void relay_edge_open(struct shard *at, uint32_t home_node, struct stream *stream, struct xml_stream *parser,
+                     struct c2s_login *login);
+void relay_shard_init(struct xmpp_shard *xs);
+void relay_shard_fini(struct xmpp_shard *xs);
+void relay_edge_stop(struct xmpp_shard *xs);
+void relay_link_down(struct xmpp_shard *xs, uint32_t node);
+
+/* home_idle.c: handshake and idle time-outs. */
+void home_check_times(struct xmpp_shard *xs);
+
+#endif

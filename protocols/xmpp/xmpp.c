@@ -1,0 +1,156 @@
+#include "protocols/xmpp/xmpp.h"
+#include "base/clock.h"
+#include "protocols/xmpp/relay.h"
+#include "protocols/xmpp/shard.h"
+#include <stdio.h>
+#include <string.h>
+
+enum { TICK_MS = 1000 };
+
+struct xmpp {
+    struct im *im;
+    struct log *log;
+    unsigned n;
+    struct xmpp_shard shards[];
+};
+
+struct im *xmpp_im(const struct xmpp *x)
+{
+    return x->im;
+}
+
+struct log *xmpp_log(const struct xmpp *x)
+{
+    return x->log;
+}
+
+/* ---- SASL success ---- */
+
+static void ignore_data(void *user, const uint8_t *data, size_t n_bytes)
+{
+    (void)user, (void)data, (void)n_bytes;
+}
+
+static void ignore_close(void *user, int code, const char *detail)
+{
+    (void)user, (void)code, (void)detail;
+}
+
+static const struct stream_events ignore = {.on_data = ignore_data, .on_close = ignore_close};
+
+/* The client reads this as the answer to its new stream header (RFC 6120 §4.9.1.2). */
+static void turn_away(struct stream *stream, struct xml_stream *parser, struct c2s_login *login,
+                      const char *condition, const char *text)
+{
+    char id[33];
+    random_hex(id, 16);
+    struct buf out = {0};
+    buf_addf(&out,
+             "<?xml version='1.0'?><stream:stream xmlns='" NS_CLIENT "' xmlns:stream='" NS_STREAM
+             "' id='%s' version='1.0' from='",
+             id);
+    xml_escape(&out, login->domain, strlen(login->domain));
+    buf_adds(&out, "'>");
+    c2s_stream_error(&out, condition, text);
+    stream_set_handler(stream, &ignore, NULL);
+    stream_write(stream, out.data, out.n);
+    stream_close(stream);
+    buf_fini(&out);
+    xml_stream_free(parser);
+    c2s_login_free(login);
+}
+
+void c2s_hand_over(struct shard *at, struct stream *stream, struct xml_stream *parser,
+                   struct c2s_login *login)
+{
+    struct im *im = at->im;
+    const struct im_backend *b = im_backend(im);
+    login->edge_node = im_node_id(im);
+    uint32_t home = shard_home_of(at, login->uid);
+    const struct member *node = members_find(at->members, home);
+    if (at->stopping) {
+        turn_away(stream, parser, login, "system-shutdown", NULL);
+    } else if (!home || !node) {
+        turn_away(stream, parser, login, "resource-constraint", "no node serves this account now");
+    } else if (home == im_node_id(im)) {
+        c2s_local_open(at, im_shard_of(im, login->uid), stream, parser, login);
+    } else if (at->settings.redirect) {
+        char host[300];
+        snprintf(host, sizeof host, node->xmpp_port && node->xmpp_port != 5222 ? "%s:%u" : "%s",
+                 node->public_name, node->xmpp_port);
+        turn_away(stream, parser, login, "see-other-host", host);
+    } else if (!b->link_is_up(b->user, home)) {
+        turn_away(stream, parser, login, "resource-constraint",
+                  "the node of this account cannot be reached now");
+    } else {
+        relay_edge_open(at, home, stream, parser, login);
+    }
+}
+
+/* ---- shards ---- */
+
+static void on_tick(struct timer *t)
+{
+    struct xmpp_shard *xs = container_of(t, struct xmpp_shard, tick);
+    c2s_local_park(xs);
+    home_check_times(xs);
+}
+
+static void on_stop(struct shard_watcher *w)
+{
+    struct xmpp_shard *xs = container_of(w, struct xmpp_shard, watcher);
+    struct c2s_home *h;
+    list_for_each(h, &xs->unbound, struct c2s_home, unbound) home_fail(h, "system-shutdown", NULL);
+    relay_edge_stop(xs);
+    timer_stop(&xs->tick);
+}
+
+int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *err)
+{
+    (void)err;
+    unsigned n = im_n_shards(o->im);
+    struct xmpp *x = mem_zalloc(sizeof *x + n * sizeof(struct xmpp_shard));
+    x->im = o->im;
+    x->log = log_category(im_log(o->im), "xmpp");
+    x->n = n;
+    for (unsigned i = 0; i < n; i++) {
+        struct xmpp_shard *xs = &x->shards[i];
+        xs->xmpp = x;
+        xs->shard = im_shard(o->im, i);
+        xs->shard->xmpp = xs;
+        list_init(&xs->active);
+        list_init(&xs->unbound);
+        relay_shard_init(xs);
+        timer_init(&xs->tick, xs->shard->loop, on_tick);
+        timer_start(&xs->tick, TICK_MS, TICK_MS);
+        xs->watcher.on_stop = on_stop;
+        shard_watch(xs->shard, &xs->watcher);
+    }
+    if (o->links) {
+        links_handle(o->links, LINK_RELAY, xmpp_on_relay, x);
+        links_watch(o->links, NULL, xmpp_on_link_down, x);
+    }
+    *out = x;
+    return 0;
+}
+
+void xmpp_free(struct xmpp *x)
+{
+    if (!x)
+        return;
+    for (unsigned i = 0; i < x->n; i++)
+        relay_shard_fini(&x->shards[i]);
+    mem_free(x);
+}
+
+static void on_shard_link_down(void *arg, struct shard *s)
+{
+    relay_link_down(s->xmpp, (uint32_t)(uintptr_t)arg);
+}
+
+void xmpp_on_link_down(void *user, uint32_t node)
+{
+    struct xmpp *x = user;
+    for (unsigned i = 0; i < x->n; i++)
+        shard_call(x->shards[i].shard, on_shard_link_down, (void *)(uintptr_t)node);
+}
