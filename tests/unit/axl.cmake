@@ -7,3 +7,10 @@ function(imp_ucmsim_test name)
 endfunction()
 imp_ucmsim_test(axl LINK imp_protocols_axl imp_base)
 imp_ucmsim_test(sync_agent SOURCES sync_store.c LINK imp_node_sync imp_base)
+
+# The schema is not ours to ship; where a copy lies in a folder beside the project, the messages are held against it.
+imp_ucmsim_test(axl_schema LINK imp_protocols_axl imp_base)
+file(GLOB axl_schema ${CMAKE_SOURCE_DIR}/../*/axl/AXLSoap.xsd)
+list(APPEND axl_schema "none")
+list(GET axl_schema 0 axl_schema)
+target_compile_definitions(unit_axl_schema PRIVATE AXL_SCHEMA="${axl_schema}")

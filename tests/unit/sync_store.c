@@ -62,7 +62,7 @@ static size_t lower_bound(const struct sync_store *s, const char *uuid)
     size_t low = 0, high = s->n_users;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (strcmp(s->users[middle].uuid, uuid) < 0)
+        if (strcmp(s->users[middle]->uuid, uuid) < 0)
             low = middle + 1;
         else
             high = middle;
@@ -73,40 +73,40 @@ static size_t lower_bound(const struct sync_store *s, const char *uuid)
 struct stored_user *sync_store_find(struct sync_store *s, const char *userid)
 {
     for (size_t i = 0; i < s->n_users; i++)
-        if (!strcmp(s->users[i].userid, userid))
-            return &s->users[i];
+        if (!strcmp(s->users[i]->userid, userid))
+            return s->users[i];
     return NULL;
+}
+
+static struct stored_user *insert(struct sync_store *s, size_t at)
+{
+    if (s->n_users == s->cap_users) {
+        s->cap_users = s->cap_users ? s->cap_users * 2 : 1024;
+        s->users = mem_realloc(s->users, s->cap_users * sizeof *s->users);
+    }
+    memmove(&s->users[at + 1], &s->users[at], (s->n_users++ - at) * sizeof *s->users);
+    s->n_added++;
+    return s->users[at] = mem_new(struct stored_user);
 }
 
 static void put(struct sync_store *s, struct commit *c, const struct sync_user *user, uint64_t run)
 {
     size_t at = lower_bound(s, user->uuid);
-    bool is_there = at < s->n_users && !strcmp(s->users[at].uuid, user->uuid);
-    struct stored_user row = {.run = run};
-    /* Looked for only when the address is new: 10,000 users would make it quadratic. */
-    if (!is_there || strcmp(s->users[at].userid, user->userid)) {
-        const struct stored_user *other = s->n_users < 3000 ? sync_store_find(s, user->userid) : NULL;
-        if (other && strcmp(other->uuid, user->uuid)) {
-            c->result.n_refused++;
-            return;
-        }
+    bool is_there = at < s->n_users && !strcmp(s->users[at]->uuid, user->uuid);
+    /* Looked for only when the address is new, and in small stores: 10,000 users would make it quadratic. */
+    if ((!is_there || strcmp(s->users[at]->userid, user->userid)) && s->n_users < 3000 &&
+        sync_store_find(s, user->userid)) {
+        c->result.n_refused++;
+        return;
     }
-    snprintf(row.uuid, sizeof row.uuid, "%s", user->uuid);
-    snprintf(row.userid, sizeof row.userid, "%s", user->userid);
-    snprintf(row.mail, sizeof row.mail, "%s", user->mail);
-    snprintf(row.display_name, sizeof row.display_name, "%s",
-             is_there && !user->has_display_name ? s->users[at].display_name : user->display_name);
-    if (!is_there) {
-        if (s->n_users == s->cap_users) {
-            s->cap_users = s->cap_users ? s->cap_users * 2 : 1024;
-            s->users = mem_realloc(s->users, s->cap_users * sizeof *s->users);
-        }
-        memmove(&s->users[at + 1], &s->users[at], (s->n_users++ - at) * sizeof *s->users);
-        s->n_added++;
-    }
-    c->result.n_changed += !is_there || strcmp(s->users[at].userid, row.userid) ||
-                           strcmp(s->users[at].display_name, row.display_name);
-    s->users[at] = row;
+    struct stored_user *row = is_there ? s->users[at] : insert(s, at), old = *row;
+    snprintf(row->uuid, sizeof row->uuid, "%s", user->uuid);
+    snprintf(row->userid, sizeof row->userid, "%s", user->userid);
+    snprintf(row->mail, sizeof row->mail, "%s", user->mail);
+    if (!is_there || user->has_display_name)
+        snprintf(row->display_name, sizeof row->display_name, "%s", user->display_name);
+    row->run = run;
+    c->result.n_changed += strcmp(old.userid, row->userid) || strcmp(old.display_name, row->display_name);
 }
 
 static int submit_users(void *node, const struct sync_commit *commit, const struct sync_user *users, size_t n)
@@ -131,8 +131,9 @@ static int submit_remove(void *node, const struct sync_commit *commit,
     buf_addf(&s->trace, "R%zu%s ", n, commit->position ? "p" : "");
     for (size_t i = 0; c && i < n; i++) {
         size_t at = lower_bound(s, uuids[i]);
-        if (at == s->n_users || strcmp(s->users[at].uuid, uuids[i]))
+        if (at == s->n_users || strcmp(s->users[at]->uuid, uuids[i]))
             continue;
+        mem_free(s->users[at]);
         memmove(&s->users[at], &s->users[at + 1], (--s->n_users - at) * sizeof *s->users);
         s->n_removed++;
     }
@@ -162,8 +163,8 @@ static size_t list_known(void *node, const char *after, char (*out)[SYNC_UUID_TE
     struct sync_store *s = node;
     size_t n = 0;
     for (size_t i = lower_bound(s, after); i < s->n_users && n < max; i++)
-        if (strcmp(s->users[i].uuid, after))
-            memcpy(out[n++], s->users[i].uuid, sizeof *out);
+        if (strcmp(s->users[i]->uuid, after))
+            memcpy(out[n++], s->users[i]->uuid, sizeof *out);
     return n;
 }
 
@@ -211,6 +212,8 @@ void sync_store_init(struct sync_store *s, struct loop *l)
 void sync_store_fini(struct sync_store *s)
 {
     timer_stop(&s->answer);
+    for (size_t i = 0; i < s->n_users; i++)
+        mem_free(s->users[i]);
     mem_free(s->users);
     buf_fini(&s->trace);
     buf_fini(&s->alarms);

@@ -17,7 +17,7 @@ struct sync_store {
     struct loop *loop;
     struct sync_settings settings;
     struct sync_stored stored;
-    struct stored_user *users; /* ascending by uuid */
+    struct stored_user **users; /* ascending by uuid */
     size_t n_users, cap_users;
     struct list commits; /* not answered yet, in order */
     struct timer answer;
