@@ -419,7 +419,7 @@ bool datadir_is_name(const char *name)
     if (!n || n > NODE_NAME_MAX || !isalnum((unsigned char)name[0]))
         return false;
     for (size_t i = 0; i < n; i++)
-        if (!isalnum((unsigned char)name[i]) && !strchr("-._", name[i]))
+        if (!isalnum((unsigned char)name[i]) && !strchr("-_", name[i]))
             return false;
     return true;
 }

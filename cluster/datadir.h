@@ -55,7 +55,8 @@ int datadir_read_identity(const struct datadir *d, struct datadir_identity *id, 
 void datadir_hex(char *out, const uint8_t *data, size_t n_bytes); /* 2 * n_bytes digits and a NUL */
 int datadir_unhex(uint8_t *out, size_t n_bytes,
                   const char *hex); /* exactly 2 * n_bytes digits, or ERR_INVALID */
-/* A node's name: 1 to 63 of a-z A-Z 0-9 - . _, beginning with a letter or digit. */
+/* A node's name, as the state machine takes it: 1 to 63 of a-z A-Z 0-9 - _; here beginning with a letter or
+ * digit. */
 bool datadir_is_name(const char *name);
 
 #endif

@@ -5,6 +5,7 @@
 #include "cluster/join.h"
 #include "cluster/members.h"
 #include "plane.pb-c.h"
+#include "replication/replica.h"
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
@@ -164,7 +165,6 @@ static void accept(struct joiner *j, uint32_t node)
     for (unsigned i = 0; i < s->o.seal->n; i++)
         keys[i] = (ProtobufCBinaryData){SEAL_KEY_BYTES, (uint8_t *)s->o.seal->key[i]};
     Imp__JoinAnswer answer = IMP__JOIN_ANSWER__INIT;
-    answer.text = "";
     answer.cluster_id = (ProtobufCBinaryData){16, (uint8_t *)s->o.cluster_id};
     answer.node = node;
     answer.cert_pem = cert;

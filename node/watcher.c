@@ -25,11 +25,11 @@ static enum watcher_state caught_up_to(const struct watcher_input *in, char *rea
 {
     if (in->installing)
         snprintf(reason, n, "waits for replication: receives a copy of the store");
-    else if (!in->target_index)
+    else if (!in->leader_known && !in->target_index)
         snprintf(reason, n, "waits for replication: no contact to a quorum yet");
-    else if (in->applied_index < in->target_index)
+    else if (!in->target_index || in->applied_index < in->target_index)
         snprintf(reason, n, "waits for replication: applied %" PRIu64 " of %" PRIu64, in->applied_index,
-                 in->target_index);
+                 in->commit_index > in->target_index ? in->commit_index : in->target_index);
     else if (!in->member_known || !in->registered)
         snprintf(reason, n, "waits for replication: registers with the cluster");
     else

@@ -24,8 +24,10 @@ struct watcher_input {
     bool member_known;     /* this node's own row is in the store */
     bool registered;       /* the proposer session's epoch is applied */
     bool installing;       /* a snapshot is being received */
-    uint64_t target_index; /* committed when it started (from a barrier); 0: not known yet */
-    uint64_t applied_index, last_index;
+    uint64_t target_index; /* committed when it started, from a barrier that has passed; 0: not passed yet */
+    uint64_t applied_index;
+    uint64_t commit_index; /* as far as known here; for the reason only */
+    bool leader_known;
     bool sync_configured, first_sync_done;
     const char *release, *publisher_release; /* NULL: not known */
     unsigned timeout_s;                      /* watcher.timeout */

@@ -111,7 +111,8 @@ static void test_names(void **state)
 {
     (void)state;
     assert_true(datadir_is_name("n1"));
-    assert_true(datadir_is_name("imp-3.example_x"));
+    assert_true(datadir_is_name("imp-3_x"));
+    assert_false(datadir_is_name("imp.example"));
     assert_false(datadir_is_name(""));
     assert_false(datadir_is_name("-n"));
     assert_false(datadir_is_name("a b"));

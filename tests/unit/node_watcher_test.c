@@ -18,7 +18,7 @@ static struct watcher_input caught_up(void)
                                   .registered = true,
                                   .target_index = 100,
                                   .applied_index = 100,
-                                  .last_index = 100,
+                                  .commit_index = 100,
                                   .release = "1",
                                   .publisher_release = "1",
                                   .timeout_s = 600};
@@ -39,11 +39,11 @@ static void subscriber_waits_without_limit(void **state)
     in.now_ms += 30ull * 86400 * 1000;
     watcher_step(&w, &in);
     assert_false(watcher_is_released(&w));
-    in.target_index = 100;
+    in.leader_known = true;
     in.applied_index = 40;
     assert_true(watcher_step(&w, &in));
     assert_non_null(strstr(w.reason, "applied 40 of 100"));
-    in.applied_index = 100;
+    in.applied_index = in.target_index = 100;
     in.installing = true;
     watcher_step(&w, &in);
     assert_false(watcher_is_released(&w));

@@ -1,0 +1,140 @@
+#include "cluster/certs.h"
+#include "base/mem.h"
+#include <stdio.h>
+#include <string.h>
+
+void certs_purpose(char out[300], const char *domain)
+{
+    snprintf(out, 300, "cert:%.255s", domain);
+}
+
+static int open_key(char **key_pem, const Imp__CertRow *row, const char *domain, const struct seal_ring *ring,
+                    struct err_ctx *err)
+{
+    char purpose[300];
+    struct buf key = {0};
+    certs_purpose(purpose, domain);
+    int rc = seal_open(ring, purpose, row->sealed_key.data, row->sealed_key.len, &key, err);
+    if (!rc)
+        *key_pem = mem_strndup(key.data, key.n);
+    seal_buf_fini(&key);
+    return rc;
+}
+
+static int make_ctx(struct tls_ctx **out, const char *cert_pem, const char *key_pem, struct err_ctx *err)
+{
+    return tls_ctx_new(out, &(struct tls_options){.server = true, .cert_pem = cert_pem, .key_pem = key_pem},
+                       err);
+}
+
+static int row_ctx(struct tls_ctx **out, const Imp__CertRow *row, const char *domain,
+                   const struct seal_ring *ring, struct err_ctx *err)
+{
+    char *key = NULL;
+    int rc = open_key(&key, row, domain, ring, err);
+    if (!rc)
+        rc = make_ctx(out, row->chain_pem, key, err);
+    identity_free_key(key);
+    return rc;
+}
+
+static const char *default_domain(struct store_txn *txn, struct arena *a)
+{
+    struct key k;
+    key_init(&k);
+    Imp__ClusterRow *cluster = store_find_row(txn, TABLE_CLUSTER, &k, a);
+    return cluster ? cluster->default_domain : "";
+}
+
+static Imp__CertRow *find_row(struct store_txn *txn, const char *domain, struct arena *a)
+{
+    struct key k;
+    key_init(&k);
+    key_str(&k, domain);
+    return *domain ? store_find_row(txn, TABLE_CERT, &k, a) : NULL;
+}
+
+int certs_load(struct tls_sni **out, struct store_txn *txn, const struct seal_ring *ring,
+               const struct certs_key *fallback, struct log *log, struct err_ctx *err)
+{
+    struct arena a;
+    arena_init(&a);
+    struct tls_ctx *first = NULL;
+    struct err_ctx detail = {0};
+    const char *domain = default_domain(txn, &a);
+    Imp__CertRow *row = find_row(txn, domain, &a);
+    if (row && row_ctx(&first, row, domain, ring, &detail))
+        log_error(log, "certificate of %s: %s", domain, detail.text);
+    int rc = first ? 0 : make_ctx(&first, fallback->cert_pem, fallback->key_pem, err);
+    struct tls_sni *sni = rc ? NULL : tls_sni_new(first);
+    tls_ctx_unref(first);
+    struct key all;
+    key_init(&all);
+    struct store_iter it;
+    store_iter_init(&it, txn, TABLE_CERT, &all);
+    while (sni && store_iter_next(&it)) {
+        struct key_reader r;
+        key_read(&r, it.key, it.n_key);
+        const char *name = key_read_str(&r, &a);
+        row = store_iter_row(&it, &a);
+        struct tls_ctx *ctx = NULL;
+        if (r.failed || !row)
+            continue;
+        if (row_ctx(&ctx, row, name, ring, &detail))
+            log_error(log, "certificate of %s: %s", name, detail.text);
+        else
+            tls_sni_add(sni, name, ctx);
+        tls_ctx_unref(ctx);
+    }
+    store_iter_fini(&it);
+    arena_fini(&a);
+    if (!rc)
+        *out = sni;
+    return rc;
+}
+
+int certs_get_default(char **cert_pem, char **key_pem, struct store_txn *txn, const struct seal_ring *ring,
+                      struct err_ctx *err)
+{
+    struct arena a;
+    arena_init(&a);
+    const char *domain = default_domain(txn, &a);
+    Imp__CertRow *row = find_row(txn, domain, &a);
+    int rc = row ? open_key(key_pem, row, domain, ring, err)
+                 : err_set(err, ERR_NOTFOUND, "there is no certificate of the default domain");
+    if (!rc)
+        *cert_pem = mem_strdup(row->chain_pem);
+    arena_fini(&a);
+    return rc;
+}
+
+/* Signed by one of the cluster's own CAs: then renewal is ours, an imported one is its owner's. */
+static bool is_ours(struct store_txn *txn, const char *chain_pem, uint64_t now_ms, struct arena *a)
+{
+    struct key all;
+    key_init(&all);
+    struct store_iter it;
+    store_iter_init(&it, txn, TABLE_CA, &all);
+    bool ours = false;
+    while (!ours && store_iter_next(&it)) {
+        Imp__CaRow *ca = store_iter_row(&it, a);
+        ours = ca && !identity_check_signed(chain_pem, ca->cert_pem, now_ms, NULL);
+    }
+    store_iter_fini(&it);
+    return ours;
+}
+
+bool certs_needs_default(char *domain, struct store_txn *txn, uint64_t now_ms)
+{
+    struct arena a;
+    arena_init(&a);
+    const char *name = default_domain(txn, &a);
+    Imp__CertRow *row = find_row(txn, name, &a);
+    struct identity_cert cert;
+    bool needs = *name && !row;
+    if (row && !identity_read_cert(&cert, row->chain_pem, NULL))
+        needs = identity_needs_renewal(&cert, now_ms) && is_ours(txn, row->chain_pem, now_ms, &a);
+    snprintf(domain, 256, "%s", name);
+    arena_fini(&a);
+    return needs;
+}

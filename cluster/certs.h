@@ -1,0 +1,30 @@
+/* Certificates that clients see: per domain from the CERT table, keys unsealed in memory only. Control loop.
+ */
+#ifndef CLUSTER_CERTS_H
+#define CLUSTER_CERTS_H
+
+#include "base/log.h"
+#include "base/tls.h"
+#include "cluster/identity.h"
+#include "cluster/seal.h"
+#include "storage/store.h"
+
+/* "cert:DOMAIN": what a certificate's key is sealed for. Same as `impcli cert import` uses. */
+void certs_purpose(char out[300], const char *domain);
+
+struct certs_key {
+    const char *cert_pem, *key_pem;
+};
+/* All of them by server name; the default domain's is the fallback, or FALLBACK where there is none. A row
+ * that cannot be used is logged and left out. One reference is the caller's. */
+int certs_load(struct tls_sni **out, struct store_txn *txn, const struct seal_ring *ring,
+               const struct certs_key *fallback, struct log *log, struct err_ctx *err);
+/* PEM of the default domain's certificate, key and name, for HTTPS; ERR_NOTFOUND. The key is wiped by
+ * identity_free_key. */
+int certs_get_default(char **cert_pem, char **key_pem, struct store_txn *txn, const struct seal_ring *ring,
+                      struct err_ctx *err);
+/* Does the default domain lack a certificate, or is the one that the cluster's CA signed due? DOMAIN has 256
+ * bytes. */
+bool certs_needs_default(char *domain, struct store_txn *txn, uint64_t now_ms);
+
+#endif

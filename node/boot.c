@@ -1,0 +1,252 @@
+/* The steps of a start, in order, and their undoing in reverse. */
+#include "node/node_impl.h"
+#include "node/sync_glue.h"
+#include <stdio.h>
+#include <string.h>
+
+static bool is_removed(void *user, uint32_t node)
+{
+    struct node *n = user;
+    struct key k;
+    key_init(&k);
+    key_u32(&k, node);
+    return store_has(control_read(n), TABLE_NODE_TOMBSTONE, &k);
+}
+
+static void on_raft(void *user, struct stream *s, uint32_t node)
+{
+    struct node *n = user;
+    member_manager_seen(n->manager, node);
+    replica_accept(n->replica, s, node);
+}
+
+static void on_link(void *user, struct stream *s, uint32_t node)
+{
+    struct node *n = user;
+    links_accept(n->links, s, node);
+}
+
+static void on_join(void *user, struct stream *s)
+{
+    struct node *n = user;
+    join_server_accept(n->join, s, n->cert_pem);
+}
+
+static void on_seen(void *user, uint32_t node)
+{
+    struct node *n = user;
+    member_manager_seen(n->manager, node);
+}
+
+static bool identify(void *user, const struct tls_peer *peer, uint32_t *node)
+{
+    struct node *n = user;
+    return !identity_of_peer(node, peer, n->id.cluster_id, NULL);
+}
+
+static void on_store_fatal(void *user, int code, const char *detail)
+{
+    struct node *n = user;
+    char text[400];
+    snprintf(text, sizeof(text), "the store failed: %s", detail && *detail ? detail : err_text(code));
+    node_fatal(n, true, text);
+}
+
+static void on_replica_fatal(void *user, bool again, const char *text)
+{
+    node_fatal(user, again, text);
+}
+
+/* ---- steps ---- */
+
+static int start_store(struct node *n, struct err_ctx *err)
+{
+    int rc = replica_finish_install(n->dir.path, log_category(n->log_root, "replication"), err);
+    if (rc)
+        return rc;
+    char dir[DATADIR_PATH_MAX + 16];
+    snprintf(dir, sizeof(dir), "%s/store", n->dir.path);
+    return store_open(&n->store,
+                      &(struct store_options){.dir = dir,
+                                              .log = log_category(n->log_root, "storage"),
+                                              .metrics = &n->metrics,
+                                              .on_fatal = on_store_fatal,
+                                              .user = n},
+                      err);
+}
+
+static int start_replica(struct node *n, struct err_ctx *err)
+{
+    struct replica_options o = {
+        .dir = n->dir.path,
+        .node_id = n->id.node,
+        .release = IMP_RELEASE,
+        .store = n->store,
+        .tls_client = n->tls_raft,
+        .identify = identify,
+        .log = log_category(n->log_root, "replication"),
+        .metrics = &n->metrics,
+        .on_tables_differ = duties_on_tables_differ,
+        .on_fatal = on_replica_fatal,
+        .user = n,
+    };
+    memcpy(o.cluster_id, n->id.cluster_id, 16);
+    memcpy(o.start_nonce, n->start_nonce, 16);
+    config_election(&n->config, &o.election_ms, &o.heartbeat_ms);
+    return replica_open(&n->replica, &o, err);
+}
+
+static void stop_replica(struct node *n)
+{
+    replica_stop(n->replica);
+}
+
+static int start_links(struct node *n, struct err_ctx *err)
+{
+    struct links_options lo = {
+        .loop = n->loop,
+        .log = log_category(n->log_root, "link"),
+        .metrics = &n->metrics,
+        .node_id = n->id.node,
+        .release = IMP_RELEASE,
+        .tls_client = n->tls_link,
+        .on_seen = on_seen,
+        .user = n,
+    };
+    memcpy(lo.cluster_id, n->id.cluster_id, 16);
+    memcpy(lo.start_nonce, n->start_nonce, 16);
+    n->links = links_new(&lo);
+    n->join = join_server_new(&(struct join_server_options){
+        .loop = n->loop,
+        .log = log_category(n->log_root, "join"),
+        .replica = n->replica,
+        .reader = n->reader,
+        .seal = &n->ring,
+        .cluster_id = n->id.cluster_id,
+        .release = IMP_RELEASE,
+    });
+    n->manager = member_manager_new(&(struct member_manager_options){
+        .loop = n->loop,
+        .log = log_category(n->log_root, "members"),
+        .replica = n->replica,
+        .node_id = n->id.node,
+        .on_trouble = duties_on_trouble,
+        .user = n,
+    });
+    return 0;
+}
+
+static int start_plane(struct node *n, struct err_ctx *err)
+{
+    char address[64];
+    config_listen_address(&n->config, &n->config.listen_cluster, address);
+    struct plane_options o = {
+        .loop = n->loop,
+        .log = log_category(n->log_root, "cluster"),
+        .metrics = &n->metrics,
+        .address = address,
+        .port = n->config.listen_cluster.port,
+        .tls = n->tls_server,
+        .on_raft = on_raft,
+        .on_link = on_link,
+        .on_join = on_join,
+        .is_removed = is_removed,
+        .user = n,
+    };
+    memcpy(o.cluster_id, n->id.cluster_id, 16);
+    return plane_open(&n->plane, &o, err);
+}
+
+static void stop_plane(struct node *n)
+{
+    plane_close(n->plane);
+    n->plane = NULL;
+}
+
+static int start_admin(struct node *n, struct err_ctx *err)
+{
+    struct identity_cert ca;
+    if (identity_read_cert(&ca, n->ca_pem, err))
+        return ERR_CORRUPT;
+    n->admin_env = (struct admin_env){
+        .loop = n->loop,
+        .log_root = n->log_root,
+        .replica = n->replica,
+        .links = n->links,
+        .reader = n->reader,
+        .seal = &n->ring,
+        .services = n->services,
+        .watcher = &n->watcher,
+        .sync = sync_glue_agent(n->sync),
+        .im = n->im,
+        .node_id = n->id.node,
+        .node_name = n->id.name,
+        .data_dir = n->dir.path,
+    };
+    memcpy(n->admin_env.ca_fingerprint, ca.fingerprint, 32);
+    return admin_open(&n->admin, &n->admin_env, err);
+}
+
+static void stop_admin(struct node *n)
+{
+    admin_close(n->admin);
+    datadir_remove(&n->dir, "admin.sock");
+}
+
+static int begin_replica(struct node *n, struct err_ctx *err)
+{
+    int rc = replica_start(n->replica, err);
+    if (!rc)
+        control_begin(n);
+    return rc;
+}
+
+static void remove_pid(struct node *n)
+{
+    datadir_remove(&n->dir, "worker.pid");
+}
+
+static int nothing(struct node *n, struct err_ctx *err)
+{
+    (void)n, (void)err;
+    return 0;
+}
+
+static const struct step {
+    const char *name;
+    int (*start)(struct node *n, struct err_ctx *err);
+    void (*stop)(struct node *n);
+} steps[] = {
+    {"pid file", nothing, remove_pid},
+    {"certificates", node_tls_load, NULL},
+    {"store", start_store, NULL}, /* closed by replica_stop */
+    {"replication", start_replica, stop_replica},
+    {"control", control_start, control_stop},
+    {"links", start_links, NULL},
+    {"features", feature_start, NULL},
+    {"admin", start_admin, stop_admin},
+    {"replica", begin_replica, NULL},
+    {"cluster port", start_plane, stop_plane},
+    {"shards", feature_begin, feature_stop},
+};
+
+int boot_start(struct node *n, struct err_ctx *err)
+{
+    for (size_t i = 0; i < n_elements(steps); i++) {
+        log_debug(n->log, "start: %s", steps[i].name);
+        int rc = steps[i].start(n, err);
+        if (rc)
+            return err_prefix(err, rc, "%s", steps[i].name);
+    }
+    return 0;
+}
+
+void boot_stop(struct node *n)
+{
+    for (size_t i = n_elements(steps); i-- > 0;) {
+        if (!steps[i].stop)
+            continue;
+        log_debug(n->log, "stop: %s", steps[i].name);
+        steps[i].stop(n);
+    }
+}

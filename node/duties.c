@@ -1,0 +1,128 @@
+/* What a node checks by itself once in a while, and what it makes of what others notice. */
+#include "node/node_impl.h"
+#include <inttypes.h>
+#include <sys/statvfs.h>
+
+enum {
+    DISK_EVERY_MS = 10000,
+    CERTS_EVERY_MS = 60 * 60 * 1000,
+    ALARMS_EVERY_MS = 1000,
+    QUORUM_AFTER_MS = 3000
+};
+
+void duties_on_trouble(void *user, enum member_trouble trouble, uint32_t node, bool raised, bool forget,
+                       const char *text)
+{
+    static const enum alarm_id ids[] = {ALARM_NO_REDUNDANCY, ALARM_NODE_DOWN, ALARM_REPLICATION_DELAY};
+    struct node *n = user;
+    if (forget)
+        alarms_forget(n->alarms, ids[trouble], node);
+    else if (raised)
+        alarms_raise(n->alarms, ids[trouble], node, "%s", text);
+    else if (trouble != MEMBER_TROUBLE_CATCHING_UP || !members_find(n->members, node))
+        alarms_clear(n->alarms, ids[trouble], node);
+    else
+        alarms_forget(n->alarms, ids[trouble], node); /* the node itself clears it when it is released */
+}
+
+struct differ_letter {
+    struct letter letter;
+    struct node *node;
+    uint64_t index;
+    bool we_differ, tie;
+};
+
+static void on_differ(struct letter *letter)
+{
+    struct differ_letter *d = container_of(letter, struct differ_letter, letter);
+    struct node *n = d->node;
+    if (d->we_differ) {
+        alarms_raise(
+            n->alarms, ALARM_TABLES_DIFFER, n->id.node,
+            "the tables of %s differ from the majority's at index %" PRIu64
+            ": its feature services are held back; 'impcli dbreplication repair %s' makes a fresh copy",
+            n->id.name, d->index, n->id.name);
+        services_set_released(n->services, false, "tables differ from the majority's");
+        services_step(n->services, clock_wall_ms());
+    } else if (d->tie) {
+        alarms_raise(n->alarms, ALARM_TABLES_DIFFER, 0,
+                     "tables differ at index %" PRIu64 " and nobody has a majority", d->index);
+    }
+    mem_free(d);
+}
+
+static void drop_differ(struct letter *letter)
+{
+    mem_free(container_of(letter, struct differ_letter, letter));
+}
+
+/* Raft thread. */
+void duties_on_tables_differ(void *user, uint64_t index, bool we_differ, bool tie, const uint32_t *nodes,
+                             unsigned n)
+{
+    struct node *node = user;
+    (void)nodes, (void)n; /* they raise it themselves */
+    struct differ_letter *d = mem_new(struct differ_letter);
+    *d = (struct differ_letter){{NULL, on_differ, drop_differ}, node, index, we_differ, tie};
+    loop_post(node->loop, &d->letter);
+}
+
+/* DiskLow at the larger of 10 % of the file system and the store's size + 512 MiB (a copy must fit). */
+static void check_disk(struct node *n)
+{
+    struct statvfs st;
+    if (statvfs(n->dir.path, &st))
+        return;
+    uint64_t free_bytes = (uint64_t)st.f_bavail * st.f_frsize, total = (uint64_t)st.f_blocks * st.f_frsize;
+    uint64_t need = store_size_bytes(n->store) + (512ull << 20);
+    if (need < total / 10)
+        need = total / 10;
+    if (free_bytes < need)
+        alarms_raise(n->alarms, ALARM_DISK_LOW, n->id.node,
+                     "%s: %" PRIu64 " MiB free where the data of %s is, %" PRIu64 " MiB are wanted",
+                     n->dir.path, free_bytes >> 20, n->id.name, need >> 20);
+    else
+        alarms_clear(n->alarms, ALARM_DISK_LOW, n->id.node);
+}
+
+/* The alarm can only be written once there is a quorum again; it is cleared then after it was written. */
+static void check_quorum(struct node *n, uint64_t now_ms)
+{
+    if (n->status.quorum) {
+        if (n->quorum_lost && now_ms - n->quorum_lost_ms > 2 * ALARMS_EVERY_MS) {
+            n->quorum_lost = false;
+            alarms_clear(n->alarms, ALARM_QUORUM_LOST, n->id.node);
+        }
+        if (!n->quorum_lost)
+            n->quorum_lost_ms = 0;
+        return;
+    }
+    if (!n->quorum_lost_ms || n->quorum_lost)
+        n->quorum_lost_ms = now_ms;
+    if (!n->quorum_lost && now_ms - n->quorum_lost_ms >= QUORUM_AFTER_MS &&
+        n->status.member == REPLICA_VOTER) {
+        n->quorum_lost = true;
+        alarms_raise(n->alarms, ALARM_QUORUM_LOST, n->id.node,
+                     "%s has no contact to a majority of the voters", n->id.name);
+    }
+}
+
+void duties_step(struct node *n, uint64_t now_ms)
+{
+    if (n->stopping || !n->members)
+        return;
+    check_quorum(n, now_ms);
+    if (now_ms - n->alarms_stepped_ms >= ALARMS_EVERY_MS) {
+        n->alarms_stepped_ms = now_ms;
+        alarms_step(n->alarms);
+    }
+    if (!n->disk_checked_ms || now_ms - n->disk_checked_ms >= DISK_EVERY_MS) {
+        n->disk_checked_ms = now_ms;
+        check_disk(n);
+    }
+    if (!n->certs_checked_ms || now_ms - n->certs_checked_ms >= CERTS_EVERY_MS) {
+        n->certs_checked_ms = now_ms;
+        node_tls_check(n);
+    }
+    node_tls_propose_default(n);
+}

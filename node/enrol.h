@@ -1,0 +1,32 @@
+/* What init, join and recover share: the files of a node's identity. Blocking; before the node runs. */
+#ifndef NODE_ENROL_H
+#define NODE_ENROL_H
+
+#include "cluster/datadir.h"
+#include "cluster/seal.h"
+#include "command.pb-c.h"
+#include "node/config.h"
+
+#define ENROL_KEY "keys/node.key"
+#define ENROL_CERT "node.pem"
+#define ENROL_CA "ca.pem"
+#define ENROL_CONFIG "impnode.yaml"
+enum { ENROL_CONFIG_MAX = 64 * 1024 };
+
+/* The node's key: read, or made and stored durably. *key_pem is the caller's (identity_free_key). */
+int enrol_key(char **key_pem, const struct datadir *d, struct err_ctx *err);
+/* impnode.yaml; ERR_MALFORMED and the like with file, line and key. A missing file is an error. */
+int enrol_read_config(struct config *c, const struct datadir *d, struct err_ctx *err);
+int enrol_write_config(const struct config *c, const struct datadir *d, struct err_ctx *err);
+/* "[::1]" -> "::1" */
+const char *enrol_address(const struct config *c, char out[CONFIG_TEXT_MAX + 1]);
+
+/* A new cluster in an empty directory: everything from keys to the log's first entries; identity last. */
+struct enrol_new_cluster {
+    const struct config *config;
+    const char *domain; /* prepared */
+    uint8_t cluster_id[16];
+};
+int enrol_new_cluster(struct enrol_new_cluster *n, const struct datadir *d, struct err_ctx *err);
+
+#endif

@@ -1,0 +1,141 @@
+/* struct node, seen by the files of the boot and the node's own duties only. Everything is on the control
+ * loop but what says otherwise. */
+#ifndef NODE_NODE_IMPL_H
+#define NODE_NODE_IMPL_H
+
+#include "base/clock.h"
+#include "base/loop.h"
+#include "base/mem.h"
+#include "base/metrics.h"
+#include "cluster/datadir.h"
+#include "cluster/identity.h"
+#include "cluster/join.h"
+#include "cluster/link.h"
+#include "cluster/member_manager.h"
+#include "cluster/members.h"
+#include "cluster/plane.h"
+#include "cluster/seal.h"
+#include "im/shard.h"
+#include "node/admin.h"
+#include "node/alarm.h"
+#include "node/config.h"
+#include "node/node.h"
+#include "node/service.h"
+#include "node/supervisor.h"
+#include "node/watcher.h"
+#include "replication/replica.h"
+#include "replication/settings.h"
+#include "storage/store.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct http_server;
+struct node_tls;
+struct sync_glue;
+struct xmpp;
+
+/* What changed in the store since the control loop last looked. */
+enum node_dirty {
+    DIRTY_MEMBERS = 1,
+    DIRTY_SERVICES = 2,
+    DIRTY_SETTINGS = 4,
+    DIRTY_CERTS = 8,
+    DIRTY_CA = 16,
+    DIRTY_SYNC = 32,
+    DIRTY_ALL = 63,
+};
+
+struct node {
+    struct node_options options;
+    struct config config;
+    struct datadir dir;
+    struct datadir_identity id;
+    struct seal_ring ring;
+    char *key_pem, *cert_pem, *ca_pem;
+    struct tls_ctx *tls_server, *tls_link, *tls_raft;
+    struct tls_sni *client_sni; /* certificates that clients see; swapped as a whole */
+    uint8_t start_nonce[16];
+
+    struct log *log_root, *log;
+    struct metrics metrics;
+    struct loop *loop;
+    pthread_t signal_thread;
+    bool stopping;
+
+    struct store *store;
+    struct store_reader *reader;
+    struct loop_hook before_poll;
+    struct replica *replica;
+    struct members *members;
+    struct links *links;
+    struct plane *plane;
+    struct join_server *join;
+    struct member_manager *manager;
+    struct services *services;
+    struct alarms *alarms;
+    struct admin_env admin_env;
+    struct admin *admin;
+    struct im *im;
+    struct xmpp *xmpp;
+    struct sync_glue *sync;
+    struct http_server *http;
+
+    struct watcher watcher;
+    uint64_t barrier_index; /* committed when this process started; 0: not reached yet */
+    bool barrier_in_flight;
+    bool up_in_flight, update_in_flight, cert_in_flight;
+    bool im_serving;
+    bool all_running_told;
+    uint64_t epoch; /* of the proposer session, as last told to the links */
+    uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, disk_checked_ms, certs_checked_ms,
+        progress_ms;
+    bool quorum_lost;
+    struct replica_status status;
+
+    unsigned dirty; /* enum node_dirty */
+    struct deferred changed;
+    struct timer tick;
+};
+
+/* boot.c: the steps in order. After a failed start the process ends. */
+int boot_start(struct node *n, struct err_ctx *err);
+void boot_stop(struct node *n);
+
+/* control.c */
+int control_start(struct node *n,
+                  struct err_ctx *err); /* reader, alarms, services, feed: before replica_start */
+void control_begin(struct node *n);     /* after replica_start */
+void control_stop(struct node *n);
+void control_touch(struct node *n, unsigned dirty); /* looked at later in this turn */
+void control_step(struct node *n);                  /* watcher, services, up, lease: after any change */
+struct store_txn *control_read(struct node *n);
+int control_submit(struct node *n, Imp__Command *command, proposal_done_fn *on_done, void *user);
+const struct member *control_self(const struct node *n); /* NULL until the own row is applied */
+bool control_is_publisher(const struct node *n);
+
+/* duties.c: what a node checks by itself once in a while */
+void duties_step(struct node *n, uint64_t now_ms);
+void duties_on_trouble(void *user, enum member_trouble trouble, uint32_t node, bool raised, bool forget,
+                       const char *text);
+void duties_on_tables_differ(void *user, uint64_t index, bool we_differ, bool tie, const uint32_t *nodes,
+                             unsigned n);
+
+/* node_tls.c: this node's certificate and those that clients see */
+int node_tls_load(struct node *n, struct err_ctx *err); /* files of the data directory -> contexts */
+void node_tls_on_ca(struct node *n);                    /* the CAs in the store have changed */
+void node_tls_on_certs(struct node *n);                 /* client-facing certificates have changed */
+void node_tls_check(struct node *n);                    /* renewal, expiry */
+void node_tls_propose_default(struct node *n);          /* the leader: a certificate for the default domain */
+
+/* feature.c: im, xmpp and sync of this node */
+int feature_start(struct node *n, struct err_ctx *err); /* before replica_start */
+int feature_begin(struct node *n, struct err_ctx *err); /* after it */
+void feature_stop(struct node *n);
+void feature_on_change(struct node *n, unsigned dirty);
+void feature_set_certs(struct node *n); /* n->client_sni is new */
+
+void node_notify(struct node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Ends the process at once. Any thread. */
+void node_fatal(struct node *n, bool again, const char *text) __attribute__((noreturn));
+
+#endif

@@ -1,0 +1,27 @@
+#include "node/node.h"
+#include "node/supervisor.h"
+#include "node/verbs.h"
+#include <stdio.h>
+#include <string.h>
+
+static int work(void *arg, int notify_fd)
+{
+    struct options *o = arg;
+    return node_run(&(struct node_options){
+        .data = o->data,
+        .log_level = o->log_level,
+        .log_format = o->log_format,
+        .notify_fd = notify_fd,
+        .show_progress = o->run,
+    });
+}
+
+int verb_run(struct options *o)
+{
+    return supervisor_run(work, o);
+}
+
+int verb_restore(struct options *o)
+{
+    return verb_fail("restoring %s: not available in this release", o->file);
+}
