@@ -30,8 +30,9 @@ struct c2s_edge_options {
     struct c2s_listen starttls, direct_tls; /* 5222, 5223 */
     struct tls_sni *sni;   /* a reference is taken; NULL until c2s_edge_set_sni: no connections */
     const char *node_name; /* for settings of this node alone */
+    struct log *log;       /* NULL: im_log */
     uint8_t secret[32];    /* the same on all nodes: salts of users that do not exist */
-    /* Called on a shard; calls ON_DONE once, on REPLY_TO. NULL: such users cannot log in. */
+    /* Called on a shard; calls ON_DONE once, on REPLY_TO, later. NULL: such users cannot log in. */
     void (*check_password)(void *user, const struct c2s_password *p, struct loop *reply_to,
                            void (*on_done)(void *done_user, enum sasl_check result), void *done_user);
     void *user;
@@ -42,7 +43,7 @@ typedef void c2s_hand_over_fn(struct shard *at, struct stream *stream, struct xm
                               struct c2s_login *login);
 int c2s_edge_new(struct c2s_edge **out, struct im *im, const struct c2s_edge_options *o,
                  c2s_hand_over_fn *hand_over, struct err_ctx *err);
-void c2s_edge_free(struct c2s_edge *e); /* after im_stop; may be NULL */
+void c2s_edge_free(struct c2s_edge *e); /* between im_stop and im_free; may be NULL */
 /* New certificates: connections made from now on get them. Takes a reference. Control loop. */
 void c2s_edge_set_sni(struct c2s_edge *e, struct tls_sni *sni);
 unsigned c2s_edge_port(const struct c2s_edge *e, bool direct_tls); /* 0: off */

@@ -7,6 +7,7 @@
 #include "im/user.h"
 #include "protocols/xmpp/shard.h"
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -189,8 +190,8 @@ static void describe(const struct session *s, struct session_info *out)
     const struct c2s_login *l = home_of(s)->login;
     out->edge_node = l->edge_node;
     out->tls = l->tls;
-    strncpy(out->address, l->address, sizeof out->address - 1);
-    strncpy(out->mechanism, l->mechanism, sizeof out->mechanism - 1);
+    snprintf(out->address, sizeof out->address, "%s", l->address);
+    snprintf(out->mechanism, sizeof out->mechanism, "%s", l->mechanism);
     strncpy(out->protocol, "xmpp", sizeof out->protocol - 1);
 }
 

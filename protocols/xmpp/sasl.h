@@ -60,7 +60,7 @@ struct sasl_answer {
     const char *data;
     size_t n_bytes;
     const char *condition; /* RFC 6120 §6.5: "not-authorized", ... */
-    const char *localpart; /* prepared */
+    const char *localpart; /* prepared; "" for a name that cannot be one; NULL while not known */
     const char *password;  /* as received; wiped by sasl_resume and sasl_free */
     bool channel_bound;
 };

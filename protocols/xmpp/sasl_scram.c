@@ -206,6 +206,7 @@ static enum sasl_result read_first(struct sasl *s, const char *data, size_t n_by
     buf_add(&x->auth, x->out, (size_t)n);
     buf_add(&x->auth, ",", 1);
     x->state = WANTS_FINAL;
+    out->localpart = s->localpart;
     out->data = x->out;
     out->n_bytes = (size_t)n;
     return SASL_CONTINUE;

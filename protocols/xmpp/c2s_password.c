@@ -1,0 +1,143 @@
+/* Accounts in the store, and checks of passwords that take a while. */
+#include "protocols/xmpp/c2s_edge_impl.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_CHECKS = 512 }; /* at once, on this node: attackers must not fill the thread pool's queue */
+
+static void copy_keys(struct scram_keys *out, const Imp__ScramKeys *in, enum credential_hash hash)
+{
+    size_t n = credential_key_bytes(hash);
+    *out = (struct scram_keys){0};
+    if (!in || in->salt.len == 0 || in->salt.len > CREDENTIAL_MAX_SALT || in->stored_key.len != n ||
+        in->server_key.len != n || in->iterations == 0 || in->iterations > CREDENTIAL_MAX_ITERATIONS)
+        return;
+    out->iterations = in->iterations;
+    out->n_salt = (uint8_t)in->salt.len;
+    memcpy(out->salt, in->salt.data, in->salt.len);
+    memcpy(out->stored_key, in->stored_key.data, n);
+    memcpy(out->server_key, in->server_key.data, n);
+}
+
+static bool read_credential(struct edge_shard *es, uint64_t uid, struct credential *out, struct arena *a)
+{
+    struct key k;
+    key_init(&k);
+    key_u64(&k, uid);
+    Imp__CredentialRow *row = store_find_row(shard_txn(es->shard), TABLE_CREDENTIAL, &k, a);
+    if (!row)
+        return false;
+    copy_keys(&out->keys[CREDENTIAL_SHA1], row->sha1, CREDENTIAL_SHA1);
+    copy_keys(&out->keys[CREDENTIAL_SHA256], row->sha256, CREDENTIAL_SHA256);
+    return credential_has(out, CREDENTIAL_SHA1) || credential_has(out, CREDENTIAL_SHA256);
+}
+
+void edge_find_user(struct edge_shard *es, const char *localpart, const char *domain, struct edge_user *out)
+{
+    char jid[JID_MAX + 1];
+    struct arena a;
+    arena_init(&a);
+    memset(out, 0, sizeof(*out));
+    snprintf(jid, sizeof(jid), "%s@%s", localpart, domain);
+    uint64_t uid;
+    Imp__UserRow *row = NULL;
+    if (shard_find_uid(es->shard, jid, &uid) == 0)
+        row = shard_user_row(es->shard, uid, &a);
+    if (row) {
+        out->uid = uid;
+        out->locked = row->locked;
+        out->home = shard_home_of(es->shard, uid);
+        snprintf(out->userid, sizeof(out->userid), "%s", row->userid);
+        if (read_credential(es, uid, &out->credential, &a))
+            out->account = ACCOUNT_LOCAL;
+        else if (row->source == IMP__USER_SOURCE__SOURCE_AXL && edge_settings(es)->ask_backend)
+            out->account = ACCOUNT_BACKEND;
+    }
+    arena_fini(&a);
+}
+
+bool edge_has_local_passwords(struct edge_shard *es)
+{
+    struct key all;
+    struct store_iter i;
+    key_init(&all);
+    store_iter_init(&i, shard_txn(es->shard), TABLE_CREDENTIAL, &all);
+    bool any = store_iter_next(&i);
+    store_iter_fini(&i);
+    return any;
+}
+
+/* One check; outlives its connection, which it knows by id. */
+struct check {
+    struct work work;
+    struct edge_shard *es;
+    uint64_t conn;
+    bool known;
+    struct credential credential;
+    enum sasl_check result;
+    size_t n_password;
+    char password[1024];
+};
+
+static void finish(struct check *k)
+{
+    struct edge_conn *c = edge_conn_find(k->es, k->conn);
+    enum sasl_check result = k->result;
+    atomic_fetch_sub(&k->es->edge->n_checks, 1);
+    mem_wipe(k, sizeof(*k));
+    mem_free(k);
+    if (c)
+        edge_password_checked(c, result);
+}
+
+static void derive(struct work *w)
+{
+    struct check *k = container_of(w, struct check, work);
+    bool ok = credential_check(k->known ? &k->credential : NULL, k->password, k->n_password);
+    k->result = ok ? SASL_CHECK_OK : SASL_CHECK_WRONG;
+}
+
+static void derived(struct work *w)
+{
+    finish(container_of(w, struct check, work));
+}
+
+static void on_backend(void *user, enum sasl_check result)
+{
+    struct check *k = user;
+    k->result = result;
+    finish(k);
+}
+
+bool edge_check_password(struct edge_conn *c, const char *localpart, const char *password)
+{
+    struct c2s_edge *e = c->es->edge;
+    if (atomic_fetch_add(&e->n_checks, 1) >= MAX_CHECKS) {
+        atomic_fetch_sub(&e->n_checks, 1);
+        return false;
+    }
+    struct edge_user u;
+    edge_find_user(c->es, localpart, c->domain, &u);
+    struct check *k = mem_new(struct check);
+    k->es = c->es;
+    k->conn = c->id;
+    if (u.account == ACCOUNT_BACKEND && e->options.check_password) {
+        const struct c2s_password p = {.uid = u.uid,
+                                       .userid = u.userid,
+                                       .localpart = localpart,
+                                       .domain = c->domain,
+                                       .password = password};
+        e->options.check_password(e->options.user, &p, c->es->shard->loop, on_backend, k);
+    } else {
+        /* Unknown users take the same way, so that it takes the same time. */
+        k->known = u.account == ACCOUNT_LOCAL;
+        k->credential = u.credential;
+        k->n_password = strlen(password);
+        snprintf(k->password, sizeof(k->password), "%s", password);
+        k->work = (struct work){.work = derive, .done = derived};
+        loop_run_work(c->es->shard->loop, &k->work);
+    }
+    credential_wipe(&u.credential);
+    return true;
+}
