@@ -28,8 +28,7 @@ const char *sync_feed_text(enum sync_feed feed)
     return texts[feed];
 }
 
-/* --- state, alarms
- * --------------------------------------------------------------------------------------------- */
+/* ---- state, alarms ---- */
 
 void sync_agent_changed(struct sync_agent *a)
 {
@@ -102,8 +101,7 @@ void sync_agent_connected(struct sync_agent *a)
     clear_alarm(a, SYNC_ALARM_CONNECTION);
 }
 
-/* --- what to do, and when
- * -------------------------------------------------------------------------------------- */
+/* ---- what to do, and when ---- */
 
 static void schedule(struct sync_agent *a, unsigned after_ms)
 {
@@ -200,15 +198,22 @@ static void on_timer(struct timer *t)
 void sync_agent_run_done(struct sync_agent *a, bool was_full, bool needs_full, bool more)
 {
     a->status.n_failures = 0;
-    if (was_full)
+    if (was_full) {
         a->needs_full = false;
+        a->n_refused_full = a->status.n_refused;
+    }
     a->needs_full |= needs_full;
-    if (a->status.n_refused)
-        raise_alarm(a, SYNC_ALARM_DUPLICATE, "users were not taken, as their address is another user's");
+    if (was_full && a->status.n_refused)
+        raise_alarm(a, SYNC_ALARM_DUPLICATE,
+                    "users were not taken: their address is another user's, or is none");
     else if (was_full)
         clear_alarm(a, SYNC_ALARM_DUPLICATE);
     sync_agent_set_state(a, SYNC_IDLE, "");
-    if (a->needs_full) {
+    if (!was_full && !a->needs_full && a->status.n_refused > a->n_refused_full) {
+        /* Changes of several users may have met half-way; only the whole list tells. */
+        a->needs_full = true;
+        schedule(a, a->interval_ms);
+    } else if (a->needs_full) {
         /* A queue that can be asked where it stands but never read must not cause one full run after the
          * other. */
         unsigned n = a->n_full_in_a_row++;
@@ -246,14 +251,20 @@ void sync_agent_run_failed(struct sync_agent *a, bool was_full, const struct axl
     schedule(a, wait_ms);
 }
 
+/* Another node is publisher, and this one will soon be told so; or the store knows of a later run than this
+ * agent. It learns that run and waits, as if the call manager had failed. */
 void sync_agent_fenced(struct sync_agent *a, const char *text)
 {
-    log_notice(loop_log(a->loop), "sync: another node is publisher: %s", text);
-    sync_agent_stop(a);
+    struct axl_error error = {.outcome = AXL_CANCELED};
+    char words[320];
+    snprintf(words, sizeof words, "the store refuses this publisher's run: %s", text);
+    axl_copy_text(error.text, sizeof error.text, words);
+    a->ops->read_stored(a->node, &a->status.last);
+    a->status.position = a->status.last.position;
+    sync_agent_run_failed(a, true, &error);
 }
 
-/* --- settings
- * -------------------------------------------------------------------------------------------------- */
+/* ---- settings ---- */
 
 static bool is_same(const char *have, const char *want)
 {
@@ -300,8 +311,7 @@ void sync_agent_settings_changed(struct sync_agent *a)
     }
 }
 
-/* --- role, orders
- * ---------------------------------------------------------------------------------------------- */
+/* ---- role, orders ---- */
 
 void sync_agent_start(struct sync_agent *a, uint64_t epoch)
 {
@@ -378,8 +388,7 @@ void sync_agent_get_status(const struct sync_agent *a, struct sync_status *out)
         out->next_in_ms = a->due_ms > now_ms ? a->due_ms - now_ms : 1;
 }
 
-/* --- life
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- life ---- */
 
 static void agent_free(struct deferred *d)
 {

@@ -64,7 +64,7 @@ struct sync_stored {
 };
 
 struct sync_result {
-    int code;           /* 0: executed. ERR_CONFLICT: the publisher epoch is over, the agent stops */
+    int code;           /* 0: executed. ERR_CONFLICT: the publisher's epoch, or the run, is over */
     uint64_t n_changed; /* rows */
     uint64_t n_refused; /* users not taken, as their address is another user's */
     const char *text;   /* names the first one refused; "" or a sentence; borrowed */

@@ -48,7 +48,7 @@ static void on_version(void *user, const struct axl_result *result)
         if (result->error.outcome != AXL_OK) {
             sync_run_retry_or_fail(run, &result->error);
         } else {
-            snprintf(a->status.ucm_release, sizeof a->status.ucm_release, "%s", result->version);
+            axl_copy_text(a->status.ucm_release, sizeof a->status.ucm_release, result->version);
             snprintf(a->status.axl_version, sizeof a->status.axl_version, "%s", axl_schema_version(a->axl));
             do_step(run, step_baseline);
         }
@@ -89,8 +89,7 @@ static void step_baseline(struct sync_run *run)
     axl_list_changes(run->agent->axl, NULL, 0, on_baseline, run);
 }
 
-/* --- the list
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the list ---- */
 
 static uint8_t hex_digit(char c)
 {
@@ -238,8 +237,7 @@ static void step_page(struct sync_run *run)
     axl_list_users(run->agent->axl, run->skip, run->page_size, on_page, run);
 }
 
-/* --- what is gone
- * ---------------------------------------------------------------------------------------------- */
+/* ---- what is gone ---- */
 
 static int compare_seen(const void *a, const void *b)
 {
@@ -300,8 +298,7 @@ static void step_compare(struct sync_run *run)
     sync_run_fetch(run, on_gone_checked);
 }
 
-/* --- state
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- state ---- */
 
 static void describe(char *out, size_t room, const struct sync_status *s)
 {

@@ -39,9 +39,9 @@ struct sync_run {
     /* users to ask for one by one, and what came of it */
     struct uuid_list get, remove;
     struct sync_user *users; /* strings in arena */
-    size_t n_users, cap_users;
+    size_t n_users;
     struct arena arena;
-    size_t next_get;
+    size_t next_get; /* users[i] is the place for the answer to get[i] until all have come */
     unsigned n_gets; /* under way */
     void (*on_fetched)(struct sync_run *run);
 
@@ -79,6 +79,7 @@ struct sync_agent {
     struct sync_run *run;
     struct timer timer; /* next poll, retry */
     uint64_t due_ms;
+    uint64_t n_refused_full;           /* by the last full run */
     unsigned n_full_in_a_row;          /* without a look at the queue that went well in between */
     enum axl_outcome recorded_failure; /* of the last full run, in the store; AXL_OK: none */
     struct sync_status status;

@@ -116,8 +116,10 @@ void sync_run_commit_failed(struct sync_run *run, const struct sync_result *resu
         sync_agent_fenced(a, result->text ? result->text : "");
         return;
     }
-    snprintf(error.text, sizeof error.text, "cannot store users: %s",
+    char words[320];
+    snprintf(words, sizeof words, "cannot store users: %s",
              result->text && result->text[0] ? result->text : err_text(result->code));
+    axl_copy_text(error.text, sizeof error.text, words);
     sync_run_fail(run, &error);
 }
 
@@ -147,18 +149,12 @@ void sync_user_from_axl(struct sync_user *out, const struct axl_user *user, stru
                                                  : user->userid;
 }
 
-/* --- asking for single users
- * ----------------------------------------------------------------------------------- */
+/* ---- asking for single users ---- */
 
 /* The record's strings are the answer's: they are copied into the run's arena. */
-static void keep_user(struct sync_run *run, const struct axl_user *user)
+static void keep_user(struct sync_run *run, size_t slot, const struct axl_user *user)
 {
-    struct sync_user *kept;
-    if (run->n_users == run->cap_users) {
-        run->cap_users = run->cap_users ? run->cap_users * 2 : 64;
-        run->users = mem_realloc(run->users, run->cap_users * sizeof *run->users);
-    }
-    kept = &run->users[run->n_users++];
+    struct sync_user *kept = &run->users[slot];
     sync_user_from_axl(kept, user, &run->arena);
     kept->uuid = arena_strdup(&run->arena, kept->uuid);
     kept->userid = arena_strdup(&run->arena, kept->userid);
@@ -171,7 +167,7 @@ static void keep_user(struct sync_run *run, const struct axl_user *user)
 
 struct fetch {
     struct sync_run *run;
-    char uuid[SYNC_UUID_TEXT + 1];
+    size_t slot;
 };
 
 static void fetch_more(struct sync_run *run);
@@ -180,17 +176,17 @@ static void on_user(void *user, const struct axl_result *result)
 {
     struct fetch *fetch = user;
     struct sync_run *run = fetch->run;
-    char uuid[SYNC_UUID_TEXT + 1];
-    memcpy(uuid, fetch->uuid, sizeof uuid);
+    size_t slot = fetch->slot;
     mem_free(fetch);
     run->n_gets--;
     if (sync_run_enter(run)) {
+        const char *uuid = run->get.items[slot];
         if (result->error.outcome == AXL_NOT_FOUND) {
             uuid_list_add(&run->remove, uuid);
         } else if (result->error.outcome != AXL_OK) {
             sync_run_fail(run, &result->error);
         } else if (sync_is_ours(&result->users[0]) && !strcmp(result->users[0].uuid, uuid)) {
-            keep_user(run, &result->users[0]);
+            keep_user(run, slot, &result->users[0]);
         } else {
             uuid_list_add(&run->remove, uuid);
         }
@@ -205,24 +201,32 @@ static void fetch_more(struct sync_run *run)
     while (run->next_get < run->get.n && run->n_gets < SYNC_MAX_FETCHES) {
         struct fetch *fetch = mem_new(struct fetch);
         fetch->run = run;
-        memcpy(fetch->uuid, run->get.items[run->next_get++], sizeof fetch->uuid);
+        fetch->slot = run->next_get++;
         run->n_gets++;
         run->n_pending++;
-        axl_get_user(run->agent->axl, fetch->uuid, on_user, fetch);
+        axl_get_user(run->agent->axl, run->get.items[fetch->slot], on_user, fetch);
     }
-    if (!run->n_gets)
-        run->on_fetched(run);
+    if (run->n_gets)
+        return;
+    /* The answers' order is the network's; what was asked for in the order of the changes is committed in it.
+     */
+    run->n_users = 0;
+    for (size_t i = 0; i < run->get.n; i++)
+        if (run->users[i].uuid)
+            run->users[run->n_users++] = run->users[i];
+    run->on_fetched(run);
 }
 
 void sync_run_fetch(struct sync_run *run, void (*on_fetched)(struct sync_run *run))
 {
     run->on_fetched = on_fetched;
-    run->next_get = 0;
+    run->next_get = run->n_users = 0;
+    mem_free(run->users);
+    run->users = mem_calloc(run->get.n + 1, sizeof *run->users);
     fetch_more(run);
 }
 
-/* --- committing
- * ------------------------------------------------------------------------------------------------ */
+/* ---- committing ---- */
 
 static void commit_more(struct sync_run *run);
 

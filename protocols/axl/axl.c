@@ -121,7 +121,7 @@ static void on_response(void *user, const struct http_response *response)
     arena_init(&arena);
     if (response->code || call->is_canceled) {
         result.error.outcome = call->is_canceled ? AXL_CANCELED : outcome_of(response->code);
-        snprintf(result.error.text, sizeof result.error.text, "%s", response->detail);
+        axl_copy_text(result.error.text, sizeof result.error.text, response->detail);
     } else {
         axl_read_answer(&result, &arena, call->request.op, response->status, response->body,
                         response->n_body);
@@ -132,8 +132,7 @@ static void on_response(void *user, const struct http_response *response)
     arena_fini(&arena);
 }
 
-/* --- client
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- client ---- */
 
 static char *full_url(const char *url)
 {

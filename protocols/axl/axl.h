@@ -34,6 +34,9 @@ enum axl_outcome {
     AXL_CANCELED,
 };
 const char *axl_outcome_text(enum axl_outcome outcome);
+/* Copies what a peer has said in words: cut to ROOM at a character's end, always UTF-8, without control
+ * characters, so that it forges no line of a log, steers no terminal and breaks no JSON. */
+void axl_copy_text(char *out, size_t room, const char *text);
 
 struct axl_error {
     enum axl_outcome outcome;

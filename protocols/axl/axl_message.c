@@ -46,8 +46,39 @@ const char *axl_outcome_text(enum axl_outcome outcome)
     return texts[outcome];
 }
 
-/* --- writing
- * --------------------------------------------------------------------------------------------------- */
+/* Bytes of the character at P, 0 when it is not UTF-8 (RFC 3629 §4). */
+static size_t utf8_length(const unsigned char *p)
+{
+    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
+        (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+void axl_copy_text(char *out, size_t room, const char *text)
+{
+    size_t n = 0;
+    for (const unsigned char *p = (const unsigned char *)text; *p;) {
+        size_t length = utf8_length(p);
+        bool is_control = *p < ' ' || *p == 0x7f || (*p == 0xc2 && length == 2 && p[1] < 0xa0);
+        if (n + (length ? length : 1) >= room)
+            break;
+        if (!length || is_control) {
+            out[n++] = length ? ' ' : '?';
+        } else {
+            memcpy(out + n, p, length);
+            n += length;
+        }
+        p += length ? length : 1;
+    }
+    out[n] = 0;
+}
+
+/* ---- writing ---- */
 
 static void add_tag(struct buf *out, const char *tag, const char *value)
 {
@@ -106,8 +137,7 @@ void axl_write_envelope(struct buf *out, const struct axl_request *request, cons
     buf_adds(out, "</soapenv:Body></soapenv:Envelope>");
 }
 
-/* --- reading values
- * -------------------------------------------------------------------------------------------- */
+/* ---- reading values ---- */
 
 static const char *text_of(const struct xml *parent, const char *name, struct arena *arena)
 {
@@ -151,22 +181,19 @@ static bool read_uuid(char out[AXL_UUID_TEXT + 1], const char *text)
     return true;
 }
 
-/* --- reading answers
- * ------------------------------------------------------------------------------------------- */
+/* ---- reading answers ---- */
 
 static void set_error(struct axl_result *out, enum axl_outcome outcome, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 static void set_error(struct axl_result *out, enum axl_outcome outcome, const char *format, ...)
 {
+    char text[sizeof out->error.text + 8];
     va_list args;
     va_start(args, format);
-    vsnprintf(out->error.text, sizeof out->error.text, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    axl_copy_text(out->error.text, sizeof out->error.text, text);
     out->error.outcome = outcome;
-    /* The text is the peer's in part: nothing in it may forge a line of the log or steer a terminal. */
-    for (char *p = out->error.text; *p; p++)
-        if ((unsigned char)*p < ' ' || *p == 0x7f)
-            *p = ' ';
 }
 
 /* False: no such user, not even a broken one. */
@@ -380,8 +407,7 @@ void axl_read_answer(struct axl_result *out, struct arena *arena, enum axl_opera
     }
 }
 
-/* --- versions
- * -------------------------------------------------------------------------------------------------- */
+/* ---- versions ---- */
 
 /* Best first. Newer than 14.0 is only tried when the server says that it has nothing older. */
 static const char *const versions[] = {"14.0", "12.5", "11.5", "15.0"};

@@ -55,8 +55,7 @@ static void curl_init(void)
         abort();
 }
 
-/* --- ends
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- ends ---- */
 
 static void defer_report(struct http_client *c)
 {
@@ -156,8 +155,7 @@ static void report_ended(struct deferred *d)
     finish_close(c);
 }
 
-/* --- curl on the loop
- * ------------------------------------------------------------------------------------------ */
+/* ---- curl on the loop ---- */
 
 static int map_code(const struct http_call *call, CURLcode code)
 {
@@ -287,8 +285,7 @@ static int set_watch(CURL *easy, curl_socket_t fd, int what, void *user, void *s
     return uv_poll_start(&w->poll, events, on_poll) ? -1 : 0;
 }
 
-/* --- client
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- client ---- */
 
 int http_client_open(struct http_client **out, struct loop *l, const struct http_client_options *options,
                      struct err_ctx *err)
@@ -347,8 +344,7 @@ void http_client_close(struct http_client *c, void (*on_closed)(void *user), voi
     defer_report(c);
 }
 
-/* --- calls
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- calls ---- */
 
 static size_t on_body(char *data, size_t one, size_t n_bytes, void *user)
 {

@@ -94,8 +94,7 @@ static void skip_without_schema(void)
     skip();
 }
 
-/* --- requests
- * -------------------------------------------------------------------------------------------------- */
+/* ---- requests ---- */
 
 static void requests_are_valid(void **state)
 {
@@ -130,8 +129,7 @@ static void an_empty_boolean_tag_is_not_valid(void **state)
     assert_int_not_equal(validate(f, false), 0);
 }
 
-/* --- answers
- * --------------------------------------------------------------------------------------------------- */
+/* ---- answers ---- */
 
 static void on_answer(void *user, const struct http_response *response)
 {

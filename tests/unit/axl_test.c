@@ -359,6 +359,19 @@ static void nobody_listens(void **state)
     assert_int_equal(axl_open(&none, f->loop, &(struct axl_options){.url = "ftp://x"}, &err), ERR_INVALID);
 }
 
+static void words_of_a_peer_are_tamed(void **state)
+{
+    char out[16];
+    axl_copy_text(out, sizeof out, "a\n\x1b[1m\x7f\xc2\x85z");
+    assert_string_equal(out, "a  [1m  z");
+    axl_copy_text(out, sizeof out, "12345678901234\xc3\xa4"); /* the character does not fit */
+    assert_string_equal(out, "12345678901234");
+    axl_copy_text(out, sizeof out, "\xc3\xa4\xff\xc3");
+    assert_string_equal(out, "\xc3\xa4??");
+    axl_copy_text(out, sizeof out, "\xed\xa0\x80"); /* a surrogate */
+    assert_string_equal(out, "???");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -374,6 +387,7 @@ int main(void)
         TEST(slow_answers_time_out),
         TEST(calls_end_once_when_canceled_or_closed),
         TEST(nobody_listens),
+        cmocka_unit_test(words_of_a_peer_are_tamed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,8 +42,7 @@ const char control_help[] =
 #undef X
     ;
 
-/* --- answers
- * --------------------------------------------------------------------------------------------------- */
+/* ---- answers ---- */
 
 static unsigned answer(struct buf *out, unsigned status, json_t *json)
 {
@@ -98,8 +97,7 @@ static json_t *queue_json(const struct ucm *u)
                      "nextChangeId", (json_int_t)u->next_change);
 }
 
-/* --- users
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- users ---- */
 
 /* Applies the members of SET to USER. A field's value is a string, or a boolean for a boolean field. */
 static int set_user(struct sim *sim, struct ucm_user *user, json_t *set, bool log_change, struct err_ctx *err)
@@ -209,8 +207,7 @@ static unsigned on_users(struct sim *sim, const char *method, const char *like, 
     return answer(out, 200, json_pack("{s:I}", "n", (json_int_t)n));
 }
 
-/* --- the rest
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the rest ---- */
 
 static unsigned on_stats(struct sim *sim, const char *method, struct buf *out)
 {

@@ -304,8 +304,7 @@ bool ucm_like(const char *text, const char *pattern)
     return !*pattern;
 }
 
-/* --- CSV
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- CSV ---- */
 
 enum { MAX_COLUMNS = 32, COLUMN_PASSWORD = N_FIELDS, COLUMN_NONE };
 

@@ -52,8 +52,7 @@ int soap_set_versions(struct soap *s, const char *list)
     return 0;
 }
 
-/* --- envelopes
- * ------------------------------------------------------------------------------------------------- */
+/* ---- envelopes ---- */
 
 static void add_tag(struct buf *out, const char *tag, const char *value)
 {
@@ -139,8 +138,7 @@ static void answer_version(struct call *c, const char *versions)
     buf_fini(&text);
 }
 
-/* --- operations
- * ------------------------------------------------------------------------------------------------ */
+/* ---- operations ---- */
 
 static const char *text_of(struct call *c, const struct xml *parent, const char *name)
 {
@@ -391,8 +389,7 @@ static void soap_op_getLdapAuthentication(struct call *c)
     end_response(c);
 }
 
-/* --- dispatch
- * -------------------------------------------------------------------------------------------------- */
+/* ---- dispatch ---- */
 
 /* True when the fault is the whole answer; slow and cut still need the right one. */
 static bool answer_with_fault(struct call *c, const struct fault *fault)

@@ -59,8 +59,7 @@ static bool collect(struct request *request, const char *data, size_t *n_bytes)
     return false;
 }
 
-/* --- AXL
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- AXL ---- */
 
 /* The first half of the body, then an error, upon which libmicrohttpd cuts the connection. */
 struct half {
@@ -197,8 +196,7 @@ static enum MHD_Result on_axl(void *user, struct MHD_Connection *connection, con
     return answer_axl(user, connection, request);
 }
 
-/* --- control
- * --------------------------------------------------------------------------------------------------- */
+/* ---- control ---- */
 
 static enum MHD_Result on_control(void *user, struct MHD_Connection *connection, const char *url,
                                   const char *method, const char *version, const char *data, size_t *n_bytes,
@@ -224,8 +222,7 @@ static enum MHD_Result on_control(void *user, struct MHD_Connection *connection,
     return queue(connection, status, "application/json", &out, NULL, NULL);
 }
 
-/* --- both
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- both ---- */
 
 static void on_completed(void *user, struct MHD_Connection *connection, void **state,
                          enum MHD_RequestTerminationCode why)
