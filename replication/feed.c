@@ -31,6 +31,7 @@ struct feed_letter {
 };
 
 struct feed_loop {
+    struct feed *feed;
     struct loop *loop;
     struct feed_handler handler;
     void *user;
@@ -40,7 +41,9 @@ struct feed_loop {
     unsigned n_answers, cap;
 };
 
+/* Letters refer to it: they may be delivered after the replica was stopped. */
 struct feed {
+    atomic_uint refs;
     struct feed_loop loops[FEED_MAX_LOOPS];
     unsigned n;
     struct batch *batch;
@@ -48,7 +51,9 @@ struct feed {
 
 struct feed *feed_new(void)
 {
-    return mem_new(struct feed);
+    struct feed *f = mem_new(struct feed);
+    atomic_init(&f->refs, 1);
+    return f;
 }
 
 static void batch_unref(struct batch *b)
@@ -68,7 +73,7 @@ static void free_answers(struct answer *answers, unsigned n)
 
 void feed_free(struct feed *f)
 {
-    if (!f)
+    if (!f || atomic_fetch_sub(&f->refs, 1) != 1)
         return;
     for (unsigned i = 0; i < f->n; i++)
         free_answers(f->loops[i].answers, f->loops[i].n_answers);
@@ -80,6 +85,7 @@ void feed_add(struct feed *f, struct loop *loop, const struct feed_handler *hand
 {
     assert(f->n < FEED_MAX_LOOPS && !feed_find(f, loop));
     struct feed_loop *x = &f->loops[f->n++];
+    x->feed = f;
     x->loop = loop;
     x->handler = *handler;
     x->user = user;
@@ -146,9 +152,11 @@ static void give_events(struct feed_loop *x, const struct batch *b)
 static void letter_free(struct letter *letter)
 {
     struct feed_letter *x = container_of(letter, struct feed_letter, letter);
+    struct feed *f = x->to->feed;
     batch_unref(x->batch);
     free_answers(x->answers, x->n_answers);
     mem_free(x);
+    feed_free(f);
 }
 
 static void letter_deliver(struct letter *letter)
@@ -172,6 +180,15 @@ static void letter_deliver(struct letter *letter)
     letter_free(letter);
 }
 
+static struct feed_letter *letter_new(struct feed_loop *to)
+{
+    struct feed_letter *m = mem_new(struct feed_letter);
+    m->letter = (struct letter){.deliver = letter_deliver, .discard = letter_free};
+    m->to = to;
+    atomic_fetch_add(&to->feed->refs, 1);
+    return m;
+}
+
 static void flush_loop(struct feed *f, struct feed_loop *x, uint64_t applied_index, bool all)
 {
     bool skip = atomic_load(&x->reloading);
@@ -179,9 +196,7 @@ static void flush_loop(struct feed *f, struct feed_loop *x, uint64_t applied_ind
     bool overflow = !skip && n && atomic_load(&x->n_queued) + n > FEED_MAX_QUEUED && x->handler.on_reload;
     if (!x->n_answers && (skip || (!n && !all)))
         return;
-    struct feed_letter *m = mem_new(struct feed_letter);
-    m->letter = (struct letter){.deliver = letter_deliver, .discard = letter_free};
-    m->to = x;
+    struct feed_letter *m = letter_new(x);
     m->applied = skip ? 0 : applied_index;
     if (overflow) {
         m->reload = true;
@@ -211,9 +226,7 @@ void feed_flush(struct feed *f, uint64_t applied_index, bool all)
 void feed_answer_now(const struct proposal_call *call, int code)
 {
     struct feed_loop *x = call->to;
-    struct feed_letter *m = mem_new(struct feed_letter);
-    m->letter = (struct letter){.deliver = letter_deliver, .discard = letter_free};
-    m->to = x;
+    struct feed_letter *m = letter_new(x);
     m->answers = mem_new(struct answer);
     m->n_answers = 1;
     m->answers[0] = (struct answer){.fn = (proposal_done_fn *)call->fn,

@@ -13,7 +13,7 @@ struct feed;
 struct feed_loop;
 
 struct feed *feed_new(void);
-void feed_free(struct feed *f); /* after all loops have ended, or been emptied */
+void feed_free(struct feed *f); /* letters under way keep it */
 void feed_add(struct feed *f, struct loop *loop, const struct feed_handler *handler,
               void *user);                                            /* before it runs */
 struct feed_loop *feed_find(struct feed *f, const struct loop *loop); /* NULL: not registered */

@@ -148,7 +148,7 @@ static int reset_log(const char *dir, uint64_t index, uint64_t term, struct err_
 
 int replica_finish_install(const char *dir, struct log *log, struct err_ctx *err)
 {
-    uint64_t index, term;
+    uint64_t index = 0, term = 0;
     char *marker = mem_printf("%s/" INSTALL_MARKER, dir), *old = mem_printf("%s/store.old", dir);
     char *partial = mem_printf("%s/" INSTALL_DIR, dir);
     int code = read_marker(marker, &index, &term, err);

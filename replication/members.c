@@ -144,11 +144,30 @@ static void fill(struct replica *r, struct replica_status *out)
     metrics_set(r->options.metrics, METRIC_PROPOSALS_IN_FLIGHT, session.in_flight);
 }
 
-static void on_change_letter(struct letter *letter)
+/* Not part of the replica: it may be delivered after the replica was stopped. */
+struct change_letter {
+    struct letter letter;
+    void (*on_change)(void *user);
+    void *user;
+};
+
+static void drop_change(struct letter *letter)
 {
-    struct replica *r = container_of(letter, struct replica, change_letter);
-    atomic_store(&r->change_posted, false);
-    r->on_change(r->change_user);
+    mem_free(container_of(letter, struct change_letter, letter));
+}
+
+static void tell_change(struct letter *letter)
+{
+    struct change_letter *x = container_of(letter, struct change_letter, letter);
+    x->on_change(x->user);
+    mem_free(x);
+}
+
+static void post_change(struct replica *r)
+{
+    struct change_letter *x = mem_new(struct change_letter);
+    *x = (struct change_letter){{.deliver = tell_change, .discard = drop_change}, r->on_change, r->change_user};
+    loop_post(r->change_loop, &x->letter);
 }
 
 /* Roles, leader, members, session: what others wait for. Indexes and times are not. */
@@ -174,10 +193,8 @@ void members_publish(struct replica *r, bool notify)
     bool news = notify || is_news(&now, &r->published);
     r->published = now;
     pthread_mutex_unlock(&r->status_lock);
-    if (!news || !r->on_change || atomic_exchange(&r->change_posted, true))
-        return;
-    r->change_letter = (struct letter){.deliver = on_change_letter};
-    loop_post(r->change_loop, &r->change_letter);
+    if (news && r->on_change)
+        post_change(r);
 }
 
 void replica_get_status(struct replica *r, struct replica_status *out)

@@ -253,12 +253,12 @@ static void turn_once(struct replica *r)
     barriers_set(&r->barriers, r->route, is_leader(r));
     pump_lease(r);
     raft_requests_pump(r, now);
+    if (r->stopping)
+        replica_hand_over(r);
     barriers_pump(&r->barriers, now);
     confirm_pump(&r->confirm, now, r->heartbeat_ms);
-    if (changed) {
+    if (changed)
         members_publish(r, true);
-        replica_check_handed_over(r);
-    }
 }
 
 void raft_loop_turn(struct replica *r)
@@ -294,7 +294,7 @@ static void check_disk(struct replica *r, uint64_t now)
                low ? "less than 64 MiB of disk are free: no new proposals, leadership and lease given up"
                    : "enough disk is free again");
     }
-    if (low && is_leader(r) && r->status.conf.n > 1)
+    if (low && is_leader(r) && r->status.conf.n > 1 && !r->status.is_transferring)
         driver_transfer(r->driver, now, 0);
 }
 

@@ -203,6 +203,8 @@ static void pump_change(struct replica *r, struct change_request *q, uint64_t no
             finish_change(q, 0, "");
         else if (now_ms >= q->deadline_ms)
             finish_change(q, ERR_TIMEOUT, "leadership was not taken over in time");
+        else if (leads && !r->status.is_transferring)
+            driver_transfer(r->driver, now_ms, q->node); /* who is still writing its log ignores the first */
     } else if (leads && !r->status.pending_change) {
         bool ok = is_in_force(r, q);
         finish_change(q, ok ? 0 : ERR_CONFLICT, ok ? "" : "the change was undone");

@@ -276,9 +276,12 @@ static void tell_stopper(struct replica *r, bool *flag)
     pthread_mutex_unlock(&r->status_lock);
 }
 
-void replica_check_handed_over(struct replica *r)
+void replica_hand_over(struct replica *r)
 {
-    if (r->stopping && r->status.role != DRIVER_LEADER && r->status.leader != r->options.node_id)
+    bool leads = r->status.role == DRIVER_LEADER;
+    if (leads && configuration_n_voters(&r->status.conf) > 1 && !r->status.is_transferring)
+        driver_transfer(r->driver, replica_now_ms(r), 0);
+    else if (!leads && r->status.leader != r->options.node_id && !r->is_handed_over)
         tell_stopper(r, &r->is_handed_over);
 }
 
@@ -310,9 +313,7 @@ static void on_hand_over(struct letter *letter)
 {
     struct replica *r = container_of(letter, struct stop_letter, letter)->r;
     mem_free(container_of(letter, struct stop_letter, letter));
-    r->stopping = true;
-    if (driver_get_role(r->driver) == DRIVER_LEADER && configuration_n_voters(&r->status.conf) > 1)
-        driver_transfer(r->driver, replica_now_ms(r), 0);
+    r->stopping = true; /* the turn does the rest */
 }
 
 static void post_stop(struct replica *r, void (*deliver)(struct letter *letter))
@@ -360,6 +361,7 @@ void replica_stop(struct replica *r)
     rlog_close(r->rlog);
     r->rlog = NULL;
     apply_stop(r->apply);
+    store_make_point(r->options.store, &err); /* also waits for on_point, which may be under way */
     store_reader_free(r->reader);
     r->reader = NULL;
     struct store *store = r->options.store;

@@ -89,8 +89,6 @@ struct replica {
     struct loop *change_loop;
     void (*on_change)(void *user);
     void *change_user;
-    struct letter change_letter;
-    atomic_bool change_posted;
 
     /* stop: the control thread waits */
     pthread_cond_t stopped_cond;
@@ -115,7 +113,7 @@ void replica_fatal(struct replica *r, bool exit_again, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* ---- replica.c ---- */
-void replica_check_handed_over(struct replica *r);
+void replica_hand_over(struct replica *r); /* each turn while stopping */
 bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node);
 
 /* ---- raft_frames.c ---- */

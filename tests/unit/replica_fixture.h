@@ -25,7 +25,7 @@ struct tnode {
     struct tls_ctx *server, *client;
     struct tls_sni *sni;
     struct store *store;
-    struct replica *r; /* NULL: stopped */
+    struct replica *_Atomic r; /* NULL: stopped */
     struct metrics metrics;
     atomic_uint n_fatal, n_exit_again, n_events, n_reloads, n_changes, n_differ;
     _Atomic uint64_t feed_index; /* highest told by the feed */
