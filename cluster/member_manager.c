@@ -23,7 +23,7 @@ struct member_manager {
     bool change_in_flight, proposal_in_flight;
     bool freed;
     unsigned n_pending; /* callbacks that are still to come */
-    uint64_t change_retry_ms;
+    uint64_t change_retry_ms, two_since_ms;
     char last_refusal[160];
     uint32_t seen[MAX_MEMBERS]; /* to be proposed */
     unsigned n_seen;
@@ -202,7 +202,7 @@ static void check_member(struct member_manager *m, const struct member *member, 
 
 static void check_troubles(struct member_manager *m, uint64_t now)
 {
-    bool two = m->status.n_voters == 2;
+    bool two = lasts(&m->two_since_ms, m->status.n_voters == 2, now); /* not on the way from one to three */
     if (two != m->no_redundancy)
         tell(m, MEMBER_TROUBLE_NO_REDUNDANCY, 0, two,
              "two voters: the loss of either stops all writes; add a third node or a witness");
@@ -235,6 +235,7 @@ static void forget_troubles(struct member_manager *m)
             m->o.on_trouble(m->o.user, MEMBER_TROUBLE_CATCHING_UP, m->watched[i].node, false, true, "");
     }
     m->no_redundancy = false;
+    m->two_since_ms = 0;
     m->n_watched = 0;
 }
 

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <string.h>
 
 enum { NONCE_BYTES = 12, TAG_BYTES = 16, VERSION = 1 };
@@ -133,4 +134,11 @@ void seal_buf_fini(struct buf *b)
     if (b->data)
         mem_wipe(b->data, b->cap);
     buf_fini(b);
+}
+
+void seal_derive(uint8_t out[32], const struct seal_ring *ring, const char *label)
+{
+    unsigned n = 32;
+    if (!HMAC(EVP_sha256(), ring->key[0], SEAL_KEY_BYTES, (const uint8_t *)label, strlen(label), out, &n))
+        random_bytes(out, 32);
 }

@@ -42,5 +42,7 @@ int seal(const struct seal_ring *ring, const char *purpose, const void *plain, s
 int seal_open(const struct seal_ring *ring, const char *purpose, const void *blob, size_t n_bytes,
               struct buf *out, struct err_ctx *err);
 void seal_buf_fini(struct buf *b); /* wipes, then frees */
+/* 32 bytes that every member derives alike from the current key; another LABEL, other bytes. */
+void seal_derive(uint8_t out[32], const struct seal_ring *ring, const char *label);
 
 #endif

@@ -76,7 +76,8 @@ static void on_changed(struct deferred *d)
 void control_touch(struct node *n, unsigned dirty)
 {
     n->dirty |= dirty;
-    loop_defer(n->loop, &n->changed);
+    if (list_is_empty(&n->changed.link))
+        loop_defer(n->loop, &n->changed);
 }
 
 static void on_events(void *user, const struct feed_event *events, size_t n_events, uint64_t applied_index)

@@ -1,12 +1,64 @@
 /* The features of a node: the IM core on its shards, XMPP, user sync. */
+#include "node/auth.h"
 #include "node/node_impl.h"
 #include "node/sync_glue.h"
+#include "protocols/xmpp/c2s_edge.h"
+#include "protocols/xmpp/xmpp.h"
+#include <stdio.h>
+
+/* ---- what the IM core rests on: any thread ---- */
+
+static int submit(void *user, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
+                  proposal_done_fn *on_done, void *done_user)
+{
+    struct node *n = user;
+    return proposal_submit(n->replica, command, loop, timeout_ms, on_done, done_user);
+}
+
+static void add_feed(void *user, struct loop *loop, const struct feed_handler *handler, void *feed_user)
+{
+    struct node *n = user;
+    replica_add_feed(n->replica, loop, handler, feed_user);
+}
+
+static uint64_t lease_until(void *user)
+{
+    struct node *n = user;
+    return replica_lease_until(n->replica);
+}
+
+static int send_frame(void *user, uint32_t node, enum link_frame type, const void *data, size_t n_bytes)
+{
+    struct node *n = user;
+    return link_send(n->links, node, type, data, n_bytes);
+}
+
+static bool is_congested(void *user, uint32_t node)
+{
+    struct node *n = user;
+    return link_is_congested(n->links, node);
+}
+
+static bool is_up(void *user, uint32_t node)
+{
+    struct node *n = user;
+    return link_is_up(n->links, node);
+}
+
+/* ---- services ---- */
+
+/* Sessions exist while both run: the engine behind them and the way in. */
+static void set_serving(struct node *n)
+{
+    im_set_serving(n->im, n->im_serving && n->xmpp_serving);
+}
 
 static int start_presence_engine(void *user, struct err_ctx *err)
 {
     struct node *n = user;
     (void)err;
     n->im_serving = true;
+    set_serving(n);
     return 0;
 }
 
@@ -14,6 +66,23 @@ static void stop_presence_engine(void *user)
 {
     struct node *n = user;
     n->im_serving = false;
+    set_serving(n);
+}
+
+static int start_xmpp(void *user, struct err_ctx *err)
+{
+    struct node *n = user;
+    (void)err;
+    n->xmpp_serving = true;
+    set_serving(n);
+    return 0;
+}
+
+static void stop_xmpp(void *user)
+{
+    struct node *n = user;
+    n->xmpp_serving = false;
+    set_serving(n);
 }
 
 static int start_sync(void *user, struct err_ctx *err)
@@ -30,9 +99,10 @@ static void stop_sync(void *user)
     sync_glue_set_active(n->sync, false);
 }
 
-int feature_start(struct node *n, struct err_ctx *err)
+/* ---- life ---- */
+
+static void make_sync(struct node *n)
 {
-    (void)err;
     n->sync = sync_glue_new(&(struct sync_glue_options){
         .loop = n->loop,
         .log = log_category(n->log_root, "sync"),
@@ -43,32 +113,108 @@ int feature_start(struct node *n, struct err_ctx *err)
         .node_id = n->id.node,
         .node_name = n->id.name,
     });
+}
+
+static int make_im(struct node *n, struct err_ctx *err)
+{
+    int rc = im_new(&n->im,
+                    &(struct im_options){
+                        .node_id = n->id.node,
+                        .n_shards = n->config.shards,
+                        .release = IMP_RELEASE,
+                        .store = n->store,
+                        .backend = {.user = n,
+                                    .submit = submit,
+                                    .add_feed = add_feed,
+                                    .lease_until = lease_until,
+                                    .link_send = send_frame,
+                                    .link_is_congested = is_congested,
+                                    .link_is_up = is_up},
+                        .log = n->log_root,
+                        .metrics = &n->metrics,
+                    },
+                    err);
+    if (rc)
+        return rc;
+    im_set_serving(n->im, false);
+    im_attach_links(n->im, n->links);
+    return xmpp_new(&n->xmpp, &(struct xmpp_options){.im = n->im, .links = n->links}, err);
+}
+
+static struct c2s_listen listen_of(struct node *n, const struct config_listen *l, char address[64])
+{
+    config_listen_address(&n->config, l, address);
+    return (struct c2s_listen){.address = address, .port = l->off ? -1 : (int)l->port};
+}
+
+static int make_edge(struct node *n, struct err_ctx *err)
+{
+    char address[2][64];
+    n->auth = auth_new(&(struct auth_options){
+        .loop = n->loop,
+        .log = log_category(n->log_root, "auth"),
+        .reader = n->reader,
+        .seal = &n->ring,
+        .node_name = n->id.name,
+    });
+    if (n->config.witness)
+        return 0; /* no client ever comes */
+    struct c2s_edge_options o = {
+        .starttls = listen_of(n, &n->config.listen_xmpp, address[0]),
+        .direct_tls = listen_of(n, &n->config.listen_xmpps, address[1]),
+        .node_name = n->id.name,
+        .check_password = auth_check_password,
+        .user = n->auth,
+    };
+    seal_derive(o.secret, &n->ring, "imp salts of users that do not exist");
+#ifndef IMP_HAVE_EDGE
+    (void)err, (void)o;
+    return 0;
+#else
+    int rc = c2s_edge_new(&n->edge, n->im, &o, c2s_hand_over, err);
+    mem_wipe(o.secret, sizeof(o.secret));
+    return rc;
+#endif
+}
+
+int feature_start(struct node *n, struct err_ctx *err)
+{
+    make_sync(n);
     services_set_functions(n->services, SERVICE_SYNC_AGENT, start_sync, stop_sync, n);
     services_set_functions(n->services, SERVICE_PRESENCE_ENGINE, start_presence_engine, stop_presence_engine,
                            n);
-    return 0;
+    services_set_functions(n->services, SERVICE_XMPP, start_xmpp, stop_xmpp, n);
+    int rc = make_im(n, err);
+    return rc ? rc : make_edge(n, err);
 }
 
 int feature_begin(struct node *n, struct err_ctx *err)
 {
-    (void)n, (void)err;
-    return 0;
+    return im_start(n->im, err);
 }
 
 void feature_stop(struct node *n)
 {
     services_stop_all(n->services, clock_wall_ms());
+    im_stop(n->im);
 }
 
 void feature_on_change(struct node *n, unsigned dirty)
 {
     if (dirty & DIRTY_MEMBERS)
         sync_glue_members_changed(n->sync, n->members);
-    if (dirty & DIRTY_SETTINGS)
+    if (dirty & DIRTY_SETTINGS) {
         sync_glue_settings_changed(n->sync);
+        auth_settings_changed(n->auth);
+    }
 }
 
 void feature_set_certs(struct node *n)
 {
+#ifdef IMP_HAVE_EDGE
+    if (n->edge)
+        c2s_edge_set_sni(n->edge, n->client_sni);
+#else
     (void)n;
+#endif
 }
