@@ -1,6 +1,6 @@
-/* The state machine: applies one command to the store. Deterministic: its results and the bytes it writes depend on the
- * log and the feature level alone (no clock, no random value, no ICU, no floats, no hash order). Refusals are results.
- * Apply thread only. */
+/* The state machine: applies one command to the store. Deterministic: its results and the bytes it writes
+ * depend on the log and the feature level alone (no clock, no random value, no ICU, no floats, no hash
+ * order). Refusals are results. Apply thread only. */
 #ifndef REPLICATION_FSM_H
 #define REPLICATION_FSM_H
 
@@ -24,20 +24,20 @@ struct fsm_result {
 enum fsm_subscribe_flag {
     FSM_SUB_ROUTE = 1,           /* hand the stanza on to the contact's sessions */
     FSM_SUB_AUTO_SUBSCRIBED = 2, /* answer "subscribed" on the contact's behalf (RFC 6121 §3.1.3, §3.4) */
-    /* One side now sees the other, which sends its current presence: after SUBSCRIBED, TO sees FROM; after SUBSCRIBE
-     * (with AUTO_SUBSCRIBED), FROM sees TO. */
+    /* One side now sees the other, which sends its current presence: after SUBSCRIBED, TO sees FROM; after
+     * SUBSCRIBE (with AUTO_SUBSCRIBED), FROM sees TO. */
     FSM_SUB_GRANTED = 4,
-    /* One side no longer sees the other, which sends unavailable: after UNSUBSCRIBE, TO to FROM; after UNSUBSCRIBED,
-     * FROM to TO. */
+    /* One side no longer sees the other, which sends unavailable: after UNSUBSCRIBE, TO to FROM; after
+     * UNSUBSCRIBED, FROM to TO. */
     FSM_SUB_REVOKED = 8,
-    FSM_SUB_CHANGED = 16,        /* a row changed */
+    FSM_SUB_CHANGED = 16, /* a row changed */
 };
 
-void fsm_apply(struct store_txn *txn, const Imp__Command *command, const struct fsm_input *in, struct arena *arena,
-               struct fsm_result *out);
+void fsm_apply(struct store_txn *txn, const Imp__Command *command, const struct fsm_input *in,
+               struct arena *arena, struct fsm_result *out);
 
-/* Does the proposal execute now? Applies session rules and, when it executes, the command. Returns false for a no-op
- * (repeat, gap, ended epoch); out is then untouched. */
+/* Does the proposal execute now? Applies session rules and, when it executes, the command. Returns false for
+ * a no-op (repeat, gap, ended epoch); out is then untouched. */
 bool fsm_execute(struct store_txn *txn, const Imp__Proposal *proposal, const struct fsm_input *in,
                  struct arena *arena, struct fsm_result *out);
 

@@ -216,8 +216,9 @@ static void verify_done(struct work *w)
     }
     if (x->code == 0) {
         x->state = INSTALL_DONE;
-        replica_fatal(x->r, true, "took over a copy of the store at %llu: starting again with it",
-                      (unsigned long long)x->position.applied_index);
+        log_notice(x->r->log, "took over a copy of the store at %llu",
+                   (unsigned long long)x->position.applied_index);
+        x->r->options.on_fatal(x->r->options.user, true, "starting again with a new copy of the store");
     } else if (x->code == ERR_CORRUPT) {
         log_error(x->r->log, "install: %s", x->err.text);
         start_over(x);

@@ -166,7 +166,8 @@ static void tell_change(struct letter *letter)
 static void post_change(struct replica *r)
 {
     struct change_letter *x = mem_new(struct change_letter);
-    *x = (struct change_letter){{.deliver = tell_change, .discard = drop_change}, r->on_change, r->change_user};
+    *x = (struct change_letter){
+        {.deliver = tell_change, .discard = drop_change}, r->on_change, r->change_user};
     loop_post(r->change_loop, &x->letter);
 }
 

@@ -422,6 +422,26 @@ void cluster_grow(struct cluster *c, unsigned n)
         await(epoch_of(&c->nodes[id]) != 0, "a session of each node");
 }
 
+void await_equal(struct cluster *c)
+{
+    uint64_t want = 0;
+    for (uint32_t id = 1; id <= MAX_NODES; id++)
+        if (c->nodes[id].r && replica_applied_index(c->nodes[id].r) > want)
+            want = replica_applied_index(c->nodes[id].r);
+    struct tnode *first = NULL;
+    struct store_hash a, b;
+    uint64_t ia, ib;
+    for (uint32_t id = 1; id <= MAX_NODES; id++) {
+        struct tnode *n = &c->nodes[id];
+        if (!n->r)
+            continue;
+        if (!first)
+            first = n;
+        await((state_hash(first, &a, &ia), state_hash(n, &b, &ib), ia == ib && ia >= want), "the same index");
+        assert_true(a.lo == b.lo && a.hi == b.hi);
+    }
+}
+
 /* ---- asking ---- */
 
 static void on_proposed(void *user, const struct proposal_result *result)

@@ -49,6 +49,9 @@ void node_listen(struct tnode *n);
 /* Adds nodes 2..n through the leader and makes them voters, then waits until all have a session. */
 void cluster_grow(struct cluster *c, unsigned n);
 
+/* Waits until all running nodes have applied the same, everything that was acknowledged; then their hashes
+ * are equal. */
+void await_equal(struct cluster *c);
 struct tnode *cluster_leader(struct cluster *c); /* waits for one that all running nodes agree on */
 /* Waits until the condition holds; fails the test with WHAT after 20 s. */
 #define await(condition, what)                                                                               \
