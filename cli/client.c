@@ -2,14 +2,13 @@
 #include "admin.pb-c.h"
 #include "base/buf.h"
 #include "base/mem.h"
+#include "cli/input.h"
 #include "node/rpc/command.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <termios.h>
 #include <unistd.h>
 
 enum { MAX_ARGS = 4096, MAX_OPTIONS = 16, INPUT_BYTES_MAX = ADMIN_FRAME_MAX - 65536 };
@@ -20,7 +19,8 @@ struct parsed {
     unsigned n_args;
     const char *option_names[MAX_OPTIONS], *option_values[MAX_OPTIONS];
     unsigned n_options;
-    char *heap[MAX_OPTIONS];
+    char *heap[MAX_OPTIONS + 1];
+    unsigned n_heap;
 };
 
 static int usage(const char *text)
@@ -43,6 +43,14 @@ static bool is_help(const char *s)
     return strcmp(s, "--help") == 0 || strcmp(s, "-h") == 0;
 }
 
+static const char *option(const struct parsed *p, const char *name)
+{
+    for (unsigned i = 0; i < p->n_options; i++)
+        if (strcmp(p->option_names[i], name) == 0)
+            return p->option_values[i];
+    return NULL;
+}
+
 /* "--name=value", "--name value" or a switch. Returns how many words were used, 0 on a usage error. */
 static int parse_option(struct parsed *p, int argc, char **argv, int i, struct err_ctx *err)
 {
@@ -53,27 +61,42 @@ static int parse_option(struct parsed *p, int argc, char **argv, int i, struct e
         return 0;
     }
     char *name = mem_strndup(word, n);
-    p->heap[p->n_options] = name;
-    p->option_names[p->n_options] = name;
-    p->option_values[p->n_options] = word[n] == '=' ? word + n + 1 : "";
-    p->n_options++;
+    p->heap[p->n_heap++] = name;
     int takes = command_option_takes_value(p->command, name);
-    if (takes < 0) {
+    if (takes < 0)
         err_set(err, ERR_INVALID, "%s %s: unknown option --%s", p->command->area, p->command->verb, name);
-        return 0;
-    }
-    if (!takes && word[n] == '=') {
+    else if (option(p, name))
+        err_set(err, ERR_INVALID, "option --%s is given twice", name);
+    else if (!takes && word[n] == '=')
         err_set(err, ERR_INVALID, "option --%s takes no value", name);
-        return 0;
-    }
-    if (!takes || word[n] == '=')
-        return 1;
-    if (i + 1 == argc) {
+    else if (takes && word[n] != '=' && i + 1 == argc)
         err_set(err, ERR_INVALID, "option --%s needs a value", name);
+    if (err->code)
+        return 0;
+    bool next = takes && word[n] != '=';
+    p->option_names[p->n_options] = name;
+    p->option_values[p->n_options++] = next ? argv[i + 1] : word[n] == '=' ? word + n + 1 : "";
+    return next ? 2 : 1;
+}
+
+/* What the command's input needs of the options. */
+static int check_input(const struct parsed *p, struct err_ctx *err)
+{
+    switch (p->command->input) {
+    case COMMAND_INPUT_CERT_FILES:
+        if (!option(p, "cert") || !option(p, "key") || !option(p, "domain"))
+            return err_set(err, ERR_INVALID, "cert import needs --domain, --cert and --key");
+        return 0;
+    case COMMAND_INPUT_STDIN:
+        /* so that a script's own input is never taken for a password by mistake */
+        if (command_option_takes_value(p->command, "password-stdin") >= 0 && !option(p, "password-stdin") &&
+            !input_is_terminal())
+            return err_set(err, ERR_INVALID,
+                           "standard input is no terminal: --password-stdin reads the password from it");
+        return 0;
+    default:
         return 0;
     }
-    p->option_values[p->n_options - 1] = argv[i + 1];
-    return 2;
 }
 
 static int parse(struct parsed *p, int argc, char **argv, struct err_ctx *err)
@@ -94,73 +117,8 @@ static int parse(struct parsed *p, int argc, char **argv, struct err_ctx *err)
             p->args[p->n_args++] = argv[i++];
         }
     }
-    return command_check(p->command, p->args, p->n_args, p->option_names, p->n_options, err);
-}
-
-static const char *option(const struct parsed *p, const char *name)
-{
-    for (unsigned i = 0; i < p->n_options; i++)
-        if (strcmp(p->option_names[i], name) == 0)
-            return p->option_values[i];
-    return NULL;
-}
-
-/* ---- input ---- */
-
-static int read_fd(struct buf *out, int fd, const char *what, struct err_ctx *err)
-{
-    for (;;) {
-        char chunk[65536];
-        ssize_t n = read(fd, chunk, sizeof chunk);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_set(err, ERR_IO, "cannot read %s: %s", what, strerror(errno));
-        if (n == 0)
-            return 0;
-        buf_add(out, chunk, (size_t)n);
-        mem_wipe(chunk, (size_t)n);
-        if (out->n > INPUT_BYTES_MAX)
-            return err_set(err, ERR_LIMIT, "%s is larger than %d MiB", what, INPUT_BYTES_MAX >> 20);
-    }
-}
-
-static int read_file(struct buf *out, const char *name, struct err_ctx *err)
-{
-    if (strcmp(name, "-") == 0)
-        return read_fd(out, 0, "standard input", err);
-    int fd = open(name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return err_set(err, ERR_IO, "cannot open %s: %s", name, strerror(errno));
-    int rv = read_fd(out, fd, name, err);
-    close(fd);
-    return rv;
-}
-
-/* One line from the terminal without echo, or from a pipe. */
-static int read_secret(struct buf *out, const char *what, struct err_ctx *err)
-{
-    struct termios old;
-    bool tty = tcgetattr(0, &old) == 0;
-    if (tty) {
-        struct termios quiet = old;
-        quiet.c_lflag &= ~(tcflag_t)ECHO;
-        fprintf(stderr, "%s: ", what);
-        tcsetattr(0, TCSAFLUSH, &quiet);
-    }
-    char c;
-    ssize_t n;
-    while ((n = read(0, &c, 1)) == 1 && c != '\n' && out->n < 4096)
-        buf_addc(out, c);
-    if (tty) {
-        tcsetattr(0, TCSAFLUSH, &old);
-        fputc('\n', stderr);
-    }
-    if (out->n && out->data[out->n - 1] == '\r')
-        out->data[--out->n] = 0;
-    if (out->n == 0)
-        return err_set(err, ERR_INVALID, "%s is empty", what);
-    return 0;
+    int rv = command_check(p->command, p->args, p->n_args, p->option_names, p->n_options, err);
+    return rv ? rv : check_input(p, err);
 }
 
 static int collect_input(const struct parsed *p, struct buf *out, struct err_ctx *err)
@@ -169,21 +127,23 @@ static int collect_input(const struct parsed *p, struct buf *out, struct err_ctx
     case COMMAND_INPUT_NONE:
         return 0;
     case COMMAND_INPUT_FILE:
-        return read_file(out, p->args[0], err);
+        return input_read_file(out, p->args[0], INPUT_BYTES_MAX, err);
     case COMMAND_INPUT_FILE_OPTION:
-        return option(p, "file") ? read_file(out, option(p, "file"), err) : 0;
+        return option(p, "file") ? input_read_file(out, option(p, "file"), INPUT_BYTES_MAX, err) : 0;
     case COMMAND_INPUT_CERT_FILES: {
-        if (!option(p, "cert") || !option(p, "key") || !option(p, "domain"))
-            return err_set(err, ERR_INVALID, "cert import needs --domain, --cert and --key");
-        int rv = read_file(out, option(p, "cert"), err);
-        buf_addc(out, '\n');
-        return rv ? rv : read_file(out, option(p, "key"), err);
+        int rv = input_read_file(out, option(p, "cert"), INPUT_BYTES_MAX, err);
+        input_add(out, "\n", 1);
+        return rv ? rv : input_read_file(out, option(p, "key"), INPUT_BYTES_MAX, err);
     }
     case COMMAND_INPUT_STDIN:
-        /* "settings set KEY VALUE" has its value already */
-        if (strcmp(p->command->area, "settings") == 0)
-            return p->n_args == 2 ? 0 : read_secret(out, "Value", err);
-        return read_secret(out, "Password", err);
+        if (strcmp(p->command->area, "settings") != 0)
+            return input_read_secret(out, "Password", true, err);
+        /* "settings set KEY VALUE" has its value already; a piped one may have several lines (a certificate)
+         */
+        if (p->n_args == 2)
+            return 0;
+        return input_is_terminal() ? input_read_secret(out, "Value", true, err)
+                                   : input_read_value(out, INPUT_BYTES_MAX, err);
     }
     return 0;
 }
@@ -203,9 +163,10 @@ static int connect_node(const struct client *c, struct err_ctx *err)
     close(fd);
     if (e == EACCES)
         return err_set(err, ERR_DENIED,
-                       "no access to %s: run as root, as the service user, or as a member of group imp-admin", c->socket_path);
-    return err_set(err, ERR_UNAVAILABLE, "no node answers at %s (%s): is impnode running? see --data", c->socket_path,
-                   strerror(e));
+                       "no access to %s: run as root, as the service user, or as a member of group imp-admin",
+                       c->socket_path);
+    return err_set(err, ERR_UNAVAILABLE, "no node answers at %s (%s): is impnode running? see --data",
+                   c->socket_path, strerror(e));
 }
 
 static bool write_all(int fd, const void *data, size_t n)
@@ -236,7 +197,9 @@ static bool read_all(int fd, void *data, size_t n)
     return true;
 }
 
-static bool send_request(int fd, const struct parsed *p, const struct buf *input)
+/* FRAME: length and packed request. ERR_LIMIT when a node would not take it. */
+static int pack_request(struct buf *frame, const struct client *c, const struct parsed *p,
+                        const struct buf *input, struct err_ctx *err)
 {
     Imp__AdminRequest m = IMP__ADMIN_REQUEST__INIT;
     Imp__AdminOption options[MAX_OPTIONS], *option_list[MAX_OPTIONS];
@@ -245,6 +208,7 @@ static bool send_request(int fd, const struct parsed *p, const struct buf *input
     m.n_args = p->n_args;
     m.args = (char **)p->args;
     m.release = (char *)IMP_RELEASE;
+    m.form = c->json ? IMP__ADMIN_FORM__ADMIN_JSON : IMP__ADMIN_FORM__ADMIN_TEXT;
     for (unsigned i = 0; i < p->n_options; i++) {
         imp__admin_option__init(&options[i]);
         options[i].name = (char *)p->option_names[i];
@@ -256,14 +220,13 @@ static bool send_request(int fd, const struct parsed *p, const struct buf *input
     m.input.data = (uint8_t *)input->data;
     m.input.len = input->n;
     size_t n = imp__admin_request__get_packed_size(&m);
-    struct buf frame = {0};
-    buf_add_u32(&frame, (uint32_t)n);
-    buf_reserve(&frame, n);
-    frame.n += imp__admin_request__pack(&m, (uint8_t *)frame.data + frame.n);
-    bool ok = write_all(fd, frame.data, frame.n);
-    mem_wipe(frame.data, frame.n);
-    buf_fini(&frame);
-    return ok;
+    if (n > ADMIN_FRAME_MAX)
+        return err_set(err, ERR_LIMIT, "arguments and input are larger than %d MiB together",
+                       ADMIN_FRAME_MAX >> 20);
+    buf_reserve(frame, n + 4);
+    buf_add_u32(frame, (uint32_t)n);
+    frame->n += imp__admin_request__pack(&m, (uint8_t *)frame->data + frame->n);
+    return 0;
 }
 
 /* NULL when the node is gone or talks nonsense. */
@@ -289,7 +252,7 @@ static void print_reply(const struct client *c, const Imp__AdminReply *reply)
 {
     const ProtobufCBinaryData *out = c->json ? &reply->json : &reply->text;
     if (reply->more && c->tty && !c->json)
-        fputs("\033[H\033[J", stdout); /* each picture replaces the one before */
+        fputs("\033[H\033[2J", stdout); /* each picture replaces the one before */
     if (out->len) {
         fwrite(out->data, 1, out->len, stdout);
         if (out->data[out->len - 1] != '\n')
@@ -300,39 +263,70 @@ static void print_reply(const struct client *c, const Imp__AdminReply *reply)
         fprintf(stderr, "impcli: %s\n", reply->message);
 }
 
+/* After the request: answers until the last one. Returns an exit status, -1 when the connection ended before
+ * it. */
+static int read_replies(const struct client *c, int fd)
+{
+    for (;;) {
+        Imp__AdminReply *reply = read_reply(fd);
+        if (!reply)
+            return -1;
+        print_reply(c, reply);
+        bool more = reply->more;
+        int status = reply->status == 0 ? CLIENT_DONE : CLIENT_REFUSED;
+        imp__admin_reply__free_unpacked(reply, NULL);
+        if (!more)
+            return status;
+    }
+}
+
 static int exchange(const struct client *c, const struct parsed *p, const struct buf *input)
 {
     struct err_ctx err = {0};
+    struct buf frame = {0};
+    if (pack_request(&frame, c, p, input, &err)) {
+        fprintf(stderr, "impcli: %s\n", err.text);
+        return CLIENT_REFUSED;
+    }
     int fd = connect_node(c, &err);
     if (fd < 0) {
+        input_fini(&frame);
         fprintf(stderr, "impcli: %s\n", err.text);
-        return CLIENT_UNREACHABLE;
+        return fd == ERR_DENIED ? CLIENT_REFUSED : CLIENT_UNREACHABLE;
     }
-    int status = -1;
-    if (send_request(fd, p, input)) {
-        for (bool more = true; more;) {
-            Imp__AdminReply *reply = read_reply(fd);
-            if (!reply)
-                break;
-            print_reply(c, reply);
-            more = reply->more;
-            if (!more)
-                status = reply->status;
-            imp__admin_reply__free_unpacked(reply, NULL);
-        }
-    }
+    bool sent = write_all(fd, frame.data, frame.n);
+    input_fini(&frame);
+    /* also when it could not be sent: a node that refuses a caller says so and closes without reading */
+    int status = read_replies(c, fd);
     close(fd);
     if (status >= 0)
         return status;
-    if (p->command->access == COMMAND_WRITE) {
-        fputs("impcli: outcome unknown: the node ended before it answered; look at the state before you repeat\n", stderr);
+    if (sent && p->command->access == COMMAND_WRITE) {
+        fputs("impcli: outcome unknown: the node ended before it answered; look at the state before you "
+              "repeat\n",
+              stderr);
         return CLIENT_REFUSED;
     }
     fputs("impcli: the node ended the connection without an answer\n", stderr);
     return CLIENT_UNREACHABLE;
 }
 
-int client_run(const struct client *c, int argc, char **argv)
+/* Takes "--json" out of the words before "--". Returns how many are left. */
+static int take_json(struct client *c, int argc, char **argv, char **words)
+{
+    int n = 0;
+    bool only_args = false;
+    for (int i = 0; i < argc; i++) {
+        only_args |= strcmp(argv[i], "--") == 0;
+        if (!only_args && strcmp(argv[i], "--json") == 0)
+            c->json = true;
+        else
+            words[n++] = argv[i];
+    }
+    return n;
+}
+
+static int run(const struct client *c, int argc, char **argv)
 {
     struct err_ctx err = {0};
     if (argc == 0 || is_help(argv[0]))
@@ -349,22 +343,39 @@ int client_run(const struct client *c, int argc, char **argv)
     }
     struct parsed p = {.command = command_find(argv[0], argv[1])};
     if (!p.command) {
-        fprintf(stderr, "impcli: unknown verb '%s %s'; impcli %s --help lists them\n", argv[0], argv[1], argv[0]);
+        fprintf(stderr, "impcli: unknown verb '%s %s'; impcli %s --help lists them\n", argv[0], argv[1],
+                argv[0]);
         return CLIENT_USAGE;
     }
-    for (int i = 2; i < argc; i++)
+    for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
         if (is_help(argv[i]))
             return print_help(argv[0], argv[1]);
     struct buf input = {0};
     int status;
-    if (parse(&p, argc, argv, &err) || collect_input(&p, &input, &err))
+    if (parse(&p, argc, argv, &err)) {
         status = usage(err.text);
-    else
+    } else if (collect_input(&p, &input, &err)) {
+        fprintf(stderr, "impcli: %s\n", err.text);
+        status = CLIENT_REFUSED;
+    } else {
         status = exchange(c, &p, &input);
-    if (input.data)
-        mem_wipe(input.data, input.n);
-    buf_fini(&input);
-    for (unsigned i = 0; i < p.n_options; i++)
+    }
+    input_fini(&input);
+    for (unsigned i = 0; i < p.n_heap; i++)
         mem_free(p.heap[i]);
+    return status;
+}
+
+int client_run(const struct client *c, int argc, char **argv)
+{
+    struct client own = *c;
+    char **words = mem_calloc((size_t)argc + 1, sizeof *words);
+    int n = take_json(&own, argc, argv, words);
+    int status = run(&own, n, words);
+    mem_free(words);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == CLIENT_DONE) {
+        fputs("impcli: cannot write to standard output\n", stderr);
+        status = CLIENT_REFUSED;
+    }
     return status;
 }

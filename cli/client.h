@@ -13,7 +13,8 @@ struct client {
     bool tty; /* standard output is a terminal */
 };
 
-/* ARGV: area, verb, arguments and options. Prints the answer; returns an exit status. */
+/* ARGV: area, verb, arguments and options; --json may stand anywhere before "--". Prints the answer; returns
+ * an exit status. */
 int client_run(const struct client *c, int argc, char **argv);
 
 #endif

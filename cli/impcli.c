@@ -6,7 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* An option of the program itself, "--name VALUE" or "--name=VALUE". Returns words used, 0 if it is another one. */
+/* An option of the program itself, "--name VALUE" or "--name=VALUE". Returns words used, 0 if it is another
+ * one. */
 static int take_value(int argc, char **argv, int i, const char *name, const char **value)
 {
     size_t n = strlen(name);
@@ -25,43 +26,33 @@ static int take_value(int argc, char **argv, int i, const char *name, const char
 int main(int argc, char **argv)
 {
     const char *data = getenv("IMP_DATA"), *path = NULL;
-    struct client c = {.tty = isatty(1)};
-    int i = 1, n = 0;
-    char **words = calloc((size_t)argc + 1, sizeof *words);
-    if (!words)
-        return CLIENT_REFUSED;
-    /* --json may stand anywhere; the others before the area. */
+    struct client c = {.tty = isatty(1) == 1};
+    int i = 1;
+    /* Options of the program stand before the area. --json may follow too: client_run takes it. */
     for (; i < argc; i++) {
-        int used = n == 0 ? take_value(argc, argv, i, "--data", &data) : 0;
-        if (!used && n == 0)
+        int used = take_value(argc, argv, i, "--data", &data);
+        if (!used)
             used = take_value(argc, argv, i, "--socket", &path);
         if (used) {
             i += used - 1;
         } else if (strcmp(argv[i], "--json") == 0) {
             c.json = true;
-        } else if (n == 0 && strcmp(argv[i], "--version") == 0) {
+        } else if (strcmp(argv[i], "--version") == 0) {
             puts("impcli " IMP_RELEASE);
-            free(words);
             return CLIENT_DONE;
-        } else if (n == 0 && argv[i][0] == '-' && strcmp(argv[i], "--help") != 0 && strcmp(argv[i], "-h") != 0) {
+        } else if (argv[i][0] == '-' && strcmp(argv[i], "--help") != 0 && strcmp(argv[i], "-h") != 0) {
             fprintf(stderr, "impcli: unknown option or missing value: %s; see impcli --help\n", argv[i]);
-            free(words);
             return CLIENT_USAGE;
         } else {
-            words[n++] = argv[i];
+            break;
         }
     }
-    int len = path ? snprintf(c.socket_path, sizeof c.socket_path, "%s", path)
-                   : snprintf(c.socket_path, sizeof c.socket_path, "%s/admin.sock", data ? data : "/var/lib/imp");
-    int status;
+    int len =
+        path ? snprintf(c.socket_path, sizeof c.socket_path, "%s", path)
+             : snprintf(c.socket_path, sizeof c.socket_path, "%s/admin.sock", data ? data : "/var/lib/imp");
     if (len >= (int)sizeof c.socket_path) {
         fputs("impcli: the path of the admin socket is too long (107 bytes at most)\n", stderr);
-        status = CLIENT_USAGE;
-    } else if (n == 0) {
-        status = prompt_run(&c);
-    } else {
-        status = client_run(&c, n, words);
+        return CLIENT_USAGE;
     }
-    free(words);
-    return status;
+    return i == argc ? prompt_run(&c) : client_run(&c, argc - i, argv + i);
 }

@@ -1,5 +1,5 @@
-/* gendoc man|completion|settings: the man page of impcli, its bash completion and the settings reference, from the same
- * tables that the programs use. Written to standard output. */
+/* gendoc man|completion|settings: the man page of impcli, its bash completion and the settings reference,
+ * from the same tables that the programs use. Written to standard output. */
 #include "base/buf.h"
 #include "node/rpc/command.h"
 #include "replication/settings.h"
@@ -39,6 +39,10 @@ static void man_command(const struct command *c)
     }
     putchar('\n');
     man_text(c->help);
+    if (*command_input_help(c)) {
+        fputs(";\n", stdout);
+        man_text(command_input_help(c));
+    }
     fputs(".\n", stdout);
 }
 
@@ -47,10 +51,13 @@ static void write_man(void)
     puts(".TH IMPCLI 1 \"\" \"imp " IMP_RELEASE "\" \"imp\"\n"
          ".SH NAME\nimpcli \\- steer an imp node and its cluster\n"
          ".SH SYNOPSIS\n.B impcli\n[\\-\\-data DIR | \\-\\-socket PATH] [\\-\\-json] AREA VERB [ARGUMENTS]\n"
-         ".SH DESCRIPTION\nSpeaks to a node over its admin socket. Any node answers any command; writes reach the leader by\n"
+         ".SH DESCRIPTION\nSpeaks to a node over its admin socket. Any node answers any command; writes "
+         "reach the leader by\n"
          "themselves. Without arguments: an interactive prompt with completion.\n"
-         ".SH OPTIONS\n.TP\n.B \\-\\-data DIR\nThe node's data directory (default $IMP_DATA, else /var/lib/imp).\n"
-         ".TP\n.B \\-\\-socket PATH\nIts admin socket (default DIR/admin.sock).\n.TP\n.B \\-\\-json\nPrint JSON.\n"
+         ".SH OPTIONS\n.TP\n.B \\-\\-data DIR\nThe node's data directory (default $IMP_DATA, else "
+         "/var/lib/imp).\n"
+         ".TP\n.B \\-\\-socket PATH\nIts admin socket (default DIR/admin.sock).\n.TP\n.B \\-\\-json\nPrint "
+         "JSON.\n"
          ".TP\n.B \\-\\-help\nHelp, at every level.\n.SH COMMANDS");
     for (const struct command_area *a = command_areas; a->name; a++) {
         printf(".SS %s: ", a->name);
@@ -60,9 +67,17 @@ static void write_man(void)
             if (strcmp(commands[i].area, a->name) == 0)
                 man_command(&commands[i]);
     }
-    puts(".SH EXIT STATUS\n0 done, 1 refused or failed (the reason is on standard error), 2 usage, 3 node not reachable.\n"
+    puts(".SH EXIT STATUS\n0 done, 1 refused or failed (the reason is on standard error), 2 usage, 3 node "
+         "not reachable.\n"
          "A node that ends with a write under way leaves \"outcome unknown\" and exit status 1.\n"
          ".SH SETTINGS\nSee the settings reference, or impcli settings list.\n"
+         ".SH ENVIRONMENT\n.TP\n.B IMP_DATA\nThe data directory, where \\-\\-data is not given.\n"
+         ".SH EXAMPLES\n.nf\n"
+         "impcli dbreplication runtimestate \\-\\-watch\n"
+         "impcli node token \\-\\-ttl 15m\n"
+         "impcli user assign alice bob \\-\\-node n2\n"
+         "impcli settings set axl.ca < callmanager.pem\n"
+         "impcli \\-\\-json alarm list\n.fi\n"
          ".SH SEE ALSO\n.BR impnode (8)");
 }
 
@@ -116,21 +131,39 @@ static const char *type_text(const struct setting_def *d)
     return names[d->type];
 }
 
+/* A cell of a table: '|' would end it. */
+static void cell_text(const char *s)
+{
+    for (; *s; s++) {
+        if (*s == '|')
+            putchar('\\');
+        putchar(*s);
+    }
+}
+
 static void write_settings(void)
 {
-    puts("# Settings\n\nReplicated, take effect without a restart. `impcli settings set KEY VALUE`; `node.NAME.KEY` overrides KEY "
-         "on one\nnode. Made by `gendoc settings` from `replication/settings.def`.\n\n"
+    puts("# Settings\n\nReplicated; they take effect without a restart. `impcli settings set KEY VALUE`; "
+         "`node.NAME.KEY` overrides KEY on\n"
+         "one node. Secrets are read from standard input, stored sealed and never printed.\n\n"
+         "This page is made by `gendoc settings` from `replication/settings.def`: change it there.\n\n"
          "| key | type | default | range | meaning |\n|---|---|---|---|---|");
     for (unsigned i = 0; i < N_SETTINGS; i++) {
         const struct setting_def *d = &setting_defs[i];
         char range[128] = "";
         if (d->type == SETTING_IS_INT)
-            snprintf(range, sizeof range, "%lld to %lld %s", d->min, d->max, d->unit);
+            snprintf(range, sizeof range, "%lld to %lld%s%s", d->min, d->max, *d->unit ? " " : "", d->unit);
+        else if (d->type == SETTING_IS_STRING)
+            snprintf(range, sizeof range, "%lld bytes at most", d->max);
         else if (d->type == SETTING_IS_ENUM)
             for (const char *p = d->choices; *p; p++)
                 snprintf(range + strlen(range), sizeof range - strlen(range), *p == '|' ? ", " : "%c", *p);
-        printf("| `%s` | %s | %s%s%s | %s | %s |\n", d->key, type_text(d), *d->initial ? "`" : "", d->initial,
-               *d->initial ? "`" : "", range, d->help);
+        printf("| `%s` | %s | %s%s%s | ", d->key, type_text(d), *d->initial ? "`" : "", d->initial,
+               *d->initial ? "`" : "");
+        cell_text(range);
+        fputs(" | ", stdout);
+        cell_text(d->help);
+        puts(" |");
     }
 }
 

@@ -3,13 +3,13 @@
 #include <string.h>
 
 const struct command commands[N_COMMANDS] = {
-#define X(id, area_, verb_, args_, options_, input_, access_, help_)                                           \
-    [COMMAND_##id] = {.area = area_,                                                                           \
-                      .verb = verb_,                                                                           \
-                      .args = args_,                                                                           \
-                      .options = options_,                                                                     \
-                      .input = COMMAND_INPUT_##input_,                                                         \
-                      .access = COMMAND_##access_,                                                             \
+#define X(id, area_, verb_, args_, options_, input_, access_, help_)                                         \
+    [COMMAND_##id] = {.area = area_,                                                                         \
+                      .verb = verb_,                                                                         \
+                      .args = args_,                                                                         \
+                      .options = options_,                                                                   \
+                      .input = COMMAND_INPUT_##input_,                                                       \
+                      .access = COMMAND_##access_,                                                           \
                       .help = help_},
 #include "node/rpc/commands.def"
 #undef X
@@ -87,8 +87,8 @@ int command_option_takes_value(const struct command *c, const char *option)
     return p[strlen(option)] == '=';
 }
 
-int command_check(const struct command *c, const char *const *args, unsigned n_args, const char *const *option_names,
-                  unsigned n_options, struct err_ctx *err)
+int command_check(const struct command *c, const char *const *args, unsigned n_args,
+                  const char *const *option_names, unsigned n_options, struct err_ctx *err)
 {
     unsigned min, max;
     args_range(c->args, &min, &max);
@@ -102,20 +102,46 @@ int command_check(const struct command *c, const char *const *args, unsigned n_a
     return 0;
 }
 
-static void help_line(struct buf *out, const struct command *c)
+/* "user add USER [--password-stdin] [--name=NAME]" */
+static void add_usage(struct buf *out, const struct command *c)
 {
-    struct buf usage = {0};
-    buf_addf(&usage, "%s %s", c->area, c->verb);
+    buf_addf(out, "%s %s", c->area, c->verb);
     if (*c->args)
-        buf_addf(&usage, " %s", c->args);
+        buf_addf(out, " %s", c->args);
     for (const char *p = c->options; *p;) {
         size_t n = strcspn(p, " ");
-        buf_addf(&usage, " [%.*s]", (int)n, p);
+        buf_addf(out, " [%.*s]", (int)n, p);
         p += n;
         p += strspn(p, " ");
     }
+}
+
+static void help_line(struct buf *out, const struct command *c)
+{
+    struct buf usage = {0};
+    add_usage(&usage, c);
     buf_addf(out, "  %-52s %s\n", usage.data, c->help);
     buf_fini(&usage);
+}
+
+const char *command_input_help(const struct command *c)
+{
+    switch (c->input) {
+    case COMMAND_INPUT_NONE:
+        return "";
+    case COMMAND_INPUT_STDIN:
+        if (command_option_takes_value(c, "password-stdin") >= 0)
+            return "the password is asked for at the terminal, or read from standard input with "
+                   "--password-stdin";
+        return "without VALUE it is asked for at the terminal, or read from standard input";
+    case COMMAND_INPUT_FILE:
+        return "- as the file's name is standard input";
+    case COMMAND_INPUT_FILE_OPTION:
+        return "--file=- is standard input";
+    case COMMAND_INPUT_CERT_FILES:
+        return "PEM files: the certificate with its chain, and the key without a passphrase";
+    }
+    return "";
 }
 
 void command_help(struct buf *out, const char *program, const char *area, const char *verb)
@@ -131,15 +157,19 @@ void command_help(struct buf *out, const char *program, const char *area, const 
                       "  --version       print the release\n\nAreas:\n");
         for (const struct command_area *a = command_areas; a->name; a++)
             buf_addf(out, "  %-16s%s\n", a->name, a->help);
-        buf_addf(out, "\nExit status: 0 done, 1 refused or failed, 2 usage, 3 node not reachable.\n"
-                      "More: %s AREA --help\n",
+        buf_addf(out,
+                 "\nExit status: 0 done, 1 refused or failed, 2 usage, 3 node not reachable.\n"
+                 "More: %s AREA --help\n",
                  program);
         return;
     }
     if (verb) {
         const struct command *c = command_find(area, verb);
-        buf_addf(out, "Usage: %s", program);
-        help_line(out, c);
+        buf_addf(out, "Usage: %s ", program);
+        add_usage(out, c);
+        buf_addf(out, "\n\n%s\n", c->help);
+        if (*command_input_help(c))
+            buf_addf(out, "(%s)\n", command_input_help(c));
         return;
     }
     buf_addf(out, "Usage: %s %s VERB [ARGUMENTS]\n\n", program, area);

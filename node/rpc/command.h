@@ -1,5 +1,5 @@
-/* The table of impcli's commands, from commands.def: shared by the front ends and by the node that executes them.
- * Constant data, any thread. */
+/* The table of impcli's commands, from commands.def: shared by the front ends and by the node that executes
+ * them. Constant data, any thread. */
 #ifndef NODE_RPC_COMMAND_H
 #define NODE_RPC_COMMAND_H
 
@@ -40,11 +40,13 @@ extern const struct command_area command_areas[]; /* in the order of the table, 
 const struct command *command_find(const char *area, const char *verb);
 bool command_area_exists(const char *area);
 /* Checks number of arguments and names of options. ERR_INVALID with a sentence for the person. */
-int command_check(const struct command *c, const char *const *args, unsigned n_args, const char *const *option_names,
-                  unsigned n_options, struct err_ctx *err);
+int command_check(const struct command *c, const char *const *args, unsigned n_args,
+                  const char *const *option_names, unsigned n_options, struct err_ctx *err);
 /* Does OPTION (without dashes) of the command take a value? ERR_NOTFOUND: no such option. */
 int command_option_takes_value(const struct command *c, const char *option);
-/* Help at each level: area NULL: everything; verb NULL: the area. */
+/* Where its input comes from, for a person; "" when it takes none. */
+const char *command_input_help(const struct command *c);
+/* Help at each level: area NULL: everything; verb NULL: the area. Area and verb exist. */
 void command_help(struct buf *out, const char *program, const char *area, const char *verb);
 
 enum { ADMIN_FRAME_MAX = 16 << 20 };
