@@ -27,7 +27,8 @@ enum sim_option {
     SIM_ONE_VOTER = 1 << 5, /* start with one, else with three */
     SIM_WILD = 1 << 6,      /* membership changes whoever answers */
     SIM_LOSS = 1 << 7,
-    SIM_ALL = (1 << 8) - 1,
+    SIM_CHURN = 1 << 8, /* many membership changes, and leaders that fail right after one */
+    SIM_ALL = (1 << 9) - 1,
 };
 
 /* The state machine under test. The default one is a hash of all commands; the real one can take its place. A

@@ -1,6 +1,6 @@
 /* sim --seeds N [--seed S] [--guards-off MASK] [--options MASK] [--jobs N] [--expect-failure] [--verbose]
  *
- * Runs seeds S .. S + N - 1, each in a process of its own, and prints those that fail. With --expect-failure
+ * Runs seeds S .. S + N - 1 in child processes, and prints those that fail. With --expect-failure
  * it is a success if one does: this keeps the guards honest. */
 #include "sim.h"
 
@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SECONDS_PER_SEED = 60, MAX_JOBS = 64, MAX_SHOWN = 10 };
+enum { SECONDS_PER_SEED = 60, SEEDS_PER_CHILD = 25, MAX_JOBS = 64, MAX_SHOWN = 10 };
 
 struct options {
     uint64_t first, n;
@@ -22,12 +22,14 @@ struct options {
 };
 struct outcome {
     char why[256];
+    bool is_bad;
     struct sim_counts counts;
 };
+/* A child runs some seeds, one after the other, and tells the outcome of each. */
 struct job {
     pid_t pid;
     int fd;
-    uint64_t seed;
+    uint64_t next, end; /* the seed it is at, and where it stops */
 };
 struct totals {
     unsigned long n_bad, n_run;
@@ -44,6 +46,8 @@ static unsigned options_of(const struct options *o, uint64_t seed)
         options &= ~(unsigned)SIM_ONE_VOTER;
     if (seed % 3 == 0)
         options &= ~(unsigned)SIM_WILD;
+    if (seed % 4 < 2)
+        options &= ~(unsigned)SIM_CHURN;
     if (seed % 5 == 0)
         options &= ~(unsigned)SIM_REORDER;
     if (seed % 7 == 0)
@@ -75,7 +79,24 @@ static int run_seed(const struct options *o, uint64_t seed, struct outcome *out)
     return is_bad;
 }
 
-static void start_job(const struct options *o, struct job *j, uint64_t seed)
+static void run_child(const struct options *o, const struct job *j, int fd)
+{
+    if (o->expects_failure && !freopen("/dev/null", "w", stderr))
+        _exit(2);
+    for (uint64_t seed = j->next; seed < j->end; seed++) {
+        struct outcome out;
+        memset(&out, 0, sizeof(out));
+        alarm(SECONDS_PER_SEED);
+        out.is_bad = run_seed(o, seed, &out);
+        fflush(stdout);
+        if (write(fd, &out, sizeof(out)) != sizeof(out))
+            _exit(2);
+    }
+    close(fd);
+    exit(0); /* not _exit: leaks are looked for */
+}
+
+static void start_job(const struct options *o, struct job *j)
 {
     int fds[2];
     if (pipe(fds)) {
@@ -83,25 +104,14 @@ static void start_job(const struct options *o, struct job *j, uint64_t seed)
         exit(2);
     }
     fflush(stdout);
-    j->seed = seed;
     j->pid = fork();
     if (j->pid < 0) {
         perror("fork");
         exit(2);
     }
     if (j->pid == 0) {
-        struct outcome out;
-        memset(&out, 0, sizeof(out));
-        alarm(SECONDS_PER_SEED);
         close(fds[0]);
-        if (o->expects_failure && !freopen("/dev/null", "w", stderr))
-            _exit(2);
-        int rc = run_seed(o, seed, &out);
-        fflush(stdout);
-        if (write(fds[1], &out, sizeof(out)) != sizeof(out))
-            _exit(2);
-        close(fds[1]);
-        exit(rc); /* not _exit: leaks are looked for */
+        run_child(o, j, fds[1]);
     }
     close(fds[1]);
     j->fd = fds[0];
@@ -121,44 +131,78 @@ static void add_counts(struct sim_counts *to, const struct sim_counts *from)
     to->n_messages += from->n_messages;
 }
 
+static void report(struct totals *t, uint64_t seed, const char *why)
+{
+    if (t->n_bad++ < MAX_SHOWN)
+        printf("seed %llu: %s\n", (unsigned long long)seed, why);
+}
+
+/* The child has ended: all is told, or the seed that it was at has ended it. */
 static void end_job(struct job *j, struct totals *t)
 {
-    struct outcome out;
     int status;
-    memset(&out, 0, sizeof(out));
-    ssize_t n = read(j->fd, &out, sizeof(out));
     close(j->fd);
     waitpid(j->pid, &status, 0);
     j->pid = 0;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && j->next == j->end)
+        return;
+    if (j->next == j->end) {
+        report(t, j->end - 1, "a sanitizer objects at the end (a leak?) of this or a seed shortly before it");
+        return;
+    }
+    report(t, j->next++,
+           !WIFSIGNALED(status)          ? "a sanitizer objects"
+           : WTERMSIG(status) == SIGALRM ? "hangs"
+                                         : strsignal(WTERMSIG(status)));
     t->n_run++;
+}
+
+/* The next outcome of a child. False: it has ended. */
+static bool read_outcome(struct job *j, struct totals *t)
+{
+    struct outcome out;
+    if (read(j->fd, &out, sizeof(out)) != (ssize_t)sizeof(out))
+        return false;
     add_counts(&t->counts, &out.counts);
-    bool is_good = n == (ssize_t)sizeof(out) && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    if (is_good)
-        return;
-    if (t->n_bad++ >= MAX_SHOWN)
-        return;
-    if (WIFSIGNALED(status))
-        printf("seed %llu: %s%s\n", (unsigned long long)j->seed,
-               WTERMSIG(status) == SIGALRM ? "hangs" : strsignal(WTERMSIG(status)), out.why);
-    else
-        printf("seed %llu: %s\n", (unsigned long long)j->seed, out.why[0] ? out.why : "a sanitizer objects");
+    t->n_run++;
+    if (out.is_bad)
+        report(t, j->next, out.why);
+    j->next++;
+    return true;
 }
 
 static void run_all(const struct options *o, struct totals *t)
 {
     struct job jobs[MAX_JOBS];
+    uint64_t next = o->first, end = o->first + o->n;
     memset(jobs, 0, sizeof(jobs));
-    for (uint64_t i = 0; i < o->n; i++) {
-        struct job *j = &jobs[i % o->jobs];
-        if (j->pid)
-            end_job(j, t);
-        if (o->expects_failure && t->n_bad)
-            break;
-        start_job(o, j, o->first + i);
+    for (bool is_any = true; is_any;) {
+        is_any = false;
+        for (unsigned i = 0; i < o->jobs; i++) {
+            struct job *j = &jobs[i];
+            bool is_enough = o->expects_failure && t->n_bad;
+            if (!j->pid && !is_enough) {
+                if (j->next == j->end) {
+                    j->next = next;
+                    j->end = end - next < SEEDS_PER_CHILD ? end : next + SEEDS_PER_CHILD;
+                    next = j->end;
+                }
+                if (j->next < j->end)
+                    start_job(o, j);
+            }
+            if (!j->pid)
+                continue;
+            is_any = true;
+            if (is_enough) {
+                kill(j->pid, SIGKILL);
+                waitpid(j->pid, NULL, 0);
+                close(j->fd);
+                j->pid = 0;
+            } else if (!read_outcome(j, t)) {
+                end_job(j, t);
+            }
+        }
     }
-    for (unsigned i = 0; i < o->jobs; i++)
-        if (jobs[i].pid)
-            end_job(&jobs[i], t);
 }
 
 static int parse(struct options *o, int argc, char **argv)

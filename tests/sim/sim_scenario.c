@@ -117,9 +117,36 @@ static void change_membership(struct sim *s)
     sim_say(s, "node %u: %s %llu: %s", leader->id, what, (unsigned long long)id, rc ? err.text : "submitted");
 }
 
+/* A leader that fails with a change under way: dead, or cut off, before or after it has reached anybody. */
+static void churn(struct sim *s)
+{
+    struct sim_node *leader = find_leader(s);
+    change_membership(s);
+    if (sim_draw(s, 8) == 0)
+        any_node(s)->disk_ms = 1 + sim_draw(s, 3000);
+    if (!leader || sim_draw(s, 3))
+        return;
+    if (sim_draw(s, 2)) {
+        leader->disk_ms = 1 + sim_draw(s, 60);
+        sim_run(s, s->now + sim_draw(s, 40));
+    }
+    if ((s->options & SIM_CRASH) && sim_draw(s, 2)) {
+        crash(s, leader);
+        return;
+    }
+    memset(s->cut, 0, sizeof(s->cut));
+    for (unsigned i = 1; i <= SIM_MAX_NODES; i++)
+        if (i != leader->id && sim_draw(s, 4))
+            s->cut[leader->id][i] = s->cut[i][leader->id] = true;
+}
+
 static void act(struct sim *s)
 {
     struct sim_node *leader;
+    if ((s->options & SIM_CHURN) && sim_draw(s, 4) == 0) {
+        churn(s);
+        return;
+    }
     switch (sim_draw(s, 16)) {
     case 0:
         cut_one(s);
@@ -132,7 +159,7 @@ static void act(struct sim *s)
         memset(s->cut, 0, sizeof(s->cut));
         break;
     case 4:
-        any_node(s)->disk_ms = 1 + sim_draw(s, sim_draw(s, 4) ? 20 : 400);
+        any_node(s)->disk_ms = 1 + sim_draw(s, sim_draw(s, 4) ? 20 : sim_draw(s, 3) ? 400 : 3000);
         break;
     case 5:
         if (s->options & SIM_CRASH)
@@ -201,6 +228,29 @@ static void check_members(struct sim *s, const struct sim_node *leader)
     }
 }
 
+/* A server uses the latest configuration in its log, committed or not (Raft dissertation, 4.1). */
+static void check_configurations(struct sim *s)
+{
+    for (unsigned i = 1; i <= SIM_MAX_NODES; i++) {
+        struct sim_node *n = &s->nodes[i];
+        struct driver_status st;
+        struct configuration conf;
+        if (!sim_node_is_running(n))
+            continue;
+        driver_get_status(n->driver, &st);
+        uint64_t last = rlog_last(n->log), at = last ? rlog_find_change(n->log, 1, last, &conf) : 0;
+        if (st.is_installing || at <= st.snapshot_index)
+            continue;
+        bool is_same = conf.n == st.conf.n;
+        for (unsigned k = 0; is_same && k < conf.n; k++)
+            is_same = conf.servers[k].id == st.conf.servers[k].id &&
+                      conf.servers[k].role == st.conf.servers[k].role;
+        if (!is_same)
+            sim_bad(s, "node %u does not use the configuration at %llu, the last one in its log", i,
+                    (unsigned long long)at);
+    }
+}
+
 static void heal(struct sim *s)
 {
     memset(s->cut, 0, sizeof(s->cut));
@@ -229,6 +279,7 @@ static void heal(struct sim *s)
     leader = find_leader(s);
     if (!s->is_bad && leader)
         check_members(s, leader);
+    check_configurations(s);
     if (s->is_bad)
         say_all(s);
 }
@@ -251,6 +302,7 @@ void sim_scenario(struct sim *s)
     for (unsigned step = 0; step < N_STEPS && !s->is_bad; step++) {
         act(s);
         sim_run(s, s->now + 5 + sim_draw(s, sim_draw(s, 2) ? 60 : sim_draw(s, 2) ? 300 : 1500));
+        check_configurations(s);
     }
     if (!s->is_bad)
         heal(s);
