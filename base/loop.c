@@ -291,8 +291,8 @@ void loop_remove_before_poll(struct loop_hook *hook)
 void loop_defer(struct loop *l, struct deferred *d)
 {
     assert(loop_is_current(l));
-    assert(list_is_empty(&d->link));
-    list_append(&l->deferred, &d->link);
+    if (list_is_empty(&d->link))
+        list_append(&l->deferred, &d->link);
 }
 
 void loop_cancel_deferred(struct deferred *d)

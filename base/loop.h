@@ -50,7 +50,7 @@ struct deferred {
     struct list link; /* list_init before the first use */
     void (*fn)(struct deferred *d);
 };
-void loop_defer(struct loop *l, struct deferred *d);
+void loop_defer(struct loop *l, struct deferred *d); /* nothing happens when it waits already */
 void loop_cancel_deferred(struct deferred *d);
 
 /* Timers: embedded, synchronous to stop and free (no uv handle each). Zero-initialised is stopped. */
