@@ -179,6 +179,7 @@ static int make_edge(struct node *n, struct err_ctx *err)
 
 int feature_start(struct node *n, struct err_ctx *err)
 {
+    health_start(n);
     make_sync(n);
     services_set_functions(n->services, SERVICE_SYNC_AGENT, start_sync, stop_sync, n);
     services_set_functions(n->services, SERVICE_PRESENCE_ENGINE, start_presence_engine, stop_presence_engine,
@@ -211,6 +212,7 @@ void feature_on_change(struct node *n, unsigned dirty)
 
 void feature_set_certs(struct node *n)
 {
+    health_set_certs(n);
 #ifdef IMP_HAVE_EDGE
     if (n->edge)
         c2s_edge_set_sni(n->edge, n->client_sni);

@@ -83,6 +83,7 @@ struct node {
     struct c2s_edge *edge; /* NULL: a witness */
     struct sync_glue *sync;
     struct http_server *http;
+    char *http_cert; /* PEM that it shows */
 
     struct watcher watcher;
     uint64_t barrier_index; /* committed when this process started; 0: not reached yet */
@@ -137,6 +138,10 @@ int feature_begin(struct node *n, struct err_ctx *err); /* after it */
 void feature_stop(struct node *n);
 void feature_on_change(struct node *n, unsigned dirty);
 void feature_set_certs(struct node *n); /* n->client_sni is new */
+
+/* health.c: HTTPS */
+void health_start(struct node *n);
+void health_set_certs(struct node *n);
 
 void node_notify(struct node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Ends the process at once. Any thread. */

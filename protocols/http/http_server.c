@@ -33,8 +33,9 @@ static int load_chain(SSL_CTX *ctx, const char *cert_pem, const char *key_pem)
     BIO *certs = BIO_new_mem_buf(cert_pem, -1), *key = BIO_new_mem_buf(key_pem, -1);
     X509 *leaf = certs ? PEM_read_bio_X509(certs, NULL, NULL, NULL) : NULL;
     EVP_PKEY *pkey = key ? PEM_read_bio_PrivateKey(key, NULL, NULL, NULL) : NULL;
-    int ok = leaf && pkey && SSL_CTX_use_certificate(ctx, leaf) == 1 && SSL_CTX_use_PrivateKey(ctx, pkey) == 1 &&
-             SSL_CTX_check_private_key(ctx) == 1 && SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) == 1;
+    int ok = leaf && pkey && SSL_CTX_use_certificate(ctx, leaf) == 1 &&
+             SSL_CTX_use_PrivateKey(ctx, pkey) == 1 && SSL_CTX_check_private_key(ctx) == 1 &&
+             SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) == 1;
     X509 *more;
     while (ok && (more = PEM_read_bio_X509(certs, NULL, NULL, NULL))) {
         ok = SSL_CTX_add1_chain_cert(ctx, more) == 1;
@@ -61,8 +62,10 @@ static const struct http_route *find_route(const struct http_server *s, const ch
 static int write_headers(struct lws *wsi, struct exchange *x)
 {
     uint8_t space[LWS_PRE + 1024], *start = space + LWS_PRE, *p = start, *end = space + sizeof(space) - 1;
-    if (lws_add_http_common_headers(wsi, (unsigned)x->answer.status, x->answer.content_type, x->answer.body.n, &p, end) ||
-        lws_add_http_header_by_name(wsi, (const uint8_t *)"cache-control:", (const uint8_t *)"no-store", 8, &p, end) ||
+    if (lws_add_http_common_headers(wsi, (unsigned)x->answer.status, x->answer.content_type, x->answer.body.n,
+                                    &p, end) ||
+        lws_add_http_header_by_name(wsi, (const uint8_t *)"cache-control:", (const uint8_t *)"no-store", 8,
+                                    &p, end) ||
         lws_finalize_write_http_header(wsi, start, &p, end))
         return -1;
     return 0;
@@ -172,6 +175,8 @@ static int make_vhost(struct http_server *s, const char *cert_pem, const char *k
     info.vhost_name = s->vhost_name;
     info.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_CREATE_VHOST_SSL_CTX |
                    LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND;
+    if (strchr(s->address, '.'))
+        info.options |= LWS_SERVER_OPTION_DISABLE_IPV6; /* else it takes an IPv4 address for "any" */
     info.keepalive_timeout = IDLE_S;
     info.timeout_secs = IDLE_S;
     s->cert_pem = cert_pem;
@@ -180,7 +185,8 @@ static int make_vhost(struct http_server *s, const char *cert_pem, const char *k
     struct lws_vhost *vhost = lws_create_vhost(s->context, &info);
     s->cert_pem = s->key_pem = NULL;
     if (!vhost)
-        return err_set(err, ERR_IO, "cannot listen on %s port %u", *s->address ? s->address : "any address", s->o.port);
+        return err_set(err, ERR_IO, "cannot listen on %s port %u", *s->address ? s->address : "any address",
+                       s->o.port);
     if (s->load_result) {
         lws_vhost_destroy(vhost);
         return err_set(err, ERR_TLS, "the certificate or its key cannot be used");
@@ -199,8 +205,8 @@ int http_server_open(struct http_server **out, const struct http_server_options 
     void *loops[] = {loop_uv(o->loop)};
     struct lws_context_creation_info info = {0};
     info.port = CONTEXT_PORT_NO_LISTEN;
-    info.options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT |
-                   LWS_SERVER_OPTION_UV_NO_SIGSEGV_SIGFPE_SPIN;
+    info.options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_LIBUV |
+                   LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_UV_NO_SIGSEGV_SIGFPE_SPIN;
     info.foreign_loops = loops;
     info.user = s;
     info.max_http_header_data = MAX_HEADERS;
@@ -222,7 +228,8 @@ int http_server_open(struct http_server **out, const struct http_server_options 
     return 0;
 }
 
-int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem, struct err_ctx *err)
+int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem,
+                         struct err_ctx *err)
 {
     return make_vhost(s, cert_pem, key_pem, err);
 }
@@ -231,6 +238,7 @@ void http_server_close(struct http_server *s)
 {
     if (!s)
         return;
-    /* With a foreign loop this goes on over the next turns; the struct is small and stays for the callbacks. */
+    /* With a foreign loop this goes on over the next turns; the struct is small and stays for the callbacks.
+     */
     lws_context_destroy(s->context);
 }

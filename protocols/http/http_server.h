@@ -1,7 +1,8 @@
-/* An HTTPS server on a loop, by libwebsockets on the loop's own uv loop. Routes are data. HTTP/1.1; TLS 1.2 and 1.3.
+/* An HTTPS server on a loop, by libwebsockets on the loop's own uv loop. Routes are data. HTTP/1.1; TLS 1.2
+ * and 1.3.
  *
- * Requests are small GETs and HEADs here; a body is refused. At most 256 connections, idle ones are closed after 30 s.
- * All functions on the loop's thread. */
+ * Requests are small GETs and HEADs here; a body is refused. At most 256 connections, idle ones are closed
+ * after 30 s. All functions on the loop's thread. */
 #ifndef HTTP_HTTP_SERVER_H
 #define HTTP_HTTP_SERVER_H
 
@@ -25,14 +26,15 @@ struct http_server_options {
     struct log *log;
     const char *address; /* numeric; "" = any */
     unsigned port;
-    const char *cert_pem, *key_pem; /* chain, leaf first; copied into the TLS library */
+    const char *cert_pem, *key_pem;  /* chain, leaf first; copied into the TLS library */
     const struct http_route *routes; /* live as long as the server; ended by path NULL */
     void *user;
 };
 /* ERR_IO with text: the port is taken. */
 int http_server_open(struct http_server **out, const struct http_server_options *o, struct err_ctx *err);
 /* For new connections. */
-int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem, struct err_ctx *err);
+int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem,
+                         struct err_ctx *err);
 /* Ends the connections; the memory goes later on the loop. May be NULL. */
 void http_server_close(struct http_server *s);
 
