@@ -167,14 +167,9 @@ static int make_edge(struct node *n, struct err_ctx *err)
         .user = n->auth,
     };
     seal_derive(o.secret, &n->ring, "imp salts of users that do not exist");
-#ifndef IMP_HAVE_EDGE
-    (void)err, (void)o;
-    return 0;
-#else
     int rc = c2s_edge_new(&n->edge, n->im, &o, c2s_hand_over, err);
     mem_wipe(o.secret, sizeof(o.secret));
     return rc;
-#endif
 }
 
 int feature_start(struct node *n, struct err_ctx *err)
@@ -213,10 +208,6 @@ void feature_on_change(struct node *n, unsigned dirty)
 void feature_set_certs(struct node *n)
 {
     health_set_certs(n);
-#ifdef IMP_HAVE_EDGE
     if (n->edge)
         c2s_edge_set_sni(n->edge, n->client_sni);
-#else
-    (void)n;
-#endif
 }

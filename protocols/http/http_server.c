@@ -1,11 +1,15 @@
 #include "protocols/http/http_server.h"
 #include "base/mem.h"
+#include <arpa/inet.h>
+#include <errno.h>
 #include <libwebsockets.h>
 #include <netinet/in.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 enum { MAX_CONNECTIONS = 256, IDLE_S = 30, MAX_HEADERS = 8192 };
 
@@ -197,8 +201,34 @@ static int make_vhost(struct http_server *s, const char *cert_pem, const char *k
     return 0;
 }
 
+/* libwebsockets does not survive a port that is taken while it sits on somebody else's loop (its context's teardown
+ * closes handles that were never opened), so we look first. */
+static int check_port(const struct http_server_options *o, struct err_ctx *err)
+{
+    struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)o->port)};
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)o->port)};
+    bool is_v4 = inet_pton(AF_INET, o->address, &v4.sin_addr) == 1;
+    if (!is_v4 && *o->address && inet_pton(AF_INET6, o->address, &any.sin6_addr) != 1)
+        return err_set(err, ERR_INVALID, "'%s' is not an address", o->address);
+    int fd = socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    if (fd < 0)
+        return err_set(err, ERR_SYSTEM, "socket: %s", strerror(errno));
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    int rc = is_v4 ? bind(fd, (struct sockaddr *)&v4, sizeof(v4)) : bind(fd, (struct sockaddr *)&any, sizeof(any));
+    if (!rc)
+        rc = listen(fd, 1);
+    if (rc)
+        rc = err_set(err, ERR_IO, "cannot listen on %s port %u: %s", *o->address ? o->address : "any address", o->port,
+                     strerror(errno));
+    close(fd);
+    return rc;
+}
+
 int http_server_open(struct http_server **out, const struct http_server_options *o, struct err_ctx *err)
 {
+    int refused = check_port(o, err);
+    if (refused)
+        return refused;
     struct http_server *s = mem_new(struct http_server);
     s->o = *o;
     snprintf(s->address, sizeof(s->address), "%s", o->address);
