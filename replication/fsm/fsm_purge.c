@@ -5,23 +5,27 @@
 
 enum { PURGE_ROWS_PER_COMMAND = 200 };
 
-static struct key purge_key(uint64_t uid, const char *jid)
+static struct key purge_key(const Imp__PurgeRow *row)
 {
     struct key k;
     key_init(&k);
-    key_str(&k, jid);
-    key_u64(&k, uid);
+    key_str(&k, row->jid);
+    key_u64(&k, row->uid);
     return k;
 }
 
-/* JID "": it has a new owner already, and is not looked for in rosters. */
+static void put_purge(struct fsm *f, const Imp__PurgeRow *row)
+{
+    struct key k = purge_key(row);
+    store_put_row(f->txn, TABLE_PURGE, &k, row);
+}
+
 void fsm_purge_add(struct fsm *f, uint64_t uid, const char *jid)
 {
     Imp__PurgeRow row = IMP__PURGE_ROW__INIT;
     row.jid = (char *)jid;
     row.uid = uid;
-    struct key k = purge_key(uid, jid);
-    store_put_row(f->txn, TABLE_PURGE, &k, &row);
+    put_purge(f, &row);
 }
 
 static struct key key_of_iter(const struct store_iter *i)
@@ -33,22 +37,22 @@ static struct key key_of_iter(const struct store_iter *i)
 }
 
 /* Contacts lose their subscriptions both ways, as if the user had canceled and revoked them (RFC 6121 §3.2,
- * §3.3). */
-static unsigned purge_contacts(struct fsm *f, const char *jid, unsigned max)
+ * §3.3); the items stay theirs. Goes on after the contact noted in the row. */
+static unsigned purge_contacts(struct fsm *f, Imp__PurgeRow *row, unsigned max)
 {
     unsigned n = 0;
-    struct key prefix = fsm_key_str(jid);
+    struct key prefix = fsm_key_str(row->jid), from = prefix;
     struct store_iter i;
+    key_u64(&from, row->contacts_to + 1);
     store_iter_init(&i, f->txn, TABLE_ROSTER_BY_CONTACT, &prefix);
+    store_iter_seek(&i, &from);
     while (n < max && store_iter_next(&i)) {
         struct key_reader r;
-        key_read(&r, (const char *)i.key + prefix.n, i.n_key - prefix.n);
-        uint64_t uid = key_read_u64(&r);
-        struct key k = key_of_iter(&i);
-        store_delete(f->txn, TABLE_ROSTER_BY_CONTACT, &k);
         struct roster_item item;
-        fsm_roster_load(f, &item, uid, jid);
-        if (item.exists && fsm_find_user(f, uid)) {
+        key_read(&r, (const char *)i.key + prefix.n, i.n_key - prefix.n);
+        row->contacts_to = key_read_u64(&r);
+        fsm_roster_load(f, &item, row->contacts_to, row->jid);
+        if (item.exists && fsm_find_user(f, row->contacts_to)) {
             item.row.subscription = IMP__SUBSCRIPTION__SUB_NONE;
             item.row.ask = item.row.approved = false;
             item.row.pending_in.len = 0;
@@ -106,17 +110,20 @@ static unsigned purge_messages(struct fsm *f, uint64_t uid, unsigned max)
     return n;
 }
 
-/* Rows gone; fewer than MAX: the user has none left, and the note of it goes too. */
-static unsigned purge_user(struct fsm *f, uint64_t uid, const char *jid, unsigned max)
+/* Rows done; fewer than MAX: the user has none left, and the note of it goes too. JID "": the address has a
+ * new owner already, whose subscriptions are not touched. */
+static unsigned purge_user(struct fsm *f, Imp__PurgeRow *row, unsigned max)
 {
-    unsigned n = *jid ? purge_contacts(f, jid, max) : 0;
+    unsigned n = *row->jid ? purge_contacts(f, row, max) : 0;
     if (n < max)
-        n += purge_roster(f, uid, max - n);
+        n += purge_roster(f, row->uid, max - n);
     if (n < max)
-        n += purge_messages(f, uid, max - n);
+        n += purge_messages(f, row->uid, max - n);
     if (n < max) {
-        struct key k = purge_key(uid, jid);
+        struct key k = purge_key(row);
         store_delete(f->txn, TABLE_PURGE, &k);
+    } else {
+        put_purge(f, row);
     }
     return n;
 }
@@ -132,10 +139,10 @@ void fsm_purge_step(struct fsm *f)
     struct store_iter i;
     store_iter_init(&i, f->txn, TABLE_PURGE, NULL);
     while (left > 1 && store_iter_next(&i)) {
-        const Imp__PurgeRow *row = store_iter_row(&i, f->arena);
+        Imp__PurgeRow *row = store_iter_row(&i, f->arena);
         left--;
         if (row)
-            left -= purge_user(f, row->uid, row->jid, left);
+            left -= purge_user(f, row, left);
     }
     store_iter_fini(&i);
 }
@@ -146,12 +153,11 @@ void fsm_purge_finish(struct fsm *f, const char *jid)
     struct store_iter i;
     store_iter_init(&i, f->txn, TABLE_PURGE, &prefix);
     while (store_iter_next(&i)) {
-        const Imp__PurgeRow *row = store_iter_row(&i, f->arena);
+        Imp__PurgeRow *row = store_iter_row(&i, f->arena);
         struct key k = key_of_iter(&i);
         if (!row)
             break;
-        while (purge_contacts(f, jid, PURGE_ROWS_PER_COMMAND) == PURGE_ROWS_PER_COMMAND)
-            ;
+        purge_contacts(f, row, UINT32_MAX);
         store_delete(f->txn, TABLE_PURGE, &k);
         fsm_purge_add(f, row->uid, "");
     }
