@@ -1,7 +1,10 @@
 imp_unit_test(xmpp_sasl LINK imp_protocols_xmpp)
+imp_unit_test(xmpp_edge SOURCES test_certs.c LINK imp_protocols_xmpp PkgConfig::SSL TIMEOUT 180)
 # GNU SASL as the client, where it is installed.
 pkg_check_modules(GSASL IMPORTED_TARGET libgsasl)
 if(GSASL_FOUND)
-  target_link_libraries(unit_xmpp_sasl PRIVATE PkgConfig::GSASL)
-  target_compile_definitions(unit_xmpp_sasl PRIVATE IMP_HAVE_GSASL=1)
+  foreach(test xmpp_sasl xmpp_edge)
+    target_link_libraries(unit_${test} PRIVATE PkgConfig::GSASL)
+    target_compile_definitions(unit_${test} PRIVATE IMP_HAVE_GSASL=1)
+  endforeach()
 endif()

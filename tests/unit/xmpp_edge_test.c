@@ -1,0 +1,875 @@
+/* The edge of client connections over a real store and real shards; the client is a blocking OpenSSL socket.
+ */
+#include "base/base64.h"
+#include "protocols/xmpp/c2s_edge.h"
+#include "protocols/xmpp/c2s_throttle.h"
+#include "protocols/xmpp/xmpp.h"
+#include "store_test.h"
+#include "test_certs.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <time.h>
+#ifdef IMP_HAVE_GSASL
+#include <gsasl.h>
+#endif
+
+#define HEADER                                                                                               \
+    "<?xml version='1.0'?><stream:stream to='example.com' version='1.0' xmlns='jabber:client' "              \
+    "xmlns:stream='http://etherx.jabber.org/streams'>"
+#define SASL "xmlns='urn:ietf:params:xml:ns:xmpp-sasl'"
+#define TLS "xmlns='urn:ietf:params:xml:ns:xmpp-tls'"
+
+/* ---- a node ---- */
+
+struct node {
+    char *dir;
+    struct store *store;
+    struct log *log;
+    struct metrics metrics;
+    struct im *im;
+    struct xmpp *xmpp;
+    struct c2s_edge *edge;
+    struct test_ca ca;
+    struct tls_sni *sni;
+    _Atomic int n_backend;
+};
+
+static int no_submit(void *user, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
+                     proposal_done_fn *on_done, void *done_user)
+{
+    return ERR_UNAVAILABLE;
+}
+static void no_feed(void *user, struct loop *loop, const struct feed_handler *handler, void *feed_user)
+{
+}
+static uint64_t long_lease(void *user)
+{
+    return UINT64_MAX;
+}
+static int no_send(void *user, uint32_t node, enum link_frame type, const void *data, size_t n_bytes)
+{
+    return ERR_UNAVAILABLE;
+}
+static bool no_link(void *user, uint32_t node)
+{
+    return false;
+}
+
+/* The call manager: password "right"; "down" for no answer. Answers later, on the shard. */
+struct backend_letter {
+    struct letter letter;
+    void (*on_done)(void *user, enum sasl_check result);
+    void *user;
+    enum sasl_check result;
+};
+static void backend_answer(struct letter *letter)
+{
+    struct backend_letter *l = container_of(letter, struct backend_letter, letter);
+    l->on_done(l->user, l->result);
+    mem_free(l);
+}
+static void check_password(void *user, const struct c2s_password *p, struct loop *reply_to,
+                           void (*on_done)(void *done_user, enum sasl_check result), void *done_user)
+{
+    struct node *n = user;
+    n->n_backend++;
+    struct backend_letter *l = mem_new(struct backend_letter);
+    l->letter.deliver = backend_answer;
+    l->on_done = on_done;
+    l->user = done_user;
+    l->result = strcmp(p->userid, "Axl.User") != 0  ? SASL_CHECK_UNAVAILABLE
+                : strcmp(p->password, "right") == 0 ? SASL_CHECK_OK
+                : strcmp(p->password, "down") == 0  ? SASL_CHECK_UNAVAILABLE
+                                                    : SASL_CHECK_WRONG;
+    loop_post(reply_to, &l->letter);
+}
+
+static void put_credential(struct store_txn *t, uint64_t uid, const char *password)
+{
+    struct credential c;
+    struct key k;
+    assert_int_equal(credential_new(&c, password, strlen(password), 1000, NULL), 0);
+    Imp__ScramKeys keys[2];
+    for (int i = 0; i < 2; i++) {
+        imp__scram_keys__init(&keys[i]);
+        size_t n = credential_key_bytes((enum credential_hash)i);
+        keys[i].iterations = c.keys[i].iterations;
+        keys[i].salt = (ProtobufCBinaryData){c.keys[i].n_salt, c.keys[i].salt};
+        keys[i].stored_key = (ProtobufCBinaryData){n, c.keys[i].stored_key};
+        keys[i].server_key = (ProtobufCBinaryData){n, c.keys[i].server_key};
+    }
+    Imp__CredentialRow row = IMP__CREDENTIAL_ROW__INIT;
+    row.sha1 = &keys[0];
+    row.sha256 = &keys[1];
+    key_init(&k);
+    key_u64(&k, uid);
+    store_put_row(t, TABLE_CREDENTIAL, &k, &row);
+}
+
+static void put_user(struct store_txn *t, uint64_t uid, const char *local, const char *password, bool locked,
+                     uint32_t home)
+{
+    struct key k;
+    Imp__UserRow row = IMP__USER_ROW__INIT;
+    row.uid = uid;
+    row.domain = 1;
+    row.localpart = (char *)local;
+    row.userid = password ? (char *)local : (char *)"Axl.User";
+    row.source = password ? IMP__USER_SOURCE__SOURCE_LOCAL : IMP__USER_SOURCE__SOURCE_AXL;
+    row.locked = locked;
+    row.home = home;
+    key_init(&k);
+    key_u64(&k, uid);
+    store_put_row(t, TABLE_USER, &k, &row);
+    Imp__IdRow id = IMP__ID_ROW__INIT;
+    id.id = uid;
+    key_init(&k);
+    key_u32(&k, 1);
+    key_str(&k, local);
+    store_put_row(t, TABLE_USER_BY_JID, &k, &id);
+    if (password)
+        put_credential(t, uid, password);
+}
+
+static void put_setting(struct store_txn *t, const char *key, const char *value)
+{
+    struct key k;
+    Imp__SettingRow row = IMP__SETTING_ROW__INIT;
+    row.value = (char *)value;
+    key_init(&k);
+    key_str(&k, key);
+    store_put_row(t, TABLE_SETTING, &k, &row);
+}
+
+/* SETTINGS: pairs, NULL at the end; may be NULL. */
+static void fill_store(struct store *store, const char *const *settings)
+{
+    struct key k;
+    struct store_txn *t = store_begin(store);
+    Imp__ClusterRow cluster = IMP__CLUSTER_ROW__INIT;
+    cluster.default_domain = (char *)"example.com";
+    key_init(&k);
+    store_put_row(t, TABLE_CLUSTER, &k, &cluster);
+    Imp__DomainRow domain = IMP__DOMAIN_ROW__INIT;
+    domain.id = 1;
+    domain.domain = (char *)"example.com";
+    key_str(&k, "example.com");
+    store_put_row(t, TABLE_DOMAIN, &k, &domain);
+    Imp__NodeRow self = IMP__NODE_ROW__INIT;
+    self.id = 1;
+    self.name = (char *)"n1";
+    self.address = (char *)"127.0.0.1";
+    self.state = IMP__NODE_STATE__NODE_MEMBER;
+    self.epoch = 1;
+    self.up = true;
+    key_init(&k);
+    key_u32(&k, 1);
+    store_put_row(t, TABLE_NODE, &k, &self);
+    put_user(t, 1, "user", "pencil", false, 1);
+    put_user(t, 2, "axl.user", NULL, false, 1);
+    put_user(t, 3, "locked", "pencil", true, 1);
+    for (; settings && *settings; settings += 2)
+        put_setting(t, settings[0], settings[1]);
+    struct err_ctx err = {0};
+    if (store_commit(t, &err) != 0)
+        fail_msg("%s", err.text);
+}
+
+static void make_tls(struct node *n)
+{
+    char *cert, *key;
+    struct tls_ctx *ctx;
+    struct err_ctx err = {0};
+    static const char *const alpn[] = {"xmpp-client", NULL};
+    test_ca_make(&n->ca, "test CA");
+    test_cert_make(&cert, &key, &n->ca, "example.com", "DNS:example.com", "SHA256");
+    const struct tls_options o = {.server = true, .cert_pem = cert, .key_pem = key, .alpn = alpn};
+    if (tls_ctx_new(&ctx, &o, &err) != 0)
+        fail_msg("%s", err.text);
+    n->sni = tls_sni_new(ctx);
+    tls_ctx_unref(ctx);
+    free(cert);
+    free(key);
+}
+
+static struct node *node_new(const char *const *settings, unsigned n_shards)
+{
+    struct node *n = mem_new(struct node);
+    struct err_ctx err = {0};
+    n->dir = test_dir();
+    n->store = test_open(n->dir, NULL);
+    fill_store(n->store, settings);
+    n->log = log_new(2, LOG_TEXT, getenv("TEST_LOG") ? LOG_DEBUG : LOG_ERROR, "n1");
+    make_tls(n);
+    const struct im_options io = {
+        .node_id = 1,
+        .n_shards = n_shards,
+        .release = "test",
+        .store = n->store,
+        .log = n->log,
+        .metrics = &n->metrics,
+        .backend = {n, no_submit, no_feed, long_lease, no_send, no_link, no_link},
+    };
+    assert_int_equal(im_new(&n->im, &io, &err), 0);
+    const struct xmpp_options xo = {.im = n->im};
+    assert_int_equal(xmpp_new(&n->xmpp, &xo, &err), 0);
+    const struct c2s_edge_options eo = {.starttls = {"127.0.0.1", 0},
+                                        .direct_tls = {"127.0.0.1", 0},
+                                        .sni = n->sni,
+                                        .node_name = "n1",
+                                        .secret = "cluster secret",
+                                        .check_password = check_password,
+                                        .user = n};
+    if (c2s_edge_new(&n->edge, n->im, &eo, c2s_hand_over, &err) != 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(im_start(n->im, &err), 0);
+    return n;
+}
+
+static void node_free(struct node *n)
+{
+    im_stop(n->im);
+    assert_int_equal(c2s_edge_n_waiting(n->edge), 0);
+    c2s_edge_free(n->edge);
+    im_free(n->im);
+    xmpp_free(n->xmpp);
+    tls_sni_unref(n->sni);
+    test_ca_free(&n->ca);
+    store_close_dirty(n->store);
+    test_dir_remove(n->dir);
+    log_free(n->log);
+    mem_free(n);
+}
+
+/* ---- a client ---- */
+
+enum { DEADLINE_MS = 15000 };
+
+struct client {
+    int fd;
+    SSL_CTX *ctx;
+    SSL *ssl;
+    struct buf in;
+    bool closed;
+};
+
+static uint64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static struct client *dial(struct node *n, bool direct)
+{
+    struct client *c = mem_new(struct client);
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)c2s_edge_port(n->edge, direct))};
+    inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(c->fd, (struct sockaddr *)&to, sizeof(to)), 0);
+    int one = 1;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    return c;
+}
+
+static void hang_up(struct client *c)
+{
+    SSL_free(c->ssl);
+    SSL_CTX_free(c->ctx);
+    close(c->fd);
+    buf_fini(&c->in);
+    mem_free(c);
+}
+
+static bool handshake(struct client *c, const char *alpn, int max_version)
+{
+    c->ctx = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_max_proto_version(c->ctx, max_version);
+    c->ssl = SSL_new(c->ctx);
+    SSL_set_fd(c->ssl, c->fd);
+    SSL_set_tlsext_host_name(c->ssl, "example.com");
+    if (alpn) {
+        unsigned char wire[64];
+        wire[0] = (unsigned char)strlen(alpn);
+        memcpy(wire + 1, alpn, wire[0]);
+        SSL_set_alpn_protos(c->ssl, wire, wire[0] + 1u);
+    }
+    struct timeval limit = {DEADLINE_MS / 1000, 0};
+    setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    return SSL_connect(c->ssl) == 1;
+}
+
+/* False when the server has closed. */
+static bool send_bytes(struct client *c, const void *data, size_t n)
+{
+    if (c->ssl)
+        return SSL_write(c->ssl, data, (int)n) == (int)n;
+    for (size_t done = 0; done < n;) {
+        ssize_t r = send(c->fd, (const char *)data + done, n - done, MSG_NOSIGNAL);
+        if (r <= 0)
+            return false;
+        done += (size_t)r;
+    }
+    return true;
+}
+static void say(struct client *c, const char *text)
+{
+    send_bytes(c, text, strlen(text));
+}
+
+/* Reads once, for UNTIL at most. */
+static void hear(struct client *c, uint64_t until)
+{
+    struct pollfd p = {.fd = c->fd, .events = POLLIN};
+    uint64_t now = now_ms();
+    if (!(c->ssl && SSL_pending(c->ssl) > 0) && poll(&p, 1, now < until ? (int)(until - now) : 0) <= 0)
+        return;
+    char *room = buf_reserve(&c->in, 4096);
+    long n = c->ssl ? SSL_read(c->ssl, room, 4096) : recv(c->fd, room, 4096, 0);
+    if (n > 0) {
+        c->in.n += (size_t)n;
+        c->in.data[c->in.n] = '\0';
+    } else {
+        c->closed = true;
+    }
+}
+
+/* Waits until TEXT has come, and forgets all up to its end. */
+static void expect(struct client *c, const char *text)
+{
+    uint64_t until = now_ms() + DEADLINE_MS;
+    const char *found;
+    while (!(found = c->in.data ? strstr(c->in.data, text) : NULL)) {
+        if (c->closed || now_ms() >= until)
+            fail_msg("wanted %s, %s after: %s", text, c->closed ? "closed" : "nothing more",
+                     c->in.data ? c->in.data : "");
+        hear(c, until);
+    }
+    size_t n = (size_t)(found - c->in.data) + strlen(text);
+    buf_cut(&c->in, n);
+    if (c->in.data)
+        c->in.data[c->in.n] = '\0';
+}
+static void expect_closed(struct client *c)
+{
+    uint64_t until = now_ms() + DEADLINE_MS;
+    while (!c->closed && now_ms() < until)
+        hear(c, until);
+    assert_true(c->closed);
+}
+static bool has_heard(const struct client *c, const char *text)
+{
+    return c->in.data && strstr(c->in.data, text);
+}
+
+/* Up to the features inside TLS. */
+static struct client *secure(struct node *n, int max_version)
+{
+    struct client *c = dial(n, false);
+    say(c, HEADER);
+    expect(c, "from='example.com'");
+    expect(c, "<starttls " TLS "><required/></starttls></stream:features>");
+    say(c, "<starttls " TLS "/>");
+    expect(c, "<proceed " TLS "/>");
+    assert_true(handshake(c, NULL, max_version));
+    say(c, HEADER);
+    expect(c, "<mechanisms " SASL ">");
+    return c;
+}
+
+static void say_plain(struct client *c, const char *user, const char *password)
+{
+    char message[256], text[512], b64[400];
+    int n = snprintf(message, sizeof(message), "%c%s%c%s", 0, user, 0, password);
+    base64_encode(b64, message, (size_t)n);
+    snprintf(text, sizeof(text), "<auth " SASL " mechanism='PLAIN'>%s</auth>", b64);
+    say(c, text);
+}
+
+static void bind_session(struct client *c)
+{
+    say(c, HEADER);
+    expect(c, "urn:ietf:params:xml:ns:xmpp-bind");
+    expect(c, "</stream:features>");
+    say(c, "<iq type='set' id='b1'><bind "
+           "xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>r</resource></bind></iq>");
+    expect(c, "@example.com/r</jid>");
+}
+
+/* ---- tests ---- */
+
+static void test_starttls_plain(void **state)
+{
+    struct node *n = node_new(NULL, 2);
+    for (int version = 0; version < 2; version++) {
+        struct client *c = secure(n, version ? TLS1_2_VERSION : TLS1_3_VERSION);
+        expect(c, "<mechanism>PLAIN</mechanism>");
+        expect(c, "</stream:features>");
+        say_plain(c, "user", "pencil");
+        expect(c, "<success ");
+        bind_session(c);
+        hang_up(c);
+    }
+    assert_int_equal(n->n_backend, 0);
+    node_free(n);
+}
+
+static void test_direct_tls(void **state)
+{
+    struct node *n = node_new(NULL, 1);
+    struct client *c = dial(n, true);
+    assert_true(handshake(c, "xmpp-client", TLS1_3_VERSION));
+    const unsigned char *alpn;
+    unsigned n_alpn;
+    SSL_get0_alpn_selected(c->ssl, &alpn, &n_alpn);
+    assert_int_equal(n_alpn, 11);
+    say(c, HEADER);
+    expect(c, "<mechanisms");
+    assert_false(has_heard(c, "starttls"));
+    expect(c, "<channel-binding type='tls-exporter'/>");
+    say_plain(c, "user", "pencil");
+    expect(c, "<success ");
+    bind_session(c);
+    hang_up(c);
+    c = dial(n, true);
+    assert_false(handshake(c, "http/1.1", TLS1_3_VERSION));
+    hang_up(c);
+    node_free(n);
+}
+
+/* All that the client has to say in one write: what follows <auth/> is for the home. */
+static void test_pipelined(void **state)
+{
+    struct node *n = node_new(NULL, 2);
+    char message[] = "\0user\0pencil", b64[32], text[1024];
+    base64_encode(b64, message, sizeof(message) - 1);
+    snprintf(text, sizeof(text),
+             "<auth " SASL " mechanism='PLAIN'>%s</auth>" HEADER "<iq type='set' id='b1'><bind "
+             "xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>r</resource></bind></iq>",
+             b64);
+    for (int i = 0; i < 3; i++) {
+        struct client *c = secure(n, TLS1_3_VERSION);
+        say(c, text);
+        expect(c, "<success ");
+        expect(c, "user@example.com/r</jid>");
+        hang_up(c);
+    }
+    node_free(n);
+}
+
+static void test_refusals(void **state)
+{
+    static const struct {
+        const char *user, *password, *condition;
+    } cases[] = {
+        {"user", "wrong", "<not-authorized/>"},      {"nobody", "pencil", "<not-authorized/>"},
+        {"locked", "pencil", "<account-disabled/>"}, {"locked", "wrong", "<not-authorized/>"},
+        {"axl.user", "wrong", "<not-authorized/>"},  {"axl.user", "down", "<temporary-auth-failure/>"},
+        {"a b", "pencil", "<not-authorized/>"},
+    };
+    struct node *n = node_new((const char *const[]){"limits.login_failures", "1000", NULL}, 1);
+    for (size_t i = 0; i < n_elements(cases); i++) {
+        struct client *c = secure(n, TLS1_3_VERSION);
+        say_plain(c, cases[i].user, cases[i].password);
+        expect(c, "<failure " SASL ">");
+        expect(c, cases[i].condition);
+        say_plain(c, "axl.user", "right"); /* another try on the same stream */
+        expect(c, "<success ");
+        hang_up(c);
+    }
+    node_free(n);
+}
+
+static void test_failures(void **state)
+{
+    static const struct {
+        const char *say, *answer;
+    } cases[] = {
+        {"<auth " SASL " mechanism='DIGEST-MD5'/>", "<invalid-mechanism/>"},
+        {"<auth " SASL "/>", "<invalid-mechanism/>"},
+        {"<auth " SASL " mechanism='PLAIN'>!!!</auth>", "<incorrect-encoding/>"},
+        {"<auth " SASL " mechanism='PLAIN'>=</auth>", "<malformed-request/>"},
+        {"<auth " SASL " mechanism='PLAIN'>AHVzZXIA</auth>", "<malformed-request/>"}, /* no password */
+        {"<auth " SASL " mechanism='PLAIN'/>", "<challenge " SASL "/>"},
+        {"<auth " SASL " mechanism='SCRAM-SHA-256-PLUS'>biwsbj11c2VyLHI9YWJj</auth>",
+         "<not-authorized/>"},                                                                       /* n,, */
+        {"<auth " SASL " mechanism='SCRAM-SHA-1'>eSwsbj11c2VyLHI9YWJj</auth>", "<not-authorized/>"}, /* y,, */
+        {"<iq type='get' id='1'><query xmlns='jabber:iq:auth'/></iq>", "<not-authorized "},
+        {"<message to='user@example.com'/>", "<not-authorized "},
+        {"<response " SASL "/>", "<policy-violation "},
+        {"<starttls " TLS "/>", "<policy-violation "},
+        {"<compress xmlns='http://jabber.org/protocol/compress'/>", "<unsupported-stanza-type "},
+        {"<!DOCTYPE x>", "<restricted-xml "},
+        {"<a><b></a>", "<not-well-formed "},
+        {"<a>\xff</a>", "<unsupported-encoding "},
+        {"<x:a/>", "<bad-namespace-prefix "},
+        {"</stream:stream>", "</stream:stream>"},
+    };
+    struct node *n = node_new(NULL, 1);
+    for (size_t i = 0; i < n_elements(cases); i++) {
+        struct client *c = secure(n, TLS1_3_VERSION);
+        expect(c, "</stream:features>");
+        say(c, cases[i].say);
+        expect(c, cases[i].answer);
+        hang_up(c);
+    }
+    struct client *c = secure(n, TLS1_3_VERSION);
+    say(c, "<auth " SASL " mechanism='SCRAM-SHA-1'>biwsbj11c2VyLHI9YWJj</auth>");
+    expect(c, "<challenge " SASL ">");
+    say(c, "<abort " SASL "/>");
+    expect(c, "<aborted/>");
+    say_plain(c, "user", "pencil");
+    expect(c, "<success ");
+    hang_up(c);
+    node_free(n);
+}
+
+/* Everything that must not work, or not hurt, before TLS. */
+static void test_in_clear(void **state)
+{
+    static const struct {
+        const char *say, *answer;
+    } cases[] = {
+        {HEADER "<auth " SASL " mechanism='PLAIN'>AHVzZXIAcGVuY2ls</auth>", "<encryption-required/>"},
+        {HEADER "<auth " SASL " mechanism='SCRAM-SHA-1'>biwsbj11c2VyLHI9YWJj</auth>",
+         "<encryption-required/>"},
+        {HEADER "<presence/>", "<not-authorized "},
+        {HEADER "<response " SASL "/>", "<policy-violation "},
+        {HEADER "<iq type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>", "<not-authorized "},
+        {"<stream:stream to='example.org' version='1.0' xmlns='jabber:client' "
+         "xmlns:stream='http://etherx.jabber.org/streams'>",
+         "<host-unknown "},
+        {"<stream:stream to='example.com' version='1.0' xmlns='jabber:server' "
+         "xmlns:stream='http://etherx.jabber.org/streams'>",
+         "<invalid-namespace "},
+        {"<stream:stream to='example.com' version='1.0' xmlns='jabber:client' xmlns:stream='x'>",
+         "<invalid-namespace "},
+        {"<stream:stream to='example.com' xmlns='jabber:client' "
+         "xmlns:stream='http://etherx.jabber.org/streams'>",
+         "<unsupported-version "},
+        {"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b 'c'>]>", "<restricted-xml "},
+        {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "<not-well-formed "},
+        {"\x16\x03\x01\x02", "<not-well-formed "}, /* TLS on the wrong port */
+    };
+    struct node *n = node_new(NULL, 1);
+    for (size_t i = 0; i < n_elements(cases); i++) {
+        struct client *c = dial(n, false);
+        say(c, cases[i].say);
+        expect(c, "<stream:stream ");
+        expect(c, cases[i].answer);
+        if (cases[i].answer[strlen(cases[i].answer) - 1] == ' ') {
+            expect(c, "</stream:stream>");
+            expect_closed(c);
+        }
+        hang_up(c);
+    }
+    node_free(n);
+}
+
+/* What follows <starttls/> in clear is never taken as said inside TLS (CVE-2011-0411). */
+static void test_starttls_injection(void **state)
+{
+    struct node *n = node_new(NULL, 1);
+    struct client *c = dial(n, false);
+    say(c, HEADER);
+    expect(c, "</stream:features>");
+    say(c, "<starttls " TLS "/>" HEADER "<auth " SASL " mechanism='PLAIN'>AHVzZXIAcGVuY2ls</auth>");
+    expect(c, "<proceed " TLS "/>");
+    if (handshake(c, NULL, TLS1_3_VERSION)) {
+        say(c, HEADER);
+        expect(c, "<mechanisms ");
+        assert_false(has_heard(c, "<success"));
+        expect(c, "</stream:features>");
+        say(c, "<presence/>");
+        expect(c, "<not-authorized ");
+    }
+    assert_int_equal(metrics_get(&n->metrics, METRIC_XMPP_LOGINS), 0);
+    hang_up(c);
+    node_free(n);
+}
+
+/* Floods end early, with an error, before memory grows. */
+static void test_floods(void **state)
+{
+    static const char *const starts[] = {HEADER "<a>", HEADER "<a b='", HEADER "<a ", "<stream:stream a='"};
+    struct node *n = node_new(NULL, 1);
+    for (size_t i = 0; i < n_elements(starts); i++) {
+        struct client *c = dial(n, false);
+        char chunk[4096];
+        memset(chunk, i == 2 ? ' ' : 'x', sizeof(chunk));
+        say(c, starts[i]);
+        size_t sent = 0;
+        uint64_t until = now_ms() + DEADLINE_MS;
+        while (sent < (100u << 20) && now_ms() < until && send_bytes(c, chunk, sizeof(chunk)))
+            sent += sizeof(chunk);
+        expect(c, "<policy-violation ");
+        expect_closed(c);
+        hang_up(c);
+    }
+    struct client *c = dial(n, false);
+    struct buf b = {0};
+    buf_adds(&b, HEADER "<a");
+    for (unsigned i = 0; i < 100000; i++)
+        buf_addf(&b, " a%u=''", i);
+    send_bytes(c, b.data, b.n);
+    expect(c, "<policy-violation ");
+    hang_up(c);
+    buf_fini(&b);
+    c = secure(n, TLS1_3_VERSION); /* others are unharmed */
+    hang_up(c);
+    node_free(n);
+}
+
+static void test_timeout(void **state)
+{
+    struct node *n = node_new((const char *const[]){"limits.handshake_timeout", "2", NULL}, 1);
+    struct client *idle = dial(n, false), *half = dial(n, false), *tls = dial(n, true);
+    struct client *in = secure(n, TLS1_3_VERSION);
+    say_plain(in, "user", "pencil");
+    expect(in, "<success ");
+    say(half, HEADER);
+    send_bytes(tls, "\x16\x03\x01\x02\x00\x01", 6); /* half a ClientHello */
+    uint64_t start = now_ms();
+    expect(idle, "<connection-timeout ");
+    expect(half, "<connection-timeout ");
+    expect_closed(idle);
+    expect_closed(half);
+    expect_closed(tls);
+    assert_true(now_ms() - start < 8000);
+    bind_session(in); /* not the one that has logged in */
+    hang_up(in);
+    hang_up(idle);
+    hang_up(half);
+    hang_up(tls);
+    node_free(n);
+}
+
+static void test_connection_limits(void **state)
+{
+    struct node *n = node_new((const char *const[]){"limits.connections_per_address", "5", NULL}, 1);
+    struct client *c[6];
+    for (int i = 0; i < 5; i++) {
+        c[i] = dial(n, false);
+        say(c[i], HEADER);
+        expect(c[i], "</stream:features>");
+    }
+    c[5] = dial(n, false);
+    expect_closed(c[5]);
+    hang_up(c[5]);
+    hang_up(c[0]);
+    uint64_t until = now_ms() + DEADLINE_MS;
+    bool again = false;
+    while (!again && now_ms() < until) { /* as soon as one has gone another may come */
+        c[0] = dial(n, false);
+        say(c[0], HEADER);
+        while (!c[0]->closed && !has_heard(c[0], "</stream:features>"))
+            hear(c[0], until);
+        again = !c[0]->closed;
+        if (!again)
+            hang_up(c[0]);
+    }
+    assert_true(again);
+    for (int i = 0; i < 5; i++)
+        hang_up(c[i]);
+    node_free(n);
+}
+
+static void test_not_serving(void **state)
+{
+    struct node *n = node_new(NULL, 1);
+    im_set_serving(n->im, false);
+    struct client *c = dial(n, false);
+    expect_closed(c);
+    hang_up(c);
+    im_set_serving(n->im, true);
+    c = secure(n, TLS1_3_VERSION);
+    hang_up(c);
+    node_free(n);
+}
+
+/* After too many failures an account waits; another one, too, from the same address. */
+static void test_throttling(void **state)
+{
+    struct node *n = node_new((const char *const[]){"limits.login_failures", "3", NULL}, 1);
+    struct client *c = secure(n, TLS1_3_VERSION);
+    for (int i = 0; i < 3; i++) {
+        say_plain(c, "user", "wrong");
+        expect(c, "<not-authorized/>");
+    }
+    say_plain(c, "user", "pencil"); /* a minute allows 3: the wait would be 20 s */
+    expect(c, "<temporary-auth-failure/>");
+    say_plain(c, "user", "pencil");
+    expect(c, "<temporary-auth-failure/>");
+    expect(c, "<policy-violation ");
+    expect_closed(c);
+    hang_up(c);
+    node_free(n);
+    /* a short wait is served */
+    n = node_new((const char *const[]){"limits.login_failures", "40", NULL}, 1);
+    for (int i = 0; i < 40; i++) {
+        if (i % 4 == 0)
+            c = secure(n, TLS1_3_VERSION);
+        say_plain(c, "user", "wrong");
+        expect(c, "<not-authorized/>");
+        if (i % 4 == 3)
+            hang_up(c);
+    }
+    c = secure(n, TLS1_3_VERSION);
+    uint64_t start = now_ms();
+    say_plain(c, "user", "pencil");
+    expect(c, "<success ");
+    assert_true(now_ms() - start < DEADLINE_MS);
+    bind_session(c);
+    hang_up(c);
+    node_free(n);
+}
+
+static void test_throttle(void **state)
+{
+    struct c2s_throttle *t = c2s_throttle_new(100);
+    uint64_t now = 1000000;
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(c2s_throttle_wait_ms(t, "192.0.2.1", "u@x", 10, now), 0);
+        c2s_throttle_failed(t, "192.0.2.1", "u@x", 10, now);
+    }
+    unsigned wait = c2s_throttle_wait_ms(t, "192.0.2.1", "u@x", 10, now);
+    assert_in_range(wait, 5900, 6100);
+    assert_in_range(c2s_throttle_wait_ms(t, "192.0.2.9", "u@x", 10, now), 5900, 6100); /* the account */
+    assert_in_range(c2s_throttle_wait_ms(t, "192.0.2.1", "v@x", 10, now), 5900, 6100); /* the address */
+    assert_int_equal(c2s_throttle_wait_ms(t, "192.0.2.9", "v@x", 10, now), 0);
+    assert_int_equal(c2s_throttle_wait_ms(t, "192.0.2.1", "u@x", 10, now + wait), 0);
+    for (int i = 0; i < 1000; i++)
+        c2s_throttle_failed(t, "192.0.2.1", "u@x", 10, now);
+    assert_in_range(c2s_throttle_wait_ms(t, "192.0.2.1", "u@x", 10, now), 100000, 180000); /* bounded */
+    for (int i = 0; i < 600; i++) /* many small steps leak as much as a long one */
+        c2s_throttle_wait_ms(t, "192.0.2.1", NULL, 10, now += 300);
+    assert_int_equal(c2s_throttle_wait_ms(t, "192.0.2.1", NULL, 10, now), 0);
+
+    for (int i = 0; i < 5; i++)
+        assert_true(c2s_throttle_attempt(t, "192.0.2.3", 5, now));
+    assert_false(c2s_throttle_attempt(t, "192.0.2.3", 5, now));
+    assert_true(c2s_throttle_attempt(t, "192.0.2.3", 0, now));
+    assert_true(c2s_throttle_attempt(t, "192.0.2.3", 5, now + 12100));
+
+    assert_true(c2s_throttle_connect(t, "2001:db8::1", 2, now)); /* one /64 */
+    assert_true(c2s_throttle_connect(t, "2001:db8::ffff:2", 2, now));
+    assert_false(c2s_throttle_connect(t, "2001:db8::3", 2, now));
+    assert_true(c2s_throttle_connect(t, "2001:db8:0:1::1", 2, now));
+    char address[32];
+    for (int i = 0; i < 1000; i++) { /* bounded; connections are not forgotten */
+        snprintf(address, sizeof(address), "10.0.%d.%d", i / 250, i % 250);
+        c2s_throttle_failed(t, address, NULL, 10, now);
+    }
+    assert_false(c2s_throttle_connect(t, "2001:db8::3", 2, now));
+    c2s_throttle_disconnect(t, "2001:db8::9");
+    assert_true(c2s_throttle_connect(t, "2001:db8::3", 2, now));
+    c2s_throttle_free(t);
+}
+
+/* ---- SCRAM by GNU SASL, bound to the channel ---- */
+
+#ifdef IMP_HAVE_GSASL
+static int on_property(Gsasl *g, Gsasl_session *session, Gsasl_property property)
+{
+    struct client *c = gsasl_session_hook_get(session);
+    uint8_t data[32];
+    char b64[64];
+    if (property != GSASL_CB_TLS_EXPORTER || !c)
+        return GSASL_NO_CALLBACK;
+    if (SSL_export_keying_material(c->ssl, data, 32, "EXPORTER-Channel-Binding", 24, NULL, 0, 0) != 1)
+        return GSASL_NO_CALLBACK;
+    base64_encode(b64, data, 32);
+    return gsasl_property_set(session, property, b64);
+}
+
+static void scram(struct client *c, const char *mechanism, const char *password, bool ok)
+{
+    Gsasl *g;
+    Gsasl_session *s;
+    char *out = NULL, text[1024];
+    assert_int_equal(gsasl_init(&g), GSASL_OK);
+    gsasl_callback_set(g, on_property);
+    assert_int_equal(gsasl_client_start(g, mechanism, &s), GSASL_OK);
+    gsasl_session_hook_set(s, strstr(mechanism, "PLUS") ? c : NULL);
+    gsasl_property_set(s, GSASL_AUTHID, "user");
+    gsasl_property_set(s, GSASL_PASSWORD, password);
+    gsasl_step64(s, "", &out);
+    snprintf(text, sizeof(text), "<auth " SASL " mechanism='%s'>%s</auth>", mechanism, out);
+    gsasl_free(out);
+    say(c, text);
+    expect(c, "<challenge " SASL ">");
+    while (!has_heard(c, "</challenge>"))
+        hear(c, now_ms() + DEADLINE_MS);
+    *strstr(c->in.data, "</challenge>") = '\0';
+    assert_int_equal(gsasl_step64(s, c->in.data, &out), GSASL_NEEDS_MORE);
+    buf_reset(&c->in);
+    snprintf(text, sizeof(text), "<response " SASL ">%s</response>", out);
+    gsasl_free(out);
+    say(c, text);
+    if (ok) {
+        expect(c, "<success " SASL ">");
+        while (!has_heard(c, "</success>"))
+            hear(c, now_ms() + DEADLINE_MS);
+        *strstr(c->in.data, "</success>") = '\0';
+        assert_int_equal(gsasl_step64(s, c->in.data, &out), GSASL_OK);
+        gsasl_free(out);
+        buf_reset(&c->in);
+    } else {
+        expect(c, "<not-authorized/>");
+    }
+    gsasl_finish(s);
+    gsasl_done(g);
+}
+
+static void test_scram(void **state)
+{
+    static const char *const names[] = {"SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS",
+                                        "SCRAM-SHA-1"};
+    struct node *n = node_new(NULL, 2);
+    for (size_t i = 0; i < n_elements(names); i++) {
+        struct client *c = secure(n, TLS1_3_VERSION);
+        expect(c, "</stream:features>");
+        scram(c, names[i], "wrong", false);
+        scram(c, names[i], "pencil", true);
+        bind_session(c);
+        hang_up(c);
+    }
+    node_free(n);
+}
+#else
+static void test_scram(void **state)
+{
+    skip();
+}
+#endif
+
+int main(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_starttls_plain),
+        cmocka_unit_test(test_direct_tls),
+        cmocka_unit_test(test_pipelined),
+        cmocka_unit_test(test_scram),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_in_clear),
+        cmocka_unit_test(test_starttls_injection),
+        cmocka_unit_test(test_floods),
+        cmocka_unit_test(test_timeout),
+        cmocka_unit_test(test_connection_limits),
+        cmocka_unit_test(test_not_serving),
+        cmocka_unit_test(test_throttling),
+        cmocka_unit_test(test_throttle),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
