@@ -315,14 +315,14 @@ static int load_users(struct sim *sim, const struct options *o, struct err_ctx *
 }
 
 static void say_ready(const struct options *o, const struct web *axl, const struct web *control,
-                      const struct sim *s)
+                      size_t n_users)
 {
     bool v6 = strchr(o->axl.host, ':') != NULL;
     printf("ucmsim: axl %s://%s%s%s:%u/axl/", o->plain ? "http" : "https", v6 ? "[" : "", o->axl.host,
            v6 ? "]" : "", web_port(axl));
     if (control)
         printf(" control http://%s:%u", o->control.host, web_port(control));
-    printf(" users %zu\n", s->ucm.n_users);
+    printf(" users %zu\n", n_users);
     fflush(stdout);
 }
 
@@ -351,6 +351,7 @@ int main(int argc, char **argv)
     int code = load_users(sim, &o, &err);
     if (!code)
         code = make_tls(&cert, &key, &o, &err);
+    size_t n_users = sim->ucm.n_users; /* read before other threads may change it */
     if (!code)
         code = web_open_axl(&axl, sim, o.axl.host, o.axl.port, cert, key, &err);
     if (!code && o.with_control)
@@ -358,7 +359,7 @@ int main(int argc, char **argv)
     if (code) {
         fprintf(stderr, "ucmsim: %s\n", err.text);
     } else {
-        say_ready(&o, axl, control, sim);
+        say_ready(&o, axl, control, n_users);
         sigwait(&ends, &got);
     }
     web_close(axl);

@@ -283,7 +283,7 @@ static int open_on(struct web **out, struct sim *sim, const char *host, unsigned
                    const char *key, MHD_AccessHandlerCallback handler, struct err_ctx *err)
 {
     struct web *w = mem_new(struct web);
-    int fd, code = listen_on(&fd, host, port, err);
+    int fd = -1, code = listen_on(&fd, host, port, err);
     if (code) {
         mem_free(w);
         return code;
