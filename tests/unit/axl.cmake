@@ -8,6 +8,8 @@ endfunction()
 imp_ucmsim_test(axl LINK imp_protocols_axl imp_base)
 imp_ucmsim_test(sync_agent SOURCES sync_store.c LINK imp_node_sync imp_base)
 
+imp_unit_test(http_client LINK imp_protocols_http imp_base)
+
 # The schema is not ours to ship; where a copy lies in a folder beside the project, the messages are held against it.
 imp_ucmsim_test(axl_schema LINK imp_protocols_axl imp_base)
 file(GLOB axl_schema ${CMAKE_SOURCE_DIR}/../*/axl/AXLSoap.xsd)
