@@ -41,14 +41,24 @@ class Failed(Exception):
     pass
 
 
+BEGAN = time.monotonic()
+
+
+def step(what):
+    print('%6.1f s  %s' % (time.monotonic() - BEGAN, what), flush=True)
+
+
 def wait(what, condition, timeout=30):
     """Until condition() is true; returns its value. Errors inside count as not yet."""
-    end = time.monotonic() + timeout * SLOW
+    began = time.monotonic()
+    end = began + timeout * SLOW
     last = None
     while time.monotonic() < end:
         try:
             value = condition()
             if value:
+                if time.monotonic() > began + 1:
+                    step('waited %.1f s until %s' % (time.monotonic() - began, what))
                 return value
             last = value
         except (Failed, OSError, KeyError, IndexError, ValueError, subprocess.SubprocessError) as e:
@@ -59,6 +69,15 @@ def wait(what, condition, timeout=30):
 
 def sh(command):
     subprocess.run(command, shell=True, check=True)
+
+
+def is_dead(pid):
+    """Gone, or a zombie that nobody has waited for yet."""
+    try:
+        with open('/proc/%d/stat' % pid) as f:
+            return f.read().rsplit(')', 1)[1].split()[0] in 'ZX'
+    except FileNotFoundError:
+        return True
 
 
 class Node:
@@ -131,7 +150,7 @@ class Node:
                 pass
         self.process.wait()
         if pid:
-            wait('%s is dead' % self.name, lambda: not os.path.exists('/proc/%d' % pid))
+            wait('%s is dead' % self.name, lambda: is_dead(pid))
         self.process = None
 
     def kill_worker(self):
@@ -212,7 +231,16 @@ class Cluster:
         if self.users:
             self.start_sync(self.users)
         self.wait_running()
+        self.wait_voters()
+        step('the cluster runs')
         return self
+
+    def wait_voters(self):
+        """Every node has its part in the quorum (five at most)."""
+        def done():
+            roles = [n['raft'] for n in self.nodes[0].json('node', 'list')]
+            return 'leader' in roles and roles.count('voter') == min(len(self.nodes), 5) - 1
+        wait('all nodes vote', done)
 
     def token(self, member=None):
         return wait('a token is made', lambda: (member or self.nodes[0]).cli('node', 'token').strip())

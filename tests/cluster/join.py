@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 
-from harness import Failed, run_test, wait
+from harness import run_test, step, wait
 
 
 def refused(node, member, token, *words, extra=()):
@@ -28,23 +28,23 @@ def test(cluster):
     n1.start()
     wait('n1 answers', lambda: n1.cli('node', 'list'))
 
-    # no member answers there
+    step('no member answers there')
     token = cluster.token()
     p = n2.join(n3, token, check=False)
     assert p.returncode != 0 and '127.0.0.3:7800' in p.stdout + p.stderr, p.stderr
-    # a mistyped token, a wrong one (of another secret)
+    step('a mistyped token, a wrong one (of another secret)')
     refused(n2, n1, token[:-3] + 'AAA', 'token')
-    # a name, an address that is taken
+    step('a name, an address that is taken')
     n2.name, good = 'n1', n2.name
     refused(n2, n1, token, 'name', 'n1')
     n2.name = good
     n2.address, good = '127.0.0.1', n2.address
     refused(n2, n1, token, 'address')
     n2.address = good
-    # a refusal does not use the token up
+    step('a refusal does not use the token up')
     n2.join(n1, token)
     assert names(n1) == ['n1', 'n2']
-    # the same command again is a finished join, another directory is a used token
+    step('the same command again is a finished join, another directory is a used token')
     n2.join(n1, token)
     refused(n3, n1, token, 'used')
     assert names(n1) == ['n1', 'n2']
@@ -52,14 +52,13 @@ def test(cluster):
     n2.start()
     cluster.wait_running([n1, n2])
 
-    # through any member
+    step('through any member')
     n3.join(n2, cluster.token(n2))
     n3.start()
     cluster.wait_running()
-    voters = [n['raft'] for n in n1.json('node', 'list')]
-    assert sorted(voters) == ['leader', 'voter', 'voter'], voters
+    cluster.wait_voters()
 
-    # a copied data directory does not start
+    step('a copied data directory does not start')
     copy = cluster.new_node()
     n3.stop()
     shutil.copytree(n3.dir, copy.dir)
@@ -69,7 +68,7 @@ def test(cluster):
     cluster.wait_running([n1, n2, n3])
     cluster.nodes.remove(copy)
 
-    # removed: it may not speak any more, its name is free again
+    step('removed: it may not speak any more, its name is free again')
     n1.cli('node', 'remove', 'n3')
     assert names(n1) == ['n1', 'n2']
     n3.kill()

@@ -52,10 +52,9 @@ def test(cluster):
         for w in group:
             w.start()
         wait('writes flow', lambda: sum(len(w.acknowledged) for w in group) > 20)
-        leader.kill()
         killed = time.monotonic()
-        wait('writes go on', lambda: any(t > killed + 0.001 and t for w in group for t in w.times[-1:] if t > killed + 0.3))
-        first_after = min(t for w in group for t in w.times if t > killed)
+        leader.kill()
+        wait('writes go on', lambda: sum(t > killed + 3 for w in group for t in w.times) > 10)
         # the longest time without an acknowledged write around the kill
         all_times = sorted(t for w in group for t in w.times)
         gap = max(b - a for a, b in zip(all_times, all_times[1:]) if b > killed)
