@@ -364,6 +364,13 @@ void cluster_free(struct cluster *c)
     mem_free(c);
 }
 
+void end_loops(struct cluster *c)
+{
+    for (uint32_t id = 1; id <= MAX_NODES; id++)
+        if (!c->nodes[id].r)
+            end_loop(&c->nodes[id]);
+}
+
 struct tnode *cluster_leader(struct cluster *c)
 {
     struct await_clock clock = await_begin();

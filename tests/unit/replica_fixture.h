@@ -46,6 +46,7 @@ void cluster_free(struct cluster *c); /* stops what runs, removes the directorie
 struct tnode *node_start(struct cluster *c, uint32_t id);
 void node_stop(struct tnode *n); /* replica_stop */
 void node_listen(struct tnode *n);
+void end_loops(struct cluster *c); /* of nodes that are stopped: their threads end, their ports stay known */
 /* Adds nodes 2..n through the leader and makes them voters, then waits until all have a session. */
 void cluster_grow(struct cluster *c, unsigned n);
 
