@@ -119,7 +119,7 @@ int datadir_open(struct datadir *d, const char *path, unsigned wait_ms, struct e
         return err_set(err, ERR_SYSTEM, "%s: %s", d->path, strerror(errno));
     if (!S_ISDIR(st.st_mode))
         return err_set(err, ERR_INVALID, "%s is not a directory", d->path);
-    if (st.st_mode & 0077)
+    if (st.st_mode & 0067) /* group imp-admin may pass through, to the admin socket */
         return err_set(err, ERR_DENIED, "%s holds keys but others may enter it; remedy: chmod 700 %s",
                        d->path, d->path);
     return take_lock(d, wait_ms, err);

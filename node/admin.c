@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -28,8 +29,8 @@ struct admin {
     unsigned n_connections;
 };
 
-/* One front end: reading -> called -> answered -> closing. The call may outlive the stream (gone). Or a call that another
- * node handed on: no stream, an answer to its request. */
+/* One front end: reading -> called -> answered -> closing. The call may outlive the stream (gone). Or a call
+ * that another node handed on: no stream, an answer to its request. */
 enum connection_state { READING, CALLED, ANSWERED };
 
 struct admin_connection {
@@ -111,14 +112,18 @@ static void finish(struct admin_call *call, Imp__AdminReply *m)
     stream_close(c->stream);
 }
 
-static void fill(Imp__AdminReply *m, json_t *json, struct buf *text, char **dumped)
+/* Only the form that the front end prints: a long list fits a frame twice as well. */
+static void fill(const Imp__AdminRequest *request, Imp__AdminReply *m, json_t *json, struct buf *text,
+                 char **dumped)
 {
-    *dumped = json ? json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    bool wants_json = request->form != IMP__ADMIN_FORM__ADMIN_TEXT,
+         wants_text = request->form != IMP__ADMIN_FORM__ADMIN_JSON;
+    *dumped = json && wants_json ? json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
     if (*dumped) {
         m->json.data = (uint8_t *)*dumped;
         m->json.len = strlen(*dumped);
     }
-    if (text) {
+    if (text && wants_text) {
         m->text.data = (uint8_t *)text->data;
         m->text.len = text->n;
     }
@@ -128,7 +133,7 @@ static void reply(struct admin_call *call, json_t *json, struct buf *text, bool 
 {
     Imp__AdminReply m = IMP__ADMIN_REPLY__INIT;
     char *dumped;
-    fill(&m, json, text, &dumped);
+    fill(call->connection->request, &m, json, text, &dumped);
     m.more = more;
     struct buf old = text ? *text : (struct buf){0};
     if (text)
@@ -194,6 +199,24 @@ const char *admin_option(const struct admin_call *call, const char *name)
     return NULL;
 }
 
+static bool is_utf8(const char *s)
+{
+    json_t *o = json_string(s); /* NULL when it is not */
+    json_decref(o);
+    return o != NULL;
+}
+
+/* Words end up in answers, in the audit and in the log of all nodes. */
+static bool words_are_utf8(const Imp__AdminRequest *m)
+{
+    bool good = is_utf8(m->area) && is_utf8(m->verb);
+    for (size_t i = 0; i < m->n_args; i++)
+        good &= is_utf8(m->args[i]);
+    for (size_t i = 0; i < m->n_options; i++)
+        good &= is_utf8(m->options[i]->name) && is_utf8(m->options[i]->value);
+    return good;
+}
+
 static void dispatch(struct admin_connection *c)
 {
     struct admin_call *call = &c->call;
@@ -202,6 +225,10 @@ static void dispatch(struct admin_connection *c)
     c->state = CALLED;
     call->env = &c->admin->env;
     call->connection = c;
+    if (!words_are_utf8(m)) {
+        admin_fail(call, "an argument is not UTF-8");
+        return;
+    }
     call->command = command_find(m->area, m->verb);
     if (!call->command) {
         admin_fail(call, "this node (release %s) knows no command '%s %s'", IMP_RELEASE, m->area, m->verb);
@@ -219,7 +246,8 @@ static void dispatch(struct admin_connection *c)
         return;
     }
     if (call->command->access == COMMAND_WRITE)
-        log_info(c->admin->log, "%s (uid %u): %s %s", call->who, call->os_uid, call->command->area, call->command->verb);
+        log_info(c->admin->log, "%s (uid %u): %s %s", call->who, call->os_uid, call->command->area,
+                 call->command->verb);
     handlers[call->command - commands](call);
 }
 
@@ -236,7 +264,8 @@ static struct admin_connection *connection_new(struct admin *a)
     return c;
 }
 
-static void on_handed_on(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+static void on_handed_on(void *user, struct link_request *request, uint32_t from, const uint8_t *data,
+                         size_t n_bytes)
 {
     struct admin *a = user;
     Imp__AdminRequest *m = imp__admin_request__unpack(NULL, n_bytes, data);
@@ -259,8 +288,9 @@ static void on_forward_reply(void *user, int code, const uint8_t *data, size_t n
     if (m) {
         finish(call, m);
         imp__admin_reply__free_unpacked(m, NULL);
-    } else if (call->command->access == COMMAND_WRITE && code == ERR_TIMEOUT) {
-        admin_fail(call, "outcome unknown: the other node did not answer in time");
+    } else if (call->command->access == COMMAND_WRITE && (code == ERR_TIMEOUT || code == ERR_UNAVAILABLE)) {
+        admin_fail(call,
+                   "outcome unknown: no answer from the other node; look at the state before you repeat");
     } else {
         admin_fail(call, "the other node cannot be asked: %s", err_text(code ? code : ERR_MALFORMED));
     }
@@ -273,6 +303,10 @@ void admin_forward(struct admin_call *call, uint32_t node)
     Imp__AdminRequest *m = call->connection->request;
     if (call->connection->remote) {
         admin_fail(call, "the roles are moving at this moment: try again");
+        return;
+    }
+    if (!links_can_call(call->env->links, node)) {
+        admin_fail(call, "%s does this, but it cannot be reached from here now", admin_node_name(call, node));
         return;
     }
     char *old = m->who;
@@ -335,7 +369,7 @@ static bool is_allowed(uid_t uid, gid_t gid)
     if (uid == 0 || uid == geteuid())
         return true;
     struct group group, *found = NULL;
-    char space[8192];
+    char space[65536]; /* a group with many members */
     if (getgrnam_r("imp-admin", &group, space, sizeof space, &found) || !found)
         return false;
     if (gid == group.gr_gid)
@@ -360,16 +394,33 @@ static void name_of(uid_t uid, char *out, size_t size)
         snprintf(out, size, "uid %u", (unsigned)uid);
 }
 
+/* Says why and ends it; the few bytes fit the socket's buffer. */
+static void refuse(struct admin *a, int fd, const char *text)
+{
+    Imp__AdminReply m = IMP__ADMIN_REPLY__INIT;
+    struct buf frame = {0};
+    m.status = 1;
+    m.message = (char *)text;
+    pack_reply(&frame, &m, true);
+    if (send(fd, frame.data, frame.n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+        log_debug(a->log, "a refused caller cannot be told: %s", strerror(errno));
+    log_warning(a->log, "admin connection refused: %s", text);
+    buf_fini(&frame);
+    close(fd);
+}
+
 static void on_accept(void *user, int fd)
 {
     struct admin *a = user;
     struct ucred cred;
     socklen_t n = sizeof cred;
-    if (a->n_connections >= MAX_CONNECTIONS || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) != 0 ||
-        !is_allowed(cred.uid, cred.gid)) {
-        log_warning(a->log, "admin connection refused: %s",
-                    a->n_connections >= MAX_CONNECTIONS ? "too many are open" : "the caller has no right to administer this node");
-        close(fd);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) != 0 || !is_allowed(cred.uid, cred.gid)) {
+        refuse(a, fd,
+               "no right to administer this node: root, its service user and members of group imp-admin may");
+        return;
+    }
+    if (a->n_connections >= MAX_CONNECTIONS) {
+        refuse(a, fd, "too many administrative calls are under way on this node: try again");
         return;
     }
     struct admin_connection *c = connection_new(a);
@@ -384,6 +435,7 @@ int admin_open(struct admin **out, const struct admin_env *env, struct err_ctx *
     struct admin *a = mem_new(struct admin);
     char path[256];
     a->env = *env;
+    a->env.opened_ms = clock_monotonic_ms();
     a->log = log_category(env->log_root, "admin");
     list_init(&a->connections);
     snprintf(path, sizeof path, "%s/admin.sock", env->data_dir);
@@ -394,9 +446,11 @@ int admin_open(struct admin **out, const struct admin_env *env, struct err_ctx *
     }
     links_handle_call(env->links, "admin", on_handed_on, a);
     admin_calls_register(&a->env);
+    /* the group may pass through the directory, not list it; its files stay the owner's */
     struct group *group = getgrnam("imp-admin");
-    if (group && chown(path, (uid_t)-1, group->gr_gid) != 0)
-        log_warning(a->log, "cannot give %s to group imp-admin: %s", path, strerror(errno));
+    if (group && (chown(path, (uid_t)-1, group->gr_gid) != 0 ||
+                  chown(env->data_dir, (uid_t)-1, group->gr_gid) != 0 || chmod(env->data_dir, 0710) != 0))
+        log_warning(a->log, "cannot open %s to group imp-admin: %s", path, strerror(errno));
     *out = a;
     return 0;
 }
@@ -412,5 +466,5 @@ void admin_close(struct admin *a)
         if (c->stream)
             stream_abort(c->stream);
     }
-    /* Connections whose handlers still wait are freed when these answer; the process ends right after. */
+    /* What handlers still wait for does not come any more: the process ends right after. */
 }

@@ -1,7 +1,8 @@
 /* The admin server: impcli's requests from DIR/admin.sock, on the control loop. One request a connection.
  *
- * A command's handler is one function admin_<area>_<verb> in node/admin_<area>.c, found through commands.def. It answers
- * now or later, exactly once, with admin_reply, admin_done or admin_fail; the call is freed after that. */
+ * A command's handler is one function admin_<area>_<verb> in node/admin_<area>.c, found through commands.def.
+ * It answers now or later, exactly once, with admin_reply, admin_done or admin_fail; the call is freed after
+ * that. */
 #ifndef NODE_ADMIN_H
 #define NODE_ADMIN_H
 
@@ -35,6 +36,7 @@ struct admin_env {
     const char *node_name;
     const char *data_dir;
     uint8_t ca_fingerprint[32];
+    uint64_t opened_ms; /* CLOCK_MONOTONIC; admin_open fills it */
 };
 
 struct admin;
@@ -48,41 +50,49 @@ struct admin_call {
     unsigned n_args;
     const char *input;
     size_t n_input;
-    struct arena arena; /* ends with the call */
+    struct arena arena;        /* ends with the call */
+    struct admin_names *names; /* of nodes and domains, read once; in the arena */
     uint32_t os_uid;
     char who[64];
-    void *state;                                /* the handler's, in the arena */
-    void (*on_gone)(struct admin_call *call);   /* the front end left: stop what goes on, then admin_fail */
+    void *state;                              /* the handler's, in the arena */
+    void (*on_gone)(struct admin_call *call); /* the front end left: stop what goes on, then admin_fail */
     struct admin_connection *connection;
 };
 typedef void admin_handler_fn(struct admin_call *call);
+
+/* Forgets what is in the arena, for a call that goes on (--watch): nothing of it may be in use. */
+void admin_rewind(struct admin_call *call);
 
 /* Value of an option, NULL when not given; "" for a switch. */
 const char *admin_option(const struct admin_call *call, const char *name);
 
 /* The answers. json and text are taken over; text NULL: nothing for a person. */
 void admin_reply(struct admin_call *call, json_t *json, struct buf *text);
-void admin_reply_more(struct admin_call *call, json_t *json, struct buf *text); /* --watch: not the last one */
+void admin_reply_more(struct admin_call *call, json_t *json,
+                      struct buf *text); /* --watch: not the last one */
 void admin_done(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void admin_fail(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* A list of objects as table: columns by JSON key. */
 struct admin_column {
     const char *key, *title;
 };
-void admin_reply_table(struct admin_call *call, json_t *array, const struct admin_column *columns, unsigned n_columns);
+void admin_reply_table(struct admin_call *call, json_t *array, const struct admin_column *columns,
+                       unsigned n_columns);
 
 /* Reads at this turn's snapshot. */
 struct store_txn *admin_read(struct admin_call *call);
-/* Proposes with the audit record of this call; on_done gets the call. When it cannot be submitted the call has failed
- * with a text and false is returned. */
+/* Proposes with the audit record of this call; on_done gets the call. When it cannot be submitted the call
+ * has failed with a text and false is returned. */
 bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done);
+/* The command line of the call as the audit shows it. */
+void admin_audit_line(struct buf *line, struct admin_call *call);
 /* For on_done: false when the result is a refusal; the call has then been answered. */
 bool admin_accepted(struct admin_call *call, const struct proposal_result *result);
 
 /* Look-ups that answer the call themselves (and return NULL) when there is no such thing. */
 Imp__NodeRow *admin_find_node(struct admin_call *call, const char *name);
 Imp__UserRow *admin_find_user(struct admin_call *call, const char *name); /* "user" or "user@domain" */
-const char *admin_node_name(struct admin_call *call, uint32_t node);       /* "" for 0 */
+const char *admin_node_name(struct admin_call *call, uint32_t node);      /* "" for 0 */
 const char *admin_user_jid(struct admin_call *call, const Imp__UserRow *user);
 
 /* Lets NODE execute this same call and hands its answer on. */

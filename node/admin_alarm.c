@@ -12,9 +12,10 @@ static const char *severity_text(uint32_t severity)
 
 void admin_alarm_list(struct admin_call *call)
 {
-    static const struct admin_column columns[] = {{"id", "ID"},     {"severity", "SEVERITY"}, {"name", "NAME"},
-                                                  {"node", "NODE"}, {"raised_at", "RAISED"},  {"cleared_at", "CLEARED"},
-                                                  {"text", "TEXT"}};
+    static const struct admin_column columns[] = {
+        {"id", "ID"},     {"severity", "SEVERITY"}, {"name", "NAME"},
+        {"node", "NODE"}, {"raised_at", "RAISED"},  {"cleared_at", "CLEARED"},
+        {"text", "TEXT"}};
     bool all = admin_option(call, "all") != NULL;
     json_t *array = json_array();
     struct store_iter it;
@@ -25,11 +26,12 @@ void admin_alarm_list(struct admin_call *call)
         Imp__AlarmRow *a = store_iter_row(&it, &call->arena);
         if (!a || (!all && a->cleared_ms))
             continue;
-        json_array_append_new(array, json_pack("{s:I, s:s, s:s, s:s, s:o, s:o, s:b, s:i, s:s}", "id", (json_int_t)a->id, "name",
-                                               a->name, "severity", severity_text(a->severity), "node",
-                                               admin_node_name(call, a->node), "raised_at", admin_json_time(a->raised_ms),
-                                               "cleared_at", admin_json_time(a->cleared_ms), "acked", a->acked, "count",
-                                               (int)a->count, "text", a->text));
+        json_array_append_new(
+            array, json_pack("{s:I, s:s, s:s, s:s, s:o, s:o, s:b, s:i, s:s}", "id", (json_int_t)a->id, "name",
+                             a->name, "severity", severity_text(a->severity), "node",
+                             admin_node_name(call, a->node), "raised_at", admin_json_time(a->raised_ms),
+                             "cleared_at", admin_json_time(a->cleared_ms), "acked", a->acked, "count",
+                             (int)a->count, "text", a->text));
     }
     admin_reply_table(call, array, columns, n_elements(columns));
 }
@@ -77,9 +79,10 @@ void admin_audit_list(struct admin_call *call)
         Imp__AuditRow *a = store_iter_row(&it, &call->arena);
         if (a)
             json_array_insert_new(array, 0,
-                                  json_pack("{s:o, s:s, s:s, s:i, s:s, s:s}", "time", admin_json_time(a->time_ms), "node",
-                                            admin_node_name(call, a->node), "who", a->who, "uid", (int)a->os_uid, "command",
-                                            a->command, "result", a->result));
+                                  json_pack("{s:o, s:s, s:s, s:i, s:s, s:s}", "time",
+                                            admin_json_time(a->time_ms), "node",
+                                            admin_node_name(call, a->node), "who", a->who, "uid",
+                                            (int)a->os_uid, "command", a->command, "result", a->result));
     }
     store_iter_fini(&it);
     admin_reply_table(call, array, columns, n_elements(columns));

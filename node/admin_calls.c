@@ -7,7 +7,7 @@ void admin_calls_register(const struct admin_env *env)
         const char *method;
         link_call_fn *fn;
     } calls[] = {
-        {"status", admin_call_status}, {"hashes", admin_call_hashes}, {"services", admin_call_services},
+        {"status", admin_call_status},     {"hashes", admin_call_hashes}, {"services", admin_call_services},
         {"sessions", admin_call_sessions}, {"kick", admin_call_kick},
     };
     for (unsigned i = 0; i < n_elements(calls); i++)

@@ -8,7 +8,8 @@
 void admin_calls_register(const struct admin_env *env);
 
 /* Sessions of UID (0: everybody) on every node, as an array of {user, resource, node, ip, since, ...}. */
-void admin_collect_sessions(struct admin_call *call, uint64_t uid, void (*on_all)(struct admin_call *call, json_t *sessions));
+void admin_collect_sessions(struct admin_call *call, uint64_t uid,
+                            void (*on_all)(struct admin_call *call, json_t *sessions));
 
 uint32_t admin_active_home(struct admin_call *call, const Imp__UserRow *user);
 

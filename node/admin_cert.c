@@ -4,6 +4,8 @@
 #include "base/tls.h"
 #include "cluster/seal.h"
 #include "node/admin_handlers.h"
+#include <ctype.h>
+#include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <string.h>
@@ -20,6 +22,7 @@ static X509 *leaf_of(const char *pem, size_t n)
     BIO *bio = BIO_new_mem_buf(pem, (int)n);
     X509 *x = PEM_read_bio_X509(bio, NULL, NULL, NULL);
     BIO_free(bio);
+    ERR_clear_error();
     return x;
 }
 
@@ -39,8 +42,9 @@ static json_t *cert_json(const char *domain, const Imp__CertRow *row)
             snprintf(print + 2 * i, 3, "%02x", md[i]);
         X509_free(x);
     }
-    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:s}", "domain", domain, "subject", subject, "issuer", issuer, "not_before",
-                     admin_json_time(from), "not_after", admin_json_time(row->not_after_ms), "sha256", print);
+    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:s}", "domain", domain, "subject", subject, "issuer", issuer,
+                     "not_before", admin_json_time(from), "not_after", admin_json_time(row->not_after_ms),
+                     "sha256", print);
 }
 
 void admin_cert_list(struct admin_call *call)
@@ -70,21 +74,24 @@ void admin_cert_show(struct admin_call *call)
     key_str(&key, call->args[0]);
     Imp__CertRow *row = store_find_row(admin_read(call), TABLE_CERT, &key, &call->arena);
     if (!row) {
-        admin_fail(call, "no certificate was imported for %s: its clients see one that the cluster's CA signed", call->args[0]);
+        admin_fail(call,
+                   "no certificate was imported for %s: its clients see one that the cluster's CA signed",
+                   call->args[0]);
         return;
     }
     json_t *o = cert_json(call->args[0], row);
     struct buf text = {0};
     const char *name;
     json_t *value;
-    json_object_foreach(o, name, value) buf_addf(&text, "%-12s%s\n", name, json_is_string(value) ? json_string_value(value) : "-");
+    json_object_foreach(o, name, value)
+        buf_addf(&text, "%-12s%s\n", name, json_is_string(value) ? json_string_value(value) : "-");
     admin_reply(call, o, &text);
 }
 
 /* Splits the joined input: the chain goes to CHAIN, the private key to KEY. False: the call has failed. */
 static bool take_pem(struct admin_call *call, struct buf *chain, struct buf *key)
 {
-    BIO *in = BIO_new_mem_buf(call->input, (int)call->n_input), *out = BIO_new(BIO_s_mem());
+    BIO *in = BIO_new_mem_buf(call->input, (int)call->n_input), *out = BIO_new(BIO_s_secmem());
     char *name, *header, *data;
     unsigned char *body;
     long n;
@@ -103,16 +110,18 @@ static bool take_pem(struct admin_call *call, struct buf *chain, struct buf *key
     }
     BIO_free(in);
     BIO_free(out);
+    ERR_clear_error(); /* the end of the text counts as an error */
     if (!ok)
         admin_fail(call, "the key is encrypted: decrypt it first (openssl pkey -in KEY -out PLAINKEY)");
     else if (chain->n == 0 || key->n == 0)
-        admin_fail(call, "no %s found in the files (PEM is expected)", chain->n ? "private key" : "certificate");
+        admin_fail(call, "no %s found in the files (PEM is expected)",
+                   chain->n ? "private key" : "certificate");
     return ok && chain->n && key->n;
 }
 
 /* The key fits the certificate, which is valid now and for the domain. */
-static bool check_cert(struct admin_call *call, const char *domain, const struct buf *chain, const struct buf *key,
-                       uint64_t *not_after)
+static bool check_cert(struct admin_call *call, const char *domain, const struct buf *chain,
+                       const struct buf *key, uint64_t *not_after)
 {
     struct err_ctx err = {0};
     struct tls_ctx *ctx;
@@ -139,7 +148,8 @@ static void on_cert_set(void *user, const struct proposal_result *result)
 {
     struct admin_call *call = user;
     if (admin_accepted(call, result))
-        admin_done(call, "certificate of %s is in use for new connections on all nodes", admin_option(call, "domain"));
+        admin_done(call, "certificate of %s is in use for new connections on all nodes",
+                   admin_option(call, "domain"));
 }
 
 void admin_cert_import(struct admin_call *call)
@@ -153,6 +163,10 @@ void admin_cert_import(struct admin_call *call)
         admin_fail(call, "say --domain DOMAIN");
         return;
     }
+    char *lower = arena_strdup(&call->arena, domain); /* as clients ask for it */
+    for (char *p = lower; *p; p++)
+        *p = (char)tolower((unsigned char)*p);
+    domain = lower;
     snprintf(purpose, sizeof purpose, "cert:%s", domain);
     if (take_pem(call, &chain, &key) && check_cert(call, domain, &chain, &key, &not_after)) {
         if (seal(call->env->seal, purpose, key.data, key.n, &sealed, &err)) {

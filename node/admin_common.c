@@ -3,6 +3,8 @@
 #include "base/mem.h"
 #include "im/address.h"
 #include "node/admin.h"
+#include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 json_t *admin_json_time(uint64_t wall_ms)
@@ -19,27 +21,69 @@ struct store_txn *admin_read(struct admin_call *call)
     return store_read_txn(call->env->reader);
 }
 
+void admin_rewind(struct admin_call *call)
+{
+    call->names = NULL;
+    arena_reset(&call->arena);
+}
+
 /* ---- proposals ---- */
+
+enum { AUDIT_WORD_BYTES = 120, AUDIT_LINE_BYTES = 800 };
+
+/* One word of the command line, short and on one line; secrets are never words. */
+static void add_audit_word(struct buf *line, const char *prefix, const char *word)
+{
+    if (line->n > AUDIT_LINE_BYTES)
+        return;
+    buf_adds(line, prefix);
+    for (const char *p = word; *p; p++) {
+        /* cut where a character begins */
+        if (p - word >= AUDIT_WORD_BYTES && ((unsigned char)*p & 0xc0) != 0x80) {
+            buf_adds(line, "...");
+            return;
+        }
+        buf_addc(line, (unsigned char)*p < ' ' ? ' ' : *p);
+    }
+}
+
+void admin_audit_line(struct buf *line, struct admin_call *call)
+{
+    buf_addf(line, "%s %s", call->command->area, call->command->verb);
+    for (unsigned i = 0; i < call->n_args; i++)
+        add_audit_word(line, " ", call->args[i]);
+    for (const char *p = call->command->options; *p;) {
+        size_t n = strcspn(p, " "), n_name = strcspn(p, "= ");
+        const char *name = arena_strndup(&call->arena, p + 2, n_name - 2), *value = admin_option(call, name);
+        if (value) {
+            add_audit_word(line, " --", name);
+            if (n_name < n)
+                add_audit_word(line, "=", value);
+        }
+        p += n;
+        p += strspn(p, " ");
+    }
+}
 
 bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done)
 {
     Imp__Audited audited = IMP__AUDITED__INIT;
     struct buf line = {0};
-    buf_addf(&line, "%s %s", call->command->area, call->command->verb);
-    for (unsigned i = 0; i < call->n_args && line.n < 900; i++)
-        buf_addf(&line, " %s", call->args[i]);
+    admin_audit_line(&line, call);
     audited.node = call->env->node_id;
     audited.os_uid = call->os_uid;
     audited.who = call->who;
     audited.command = line.data;
-    command->audited = &audited;
+    /* a look at the state (a hash point) is no change of it */
+    command->audited = call->command->access == COMMAND_WRITE ? &audited : NULL;
     int rv = proposal_submit(call->env->replica, command, call->env->loop, 0, on_done, call);
     command->audited = NULL;
     buf_fini(&line);
     if (rv == ERR_LIMIT)
         admin_fail(call, "this node has too many writes under way: try again in a moment");
     else if (rv)
-        admin_fail(call, "this node takes no writes now (%s): see impcli dbreplication runtimestate", err_text(rv));
+        admin_fail(call, "this node takes no writes now (%s): see impcli dbreplication runtimestate",
+                   err_text(rv));
     return rv == 0;
 }
 
@@ -48,7 +92,8 @@ bool admin_accepted(struct admin_call *call, const struct proposal_result *resul
     if (result->code == 0)
         return true;
     if (result->code == ERR_UNKNOWN_OUTCOME)
-        admin_fail(call, "outcome unknown: no answer from the cluster in time; look at the state before you repeat");
+        admin_fail(
+            call, "outcome unknown: no answer from the cluster in time; look at the state before you repeat");
     else if (*result->text)
         admin_fail(call, "%s", result->text);
     else
@@ -76,34 +121,87 @@ Imp__NodeRow *admin_find_node(struct admin_call *call, const char *name)
     return node;
 }
 
-const char *admin_node_name(struct admin_call *call, uint32_t node)
+/* Names that every line of a long list asks for. As of the call's first question: a name that changes
+ * meanwhile may be the old one. */
+struct admin_name {
+    uint32_t id;
+    const char *name;
+};
+struct admin_names {
+    struct admin_name *nodes, *domains;
+    unsigned n_nodes, n_domains;
+    const char *default_domain; /* "" while the store is empty */
+};
+enum { MAX_NAMES = 4096 };
+
+static const char *find_name(const struct admin_name *list, unsigned n, uint32_t id)
 {
-    struct key key;
-    if (node == 0)
-        return "";
-    key_init(&key);
-    key_u32(&key, node);
-    Imp__NodeRow *row = store_find_row(admin_read(call), TABLE_NODE, &key, &call->arena);
-    return row ? row->name : arena_printf(&call->arena, "#%u", node);
+    for (unsigned i = 0; i < n; i++)
+        if (list[i].id == id)
+            return list[i].name;
+    return NULL;
 }
 
-static Imp__ClusterRow *find_cluster(struct admin_call *call)
+static void add_name(struct arena *a, struct admin_name **list, unsigned *n, uint32_t id, const char *name)
 {
+    if ((*n & (*n - 1)) == 0) { /* 0 or a power of two: full */
+        struct admin_name *bigger = arena_alloc(a, (*n ? 2 * *n : 1) * sizeof *bigger);
+        if (*n)
+            memcpy(bigger, *list, *n * sizeof *bigger);
+        *list = bigger;
+    }
+    (*list)[(*n)++] = (struct admin_name){id, name};
+}
+
+static struct admin_names *get_names(struct admin_call *call)
+{
+    struct store_iter it;
     struct key key;
+    if (call->names)
+        return call->names;
+    struct admin_names *names = call->names = arena_zalloc(&call->arena, sizeof *names);
     key_init(&key);
-    return store_find_row(admin_read(call), TABLE_CLUSTER, &key, &call->arena);
+    Imp__ClusterRow *cluster = store_find_row(admin_read(call), TABLE_CLUSTER, &key, &call->arena);
+    names->default_domain = cluster ? cluster->default_domain : "";
+    store_iter_init(&it, admin_read(call), TABLE_NODE, &key);
+    while (names->n_nodes < MAX_NAMES && store_iter_next(&it)) {
+        Imp__NodeRow *row = store_iter_row(&it, &call->arena);
+        if (row)
+            add_name(&call->arena, &names->nodes, &names->n_nodes, row->id, row->name);
+    }
+    store_iter_fini(&it);
+    store_iter_init(&it, admin_read(call), TABLE_DOMAIN, &key);
+    while (names->n_domains < MAX_NAMES && store_iter_next(&it)) {
+        Imp__DomainRow *row = store_iter_row(&it, &call->arena);
+        if (row)
+            add_name(&call->arena, &names->domains, &names->n_domains, row->id, row->domain);
+    }
+    store_iter_fini(&it);
+    return names;
+}
+
+const char *admin_node_name(struct admin_call *call, uint32_t node)
+{
+    if (node == 0)
+        return "";
+    const struct admin_names *names = get_names(call);
+    const char *name = find_name(names->nodes, names->n_nodes, node);
+    return name ? name : arena_printf(&call->arena, "#%u", node);
 }
 
 Imp__UserRow *admin_find_user(struct admin_call *call, const char *name)
 {
     struct jid jid;
     struct err_ctx err = {0};
-    Imp__ClusterRow *cluster = find_cluster(call);
-    const char *text = name;
-    if (cluster && !strchr(name, '@'))
-        text = arena_printf(&call->arena, "%s@%s", name, cluster->default_domain);
-    if (!cluster || jid_parse(&jid, text, strlen(text), &err)) {
-        admin_fail(call, "'%s' is not a user: %s", name, cluster ? err.text : "the store is empty");
+    const char *text = name, *default_domain = get_names(call)->default_domain;
+    if (!*default_domain) {
+        admin_fail(call, "the store is empty: this node has not caught up yet");
+        return NULL;
+    }
+    if (!strchr(name, '@'))
+        text = arena_printf(&call->arena, "%s@%s", name, default_domain);
+    if (jid_parse(&jid, text, strlen(text), &err)) {
+        admin_fail(call, "'%s' is not a user: %s", name, err.text);
         return NULL;
     }
     struct store_txn *txn = admin_read(call);
@@ -128,40 +226,31 @@ Imp__UserRow *admin_find_user(struct admin_call *call, const char *name)
     return user;
 }
 
-/* Domains are few: the row is found by its id. */
-static const char *domain_name(struct admin_call *call, uint32_t id)
-{
-    struct store_iter it;
-    struct key prefix;
-    key_init(&prefix);
-    store_iter_init(&it, admin_read(call), TABLE_DOMAIN, &prefix);
-    const char *found = "";
-    while (store_iter_next(&it)) {
-        Imp__DomainRow *row = store_iter_row(&it, &call->arena);
-        if (row && row->id == id) {
-            found = row->domain;
-            break;
-        }
-    }
-    store_iter_fini(&it);
-    return found;
-}
-
 const char *admin_user_jid(struct admin_call *call, const Imp__UserRow *user)
 {
-    Imp__ClusterRow *cluster = find_cluster(call);
-    const char *domain = domain_name(call, user->domain);
-    if (cluster && strcmp(domain, cluster->default_domain) == 0)
+    const struct admin_names *names = get_names(call);
+    const char *domain = find_name(names->domains, names->n_domains, user->domain);
+    if (domain && strcmp(domain, names->default_domain) == 0)
         return user->localpart;
-    return arena_printf(&call->arena, "%s@%s", user->localpart, domain);
+    return arena_printf(&call->arena, "%s@%s", user->localpart, domain ? domain : "");
 }
 
 /* ---- tables ---- */
 
+/* Of a text with several lines the first one. */
 static const char *cell(json_t *value, char *space, size_t size)
 {
-    if (json_is_string(value))
-        return json_string_value(value);
+    const char *text = json_string_value(value);
+    size_t n = text ? strcspn(text, "\r\n\t") : 0;
+    if (text && !text[n])
+        return text;
+    if (text && n > size - 5)
+        for (n = size - 5; n && ((unsigned char)text[n] & 0xc0) == 0x80;)
+            n--;
+    if (text) {
+        snprintf(space, size, "%.*s ...", (int)n, text);
+        return space;
+    }
     if (json_is_integer(value))
         snprintf(space, size, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     else if (json_is_real(value))
@@ -187,11 +276,13 @@ static void add_padded(struct buf *out, const char *text, size_t width, bool las
         buf_addc(out, ' ');
 }
 
-void admin_reply_table(struct admin_call *call, json_t *array, const struct admin_column *columns, unsigned n_columns)
+void admin_reply_table(struct admin_call *call, json_t *array, const struct admin_column *columns,
+                       unsigned n_columns)
 {
     size_t width[16] = {0}, i;
-    char space[32];
+    char space[64];
     json_t *row;
+    assert(n_columns <= n_elements(width));
     struct buf text = {0};
     for (unsigned c = 0; c < n_columns; c++) {
         width[c] = width_of(columns[c].title);
@@ -254,7 +345,8 @@ void admin_gather(struct admin_gather *g, const char *method, const void *data, 
         one->gather = g;
         one->node = row->id;
         g->n_open++;
-        link_call(g->call->env->links, row->id, method, data, n_bytes, GATHER_TIMEOUT_MS, on_gather_reply, one);
+        link_call(g->call->env->links, row->id, method, data, n_bytes, GATHER_TIMEOUT_MS, on_gather_reply,
+                  one);
     }
     gather_close(g);
 }

@@ -1,4 +1,5 @@
-/* impcli dbreplication ...: the state of replication, with fresh facts and their age; content hashes at one index. */
+/* impcli dbreplication ...: the state of replication, with fresh facts and their age; content hashes at one
+ * index. */
 #include "base/clock.h"
 #include "base/mem.h"
 #include "node/admin_calls.h"
@@ -16,15 +17,18 @@ static json_t *own_status(const struct admin_env *env)
 {
     struct replica_status st;
     replica_get_status(env->replica, &st);
-    return json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:s, s:b, s:b, s:s, s:s, s:I}", "applied", (json_int_t)st.applied_index,
-                     "commit", (json_int_t)st.commit_index, "last", (json_int_t)st.last_index, "installing", st.installing,
-                     "install_done", (json_int_t)st.install_done, "install_total", (json_int_t)st.install_total, "release",
-                     IMP_RELEASE, "established", watcher_is_released(env->watcher) && !env->watcher->timed_out, "member",
+    return json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:s, s:b, s:b, s:s, s:s, s:I}", "applied",
+                     (json_int_t)st.applied_index, "commit", (json_int_t)st.commit_index, "last",
+                     (json_int_t)st.last_index, "installing", st.installing, "install_done",
+                     (json_int_t)st.install_done, "install_total", (json_int_t)st.install_total, "release",
+                     IMP_RELEASE, "established",
+                     watcher_is_released(env->watcher) && !env->watcher->timed_out, "member",
                      st.member != REPLICA_NOT_MEMBER, "reason", env->watcher->reason, "services",
                      services_summary(env->services), "term", (json_int_t)st.term);
 }
 
-void admin_call_status(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+void admin_call_status(void *user, struct link_request *request, uint32_t from, const uint8_t *data,
+                       size_t n_bytes)
 {
     json_t *o = own_status(user);
     char *text = json_dumps(o, JSON_COMPACT);
@@ -37,8 +41,8 @@ void admin_call_status(void *user, struct link_request *request, uint32_t from, 
 
 struct picture_node {
     Imp__NodeRow *row;
-    json_t *status;         /* NULL: no answer */
-    uint64_t answered_ms;   /* CLOCK_MONOTONIC */
+    json_t *status;       /* NULL: no answer */
+    uint64_t answered_ms; /* CLOCK_MONOTONIC */
     double ping_ms;
 };
 struct picture {
@@ -48,30 +52,32 @@ struct picture {
     uint64_t asked_us;
     Imp__ClusterRow *cluster;
     struct replica_status st;
-    const char *only; /* one node's name, or NULL */
+    const char *only;   /* one node's name, or NULL */
     struct timer timer; /* --watch */
     bool watching, gone, busy;
-    struct arena arena; /* of one round */
 };
 
 /* Fills state and text of one node: see the state codes of the contract in docs/operations.md. */
-static int state_of(const struct picture *p, const struct picture_node *n, char *text, size_t size, unsigned timeout_s)
+static int state_of(const struct picture *p, const struct picture_node *n, char *text, size_t size,
+                    unsigned timeout_s)
 {
     if (!n->status) {
         uint64_t heard = 0, now = clock_monotonic_ms();
         for (unsigned i = 0; i < p->st.n_peers; i++)
             if (p->st.peers[i].node == n->row->id)
                 heard = p->st.peers[i].last_heard_ms;
-        uint64_t silent_s = heard ? (now - heard) / 1000 : 0;
+        /* never heard of: as long as this node can know */
+        uint64_t silent_s = (now - (heard ? heard : p->gather.call->env->opened_ms)) / 1000;
         if (n->row->state == IMP__NODE_STATE__NODE_JOINING) {
             snprintf(text, size, "Initializing: joined, not started yet");
             return 0;
         }
-        if (heard && silent_s < timeout_s) {
+        if (silent_s < timeout_s) {
             snprintf(text, size, "Setting Up: no answer for %llu s", (unsigned long long)silent_s);
             return 1;
         }
-        snprintf(text, size, "Unreachable%s", heard ? "" : ": no contact since this node started");
+        snprintf(text, size, "Unreachable for %llu s%s", (unsigned long long)silent_s,
+                 heard ? "" : ", since this node started");
         return 4;
     }
     bool installing = json_is_true(json_object_get(n->status, "installing"));
@@ -79,7 +85,8 @@ static int state_of(const struct picture *p, const struct picture_node *n, char 
     json_int_t done = json_integer_value(json_object_get(n->status, "install_done"));
     json_int_t total = json_integer_value(json_object_get(n->status, "install_total"));
     if (installing) {
-        snprintf(text, size, "Setting Up: receiving snapshot, %lld of %lld MiB", (long long)done >> 20, (long long)total >> 20);
+        snprintf(text, size, "Setting Up: receiving snapshot, %lld of %lld MiB", (long long)done >> 20,
+                 (long long)total >> 20);
         return 1;
     }
     if (!json_is_true(json_object_get(n->status, "member"))) {
@@ -91,8 +98,8 @@ static int state_of(const struct picture *p, const struct picture_node *n, char 
         return 2;
     }
     const char *reason = json_string_value(json_object_get(n->status, "reason"));
-    snprintf(text, size, "Setting Up: log applied up to %lld%s%s", (long long)applied, reason && *reason ? ", " : "",
-             reason ? reason : "");
+    snprintf(text, size, "Setting Up: log applied up to %lld%s%s", (long long)applied,
+             reason && *reason ? ", " : "", reason ? reason : "");
     return 1;
 }
 
@@ -128,15 +135,20 @@ static json_t *node_json(struct picture *p, struct picture_node *n)
         snprintf(text, sizeof text, "Tables Differ: see impcli dbreplication status");
     }
     json_int_t applied = n->status ? json_integer_value(json_object_get(n->status, "applied")) : 0;
-    json_int_t queue = n->status && (json_int_t)p->st.commit_index > applied ? (json_int_t)p->st.commit_index - applied : 0;
-    const char *role = n->row->witness ? "witness" : p->cluster && p->cluster->publisher == n->row->id ? "publisher" : "subscriber";
+    json_int_t queue =
+        n->status && (json_int_t)p->st.commit_index > applied ? (json_int_t)p->st.commit_index - applied : 0;
+    const char *role = n->row->witness                                     ? "witness"
+                       : p->cluster && p->cluster->publisher == n->row->id ? "publisher"
+                                                                           : "subscriber";
     const char *services = n->status ? json_string_value(json_object_get(n->status, "services")) : "stopped";
-    const char *release = n->status ? json_string_value(json_object_get(n->status, "release")) : n->row->release;
+    const char *release =
+        n->status ? json_string_value(json_object_get(n->status, "release")) : n->row->release;
     json_int_t age = n->status ? (json_int_t)(clock_monotonic_ms() - n->answered_ms) : -1;
     bool up = n->status != NULL;
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:f, s:b, s:b, s:b, s:I, s:i, s:I, s:s, s:s, s:I}", "name", n->row->name,
-                     "address", n->row->address, "role", role, "raft", raft_text(p, env->node_id, n->row->id), "state", state,
-                     "state_text", text, "ping_ms", n->ping_ms, "db", up, "rpc", up, "monitor", up, "queue", queue, "group_id",
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:f, s:b, s:b, s:b, s:I, s:i, s:I, s:s, s:s, s:I}",
+                     "name", n->row->name, "address", n->row->address, "role", role, "raft",
+                     raft_text(p, env->node_id, n->row->id), "state", state, "state_text", text, "ping_ms",
+                     n->ping_ms, "db", up, "rpc", up, "monitor", up, "queue", queue, "group_id",
                      (int)n->row->id, "applied_index", applied, "release", release ? release : "", "services",
                      services ? services : "stopped", "age_ms", age);
 }
@@ -154,9 +166,10 @@ static json_t *picture_json(struct picture *p)
     clock_format_utc(time, clock_wall_ms(), 0);
     return json_pack("{s:{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s}, s:o}", "cluster", "id", id, "domain",
                      p->cluster ? p->cluster->default_domain : "", "release", IMP_RELEASE, "leader",
-                     admin_node_name(call, p->st.leader), "publisher", admin_node_name(call, p->cluster ? p->cluster->publisher : 0),
-                     "term", (json_int_t)p->st.term, "commit_index", (json_int_t)p->st.commit_index, "checked_at", time, "nodes",
-                     nodes);
+                     admin_node_name(call, p->st.leader), "publisher",
+                     admin_node_name(call, p->cluster ? p->cluster->publisher : 0), "term",
+                     (json_int_t)p->st.term, "commit_index", (json_int_t)p->st.commit_index, "checked_at",
+                     time, "nodes", nodes);
 }
 
 static const char *str(json_t *o, const char *key)
@@ -173,17 +186,22 @@ static void picture_text(struct picture *p, json_t *o, struct buf *out)
     char ping[16], group[16], age[24];
     buf_addf(out, "Server Time: %s\n\n", str(c, "checked_at"));
     buf_addf(out, "Cluster Replication State: leader %s, publisher %s, term %lld, commit index %lld\n",
-             *str(c, "leader") ? str(c, "leader") : "(none: no majority of the voters answers)", str(c, "publisher"),
-             (long long)json_integer_value(json_object_get(c, "term")),
+             *str(c, "leader") ? str(c, "leader") : "(none: no majority of the voters answers)",
+             str(c, "publisher"), (long long)json_integer_value(json_object_get(c, "term")),
              (long long)json_integer_value(json_object_get(c, "commit_index")));
     buf_addf(out, "     Facts below were asked for just now; AGE is how old each one is\n\n");
     buf_addf(out, "DB Version: imp_%s\n\n", str(c, "release"));
     buf_addf(out, "Repltimeout set to: %llds\n\n\n",
              setting_int(admin_read(p->gather.call), NULL, SETTING_REPLICATION_TIMEOUT));
-    buf_addf(out, "Cluster Detailed View from %s (%zu Servers):\n\n", p->gather.call->env->node_name, json_array_size(nodes));
-    buf_adds(out, "                                      PING      DB/RPC/   REPL.    Replication    REPLICATION SETUP\n"
-                  "SERVER-NAME         IP ADDRESS        (msec)    DbMon?    QUEUE    Group ID       (RTMT) & Details\n"
-                  "-----------         ----------        ------    -------   -----    -----------    ------------------\n");
+    buf_addf(out, "Cluster Detailed View from %s (%zu Servers):\n\n", p->gather.call->env->node_name,
+             json_array_size(nodes));
+    buf_adds(
+        out,
+        "                                      PING      DB/RPC/   REPL.    Replication    REPLICATION "
+        "SETUP\n"
+        "SERVER-NAME         IP ADDRESS        (msec)    DbMon?    QUEUE    Group ID       (RTMT) & Details\n"
+        "-----------         ----------        ------    -------   -----    -----------    "
+        "------------------\n");
     json_array_foreach(nodes, i, n)
     {
         bool up = json_is_true(json_object_get(n, "rpc"));
@@ -196,18 +214,19 @@ static void picture_text(struct picture *p, json_t *o, struct buf *out)
             snprintf(age, sizeof age, "%lld ms", (long long)age_ms);
         else
             snprintf(age, sizeof age, "no answer");
-        snprintf(group, sizeof group, "(g_%lld)", (long long)json_integer_value(json_object_get(n, "group_id")));
-        buf_addf(out, "%-19s %-17s %-9s %-9s %-8lld %-14s (%lld) %s\n", str(n, "name"), str(n, "address"), ping,
-                 up ? "Y/Y/Y" : "N/N/N", (long long)json_integer_value(json_object_get(n, "queue")), group,
-                 (long long)json_integer_value(json_object_get(n, "state")), str(n, "state_text"));
+        snprintf(group, sizeof group, "(g_%lld)",
+                 (long long)json_integer_value(json_object_get(n, "group_id")));
+        buf_addf(out, "%-19s %-17s %-9s %-9s %-8lld %-14s (%lld) %s\n", str(n, "name"), str(n, "address"),
+                 ping, up ? "Y/Y/Y" : "N/N/N", (long long)json_integer_value(json_object_get(n, "queue")),
+                 group, (long long)json_integer_value(json_object_get(n, "state")), str(n, "state_text"));
     }
     buf_adds(out, "\nSERVER-NAME         ROLE        RAFT      SERVICES   RELEASE     AGE\n");
     json_array_foreach(nodes, i, n)
     {
         json_int_t age_ms = json_integer_value(json_object_get(n, "age_ms"));
         snprintf(age, sizeof age, age_ms >= 0 ? "%lld ms" : "no answer", (long long)age_ms);
-        buf_addf(out, "%-19s %-11s %-9s %-10s %-11s %s\n", str(n, "name"), str(n, "role"), str(n, "raft"), str(n, "services"),
-                 str(n, "release"), age);
+        buf_addf(out, "%-19s %-11s %-9s %-10s %-11s %s\n", str(n, "name"), str(n, "role"), str(n, "raft"),
+                 str(n, "services"), str(n, "release"), age);
     }
 }
 
@@ -215,21 +234,24 @@ static void picture_start(struct picture *p);
 
 static void on_picture_timer(struct timer *t)
 {
-    struct picture *p = container_of(t, struct picture, timer);
-    if (p->gone)
-        admin_fail(p->gather.call, "the front end left");
-    else
-        picture_start(p);
+    picture_start(container_of(t, struct picture, timer));
+}
+
+/* Nobody reads the answer any more. */
+static void picture_end(struct picture *p)
+{
+    struct admin_call *call = p->gather.call;
+    timer_stop(&p->timer);
+    mem_free(p);
+    admin_fail(call, "the front end left");
 }
 
 static void on_picture_gone(struct admin_call *call)
 {
     struct picture *p = call->state;
     p->gone = true;
-    if (!p->busy) {
-        timer_stop(&p->timer);
-        admin_fail(call, "the front end left");
-    }
+    if (!p->busy) /* else on_picture_all comes */
+        picture_end(p);
 }
 
 static void on_picture_all(struct admin_gather *g)
@@ -248,18 +270,20 @@ static void on_picture_all(struct admin_gather *g)
     for (unsigned i = 0; i < p->n; i++)
         json_decref(p->nodes[i].status);
     if (!p->watching) {
+        mem_free(p);
         admin_reply(call, o, &text);
     } else if (p->gone) {
         json_decref(o);
         buf_fini(&text);
-        admin_fail(call, "the front end left");
+        picture_end(p);
     } else {
         admin_reply_more(call, o, &text);
         timer_start(&p->timer, WATCH_INTERVAL_MS, 0);
     }
 }
 
-static void on_picture_reply(struct admin_gather *g, uint32_t node, int code, const uint8_t *data, size_t n_bytes)
+static void on_picture_reply(struct admin_gather *g, uint32_t node, int code, const uint8_t *data,
+                             size_t n_bytes)
 {
     struct picture *p = container_of(g, struct picture, gather);
     for (unsigned i = 0; i < p->n; i++) {
@@ -278,7 +302,7 @@ static void picture_start(struct picture *p)
     struct key key;
     p->n = 0;
     p->busy = true;
-    arena_reset(&p->arena);
+    admin_rewind(call); /* the rows of the picture before */
     replica_get_status(call->env->replica, &p->st);
     key_init(&key);
     p->cluster = store_find_row(admin_read(call), TABLE_CLUSTER, &key, &call->arena);
@@ -295,9 +319,9 @@ static void picture_start(struct picture *p)
 
 void admin_dbrepl_runtimestate(struct admin_call *call)
 {
-    struct picture *p = arena_zalloc(&call->arena, sizeof *p);
     if (call->n_args && !admin_find_node(call, call->args[0]))
         return;
+    struct picture *p = mem_new(struct picture); /* the arena is emptied at every round */
     p->only = call->n_args ? call->args[0] : NULL;
     p->gather = (struct admin_gather){.call = call, .on_reply = on_picture_reply, .on_all = on_picture_all};
     p->watching = admin_option(call, "watch") != NULL;
@@ -310,7 +334,7 @@ void admin_dbrepl_runtimestate(struct admin_call *call)
 
 /* ---- status: a HashPoint in the log, then every node's hashes at that index ---- */
 
-enum { HASH_TRIES = 50, HASH_RETRY_MS = 100 };
+enum { HASH_TRIES = 15, HASH_RETRY_MS = 100 }; /* less than a gather waits */
 
 struct node_hashes {
     uint32_t node;
@@ -321,8 +345,8 @@ struct node_hashes {
 struct hash_check {
     struct admin_gather gather;
     uint64_t index;
-    int only; /* one table, or -1 */
-    struct node_hashes nodes[MAX_NODES];
+    int only;                                /* one table, or -1 */
+    struct node_hashes nodes[MAX_NODES + 1]; /* and this one */
     unsigned n;
 };
 struct hash_wait { /* at a node that was asked */
@@ -348,7 +372,7 @@ static void on_hash_wait(struct timer *t)
     struct hash_wait *w = container_of(t, struct hash_wait, timer);
     struct node_hashes *h = mem_new(struct node_hashes);
     int rv = replica_table_hashes(w->env->replica, w->index, h->hash, h->rows);
-    if (rv == ERR_AGAIN && ++w->tries < HASH_TRIES / 4) {
+    if (rv == ERR_AGAIN && ++w->tries < HASH_TRIES) {
         timer_start(t, HASH_RETRY_MS, 0);
     } else {
         struct buf out = {0};
@@ -361,7 +385,8 @@ static void on_hash_wait(struct timer *t)
     mem_free(h);
 }
 
-void admin_call_hashes(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+void admin_call_hashes(void *user, struct link_request *request, uint32_t from, const uint8_t *data,
+                       size_t n_bytes)
 {
     struct reader r;
     reader_init(&r, data, n_bytes);
@@ -376,11 +401,10 @@ void admin_call_hashes(void *user, struct link_request *request, uint32_t from, 
 static void on_hashes(struct admin_gather *g, uint32_t node, int code, const uint8_t *data, size_t n_bytes)
 {
     struct hash_check *c = container_of(g, struct hash_check, gather);
-    struct node_hashes *h = &c->nodes[c->n];
     struct reader r;
     if (c->n == MAX_NODES)
         return;
-    c->n++;
+    struct node_hashes *h = &c->nodes[c->n++];
     h->node = node;
     h->code = code;
     reader_init(&r, data, code ? 0 : n_bytes);
@@ -418,7 +442,8 @@ static void report_hashes(struct hash_check *c)
             char print[40];
             if (h->code)
                 continue;
-            snprintf(print, sizeof print, "%016llx%016llx", (unsigned long long)h->hash[t].hi, (unsigned long long)h->hash[t].lo);
+            snprintf(print, sizeof print, "%016llx%016llx", (unsigned long long)h->hash[t].hi,
+                     (unsigned long long)h->hash[t].lo);
             json_object_set_new(hashes, admin_node_name(call, h->node), json_string(print));
             first = first ? first : h;
             same &= h->hash[t].lo == first->hash[t].lo && h->hash[t].hi == first->hash[t].hi;
@@ -426,27 +451,29 @@ static void report_hashes(struct hash_check *c)
         n_checked++;
         n_differ += !same;
         buf_addf(&text, "  %-20s %10llu rows  %016llx  %s\n", table_name((enum table)t),
-                 (unsigned long long)(first ? first->rows[t] : 0), (unsigned long long)(first ? first->hash[t].hi : 0),
-                 same ? "match" : "MISMATCH");
-        json_array_append_new(tables, json_pack("{s:s, s:I, s:b, s:o}", "table", table_name((enum table)t), "rows",
-                                                (json_int_t)(first ? first->rows[t] : 0), "match", same, "hashes", hashes));
+                 (unsigned long long)(first ? first->rows[t] : 0),
+                 (unsigned long long)(first ? first->hash[t].hi : 0), same ? "match" : "MISMATCH");
+        json_array_append_new(tables, json_pack("{s:s, s:I, s:b, s:o}", "table", table_name((enum table)t),
+                                                "rows", (json_int_t)(first ? first->rows[t] : 0), "match",
+                                                same, "hashes", hashes));
     }
-    buf_addf(&text, "\nReplication status command COMPLETED. Checked %u tables out of %u on %u of %u nodes\n", n_checked, n_checked,
-             n_answers, c->n);
+    buf_addf(&text, "\nReplication status command COMPLETED. Checked %u tables out of %u on %u of %u nodes\n",
+             n_checked, n_checked, n_answers, c->n);
     for (unsigned i = 0; i < c->n; i++)
         if (c->nodes[i].code)
-            buf_addf(&text, "No answer from %s: %s\n", admin_node_name(call, c->nodes[i].node), err_text(c->nodes[i].code));
+            buf_addf(&text, "No answer from %s: %s\n", admin_node_name(call, c->nodes[i].node),
+                     err_text(c->nodes[i].code));
     buf_adds(&text, n_differ ? "Errors or Data Mismatches found\n" : "No Errors or Mismatches found.\n");
     admin_reply(call,
-                json_pack("{s:I, s:b, s:o, s:o, s:o}", "index", (json_int_t)c->index, "match", n_differ == 0, "nodes", nodes,
-                          "no_answer", silent, "tables", tables),
+                json_pack("{s:I, s:b, s:o, s:o, s:o}", "index", (json_int_t)c->index, "match", n_differ == 0,
+                          "nodes", nodes, "no_answer", silent, "tables", tables),
                 &text);
 }
 
 static void on_all_hashes(struct admin_gather *g)
 {
     struct hash_check *c = container_of(g, struct hash_check, gather);
-    struct node_hashes *h = &c->nodes[c->n++ % MAX_NODES];
+    struct node_hashes *h = &c->nodes[c->n++];
     h->node = g->call->env->node_id;
     h->code = replica_table_hashes(g->call->env->replica, c->index, h->hash, h->rows);
     report_hashes(c);

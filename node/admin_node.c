@@ -41,20 +41,21 @@ static uint64_t count_users(struct admin_call *call, uint32_t node)
     return row ? row->n : 0;
 }
 
-static json_t *node_json(struct admin_call *call, const Imp__ClusterRow *cluster, const struct replica_status *st,
-                         const Imp__NodeRow *n)
+static json_t *node_json(struct admin_call *call, const Imp__ClusterRow *cluster,
+                         const struct replica_status *st, const Imp__NodeRow *n)
 {
     const char *state = n->state == IMP__NODE_STATE__NODE_MEMBER ? "member" : "joining";
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:s, s:I}", "name", n->name, "address", n->address, "role",
-                     role_of(cluster, n), "raft", raft_role(st, call->env->node_id, n->id), "release", n->release, "up",
-                     n->up, "drained", n->drained, "state", state, "users", (json_int_t)count_users(call, n->id));
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:s, s:I}", "name", n->name, "address", n->address,
+                     "role", role_of(cluster, n), "raft", raft_role(st, call->env->node_id, n->id), "release",
+                     n->release, "up", n->up, "drained", n->drained, "state", state, "users",
+                     (json_int_t)count_users(call, n->id));
 }
 
 void admin_node_list(struct admin_call *call)
 {
-    static const struct admin_column columns[] = {{"name", "NAME"},       {"address", "ADDRESS"}, {"role", "ROLE"},
-                                                  {"raft", "RAFT"},       {"release", "RELEASE"}, {"up", "UP"},
-                                                  {"drained", "DRAINED"}, {"users", "USERS"}};
+    static const struct admin_column columns[] = {
+        {"name", "NAME"},       {"address", "ADDRESS"}, {"role", "ROLE"},       {"raft", "RAFT"},
+        {"release", "RELEASE"}, {"up", "UP"},           {"drained", "DRAINED"}, {"users", "USERS"}};
     struct replica_status st;
     struct store_iter it;
     struct key prefix;
@@ -90,7 +91,8 @@ void admin_node_show(struct admin_call *call)
     json_t *value;
     json_object_foreach(o, key, value)
     {
-        char *v = json_is_string(value) ? mem_strdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY);
+        char *v =
+            json_is_string(value) ? mem_strdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY);
         buf_addf(&text, "%-14s%s\n", key, v);
         free(v);
     }
@@ -103,9 +105,11 @@ void admin_node_show(struct admin_call *call)
 static uint64_t parse_duration(const char *s)
 {
     char *end;
+    if (*s < '0' || *s > '9')
+        return 0;
     unsigned long long v = strtoull(s, &end, 10);
     unsigned unit = *end == 'd' ? 86400 : *end == 'h' ? 3600 : *end == 'm' ? 60 : 1;
-    if (end == s || (*end && (end[1] || !strchr("smhd", *end))) || *s == '-' || v > 30 * 86400)
+    if ((*end && (end[1] || !strchr("smhd", *end))) || v > 30 * 86400)
         return 0;
     uint64_t seconds = v * unit;
     return seconds < 60 || seconds > 30 * 86400 ? 0 : seconds * 1000;
@@ -160,7 +164,7 @@ void admin_node_token(struct admin_call *call)
 struct node_state {
     uint32_t node;
     const char *name;
-    uint64_t moved;
+    uint64_t left; /* users of a node that is removed */
 };
 
 static void on_removed(void *user, const struct proposal_result *result)
@@ -187,12 +191,18 @@ static void evacuate(struct admin_call *call);
 static void on_evacuated(void *user, const struct proposal_result *result)
 {
     struct admin_call *call = user;
+    struct node_state *state = call->state;
     if (!admin_accepted(call, result))
         return;
-    if (result->value > 0)
+    bool progress = !state->left || result->value < state->left;
+    state->left = result->value;
+    if (result->value == 0)
+        remove_now(call);
+    else if (progress)
         evacuate(call);
     else
-        remove_now(call);
+        admin_fail(call, "%llu users of %s cannot be moved; it stays a member",
+                   (unsigned long long)result->value, state->name);
 }
 
 static void evacuate(struct admin_call *call)
@@ -264,7 +274,8 @@ static void on_transferred(void *user, int code, const char *text)
     if (code == 0)
         admin_done(call, "leadership goes to %s", state->name);
     else
-        admin_fail(call, "leadership did not move to %s: %s", state->name, text && *text ? text : err_text(code));
+        admin_fail(call, "leadership did not move to %s: %s", state->name,
+                   text && *text ? text : err_text(code));
 }
 
 /* The leader does it; any other node asks the leader. */
@@ -295,7 +306,9 @@ static void on_drained(void *user, const struct proposal_result *result)
     const struct node_state *state = call->state;
     if (admin_accepted(call, result))
         admin_done(call, "%s is %s", state->name,
-                   call->command == &commands[COMMAND_node_drain] ? "drained: its users are served by other nodes" : "back in service");
+                   call->command == &commands[COMMAND_node_drain]
+                       ? "drained: its users are served by other nodes"
+                       : "back in service");
 }
 
 static void set_drained(struct admin_call *call, bool drained)

@@ -12,16 +12,18 @@ static json_t *services_json(const struct admin_env *env)
     for (int i = 0; i < N_SERVICES; i++) {
         struct service_status st;
         services_get(env->services, (enum service_id)i, &st);
-        json_array_append_new(array, json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:b}", "node", env->node_name, "name",
-                                               service_name((enum service_id)i), "kind",
-                                               service_kind_name(service_kind((enum service_id)i)), "state",
-                                               service_state_name(st.state), "reason", st.reason ? st.reason : "", "since",
-                                               admin_json_time(st.since_ms), "active", st.active));
+        json_array_append_new(array,
+                              json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:b}", "node", env->node_name, "name",
+                                        service_name((enum service_id)i), "kind",
+                                        service_kind_name(service_kind((enum service_id)i)), "state",
+                                        service_state_name(st.state), "reason", st.reason ? st.reason : "",
+                                        "since", admin_json_time(st.since_ms), "active", st.active));
     }
     return array;
 }
 
-void admin_call_services(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+void admin_call_services(void *user, struct link_request *request, uint32_t from, const uint8_t *data,
+                         size_t n_bytes)
 {
     json_t *array = services_json(user);
     char *text = json_dumps(array, JSON_COMPACT);
@@ -45,16 +47,18 @@ static void on_services(struct admin_gather *g, uint32_t node, int code, const u
     if (json_is_array(array))
         json_array_extend(l->array, array);
     else
-        json_array_append_new(l->array, json_pack("{s:s, s:s, s:s, s:s, s:s, s:n}", "node", admin_node_name(g->call, node), "name",
-                                                  "(all)", "kind", "network", "state", "failed", "reason",
-                                                  "the node does not answer", "since"));
+        json_array_append_new(l->array,
+                              json_pack("{s:s, s:s, s:s, s:s, s:s, s:n}", "node",
+                                        admin_node_name(g->call, node), "name", "(all)", "kind", "network",
+                                        "state", "failed", "reason", "the node does not answer", "since"));
     json_decref(array);
 }
 
 static void on_all_services(struct admin_gather *g)
 {
-    static const struct admin_column columns[] = {{"node", "NODE"},   {"name", "SERVICE"},  {"kind", "KIND"},
-                                                  {"state", "STATE"}, {"reason", "REASON"}, {"since", "SINCE"}};
+    static const struct admin_column columns[] = {{"node", "NODE"},     {"name", "SERVICE"},
+                                                  {"kind", "KIND"},     {"state", "STATE"},
+                                                  {"reason", "REASON"}, {"since", "SINCE"}};
     struct listing *l = container_of(g, struct listing, gather);
     admin_reply_table(g->call, l->array, columns, n_elements(columns));
 }
@@ -116,7 +120,8 @@ static void request(struct admin_call *call, enum service_request what)
     } else {
         services_get(call->env->services, (enum service_id)id, &st);
         admin_done(call, "%s on %s is %s%s%s", service_name((enum service_id)id), call->env->node_name,
-                   service_state_name(st.state), st.reason && *st.reason ? ": " : "", st.reason ? st.reason : "");
+                   service_state_name(st.state), st.reason && *st.reason ? ": " : "",
+                   st.reason ? st.reason : "");
     }
 }
 

@@ -1,7 +1,7 @@
 /* impcli session list|kick: sessions on all nodes. */
-#include "im/session_admin.h"
 #include "base/mem.h"
 #include "im/address.h"
+#include "im/session_admin.h"
 #include "node/admin_calls.h"
 #include "node/admin_handlers.h"
 #include <string.h>
@@ -16,10 +16,11 @@ static json_t *session_json(const struct admin_env *env, const struct session_in
     key_init(&key);
     key_u64(&key, s->uid);
     Imp__UserRow *u = store_find_row(store_read_txn(env->reader), TABLE_USER, &key, &a);
-    json_t *o = json_pack("{s:I, s:s, s:s?, s:s, s:s, s:i, s:b, s:b, s:s, s:s, s:o}", "uid", (json_int_t)s->uid, "user",
-                          u ? u->localpart : "", "resource", s->resource, "node", env->node_name, "ip", s->address, "priority",
-                          s->priority, "available", s->available, "tls", s->tls, "mechanism", s->mechanism, "protocol",
-                          s->protocol, "since", admin_json_time(s->since_ms));
+    json_t *o =
+        json_pack("{s:I, s:s, s:s?, s:s, s:s, s:i, s:b, s:b, s:s, s:s, s:o}", "uid", (json_int_t)s->uid,
+                  "user", u ? u->localpart : "", "resource", s->resource, "node", env->node_name, "ip",
+                  s->address, "priority", s->priority, "available", s->available, "tls", s->tls, "mechanism",
+                  s->mechanism, "protocol", s->protocol, "since", admin_json_time(s->since_ms));
     arena_fini(&a);
     return o;
 }
@@ -66,7 +67,8 @@ static void on_local_list(void *user, const struct session_info *infos, size_t n
     mem_free(l);
 }
 
-static void list_local(const struct admin_env *env, uint64_t uid, struct link_request *request, struct admin_collect *collect)
+static void list_local(const struct admin_env *env, uint64_t uid, struct link_request *request,
+                       struct admin_collect *collect)
 {
     struct local_list *l = mem_new(struct local_list);
     l->env = env;
@@ -75,7 +77,8 @@ static void list_local(const struct admin_env *env, uint64_t uid, struct link_re
     session_admin_list(env->im, uid, SESSIONS_MAX, env->loop, on_local_list, l);
 }
 
-void admin_call_sessions(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+void admin_call_sessions(void *user, struct link_request *request, uint32_t from, const uint8_t *data,
+                         size_t n_bytes)
 {
     struct reader r;
     reader_init(&r, data, n_bytes);
@@ -88,7 +91,8 @@ void admin_call_sessions(void *user, struct link_request *request, uint32_t from
 
 /* ---- over all nodes ---- */
 
-static void on_node_sessions(struct admin_gather *g, uint32_t node, int code, const uint8_t *data, size_t n_bytes)
+static void on_node_sessions(struct admin_gather *g, uint32_t node, int code, const uint8_t *data,
+                             size_t n_bytes)
 {
     struct admin_collect *c = container_of(g, struct admin_collect, gather);
     json_t *array = code == 0 ? json_loadb((const char *)data, n_bytes, 0, NULL) : NULL;
@@ -102,7 +106,8 @@ static void on_all_nodes(struct admin_gather *g)
     collect_part_done(container_of(g, struct admin_collect, gather));
 }
 
-void admin_collect_sessions(struct admin_call *call, uint64_t uid, void (*on_all)(struct admin_call *call, json_t *sessions))
+void admin_collect_sessions(struct admin_call *call, uint64_t uid,
+                            void (*on_all)(struct admin_call *call, json_t *sessions))
 {
     struct admin_collect *c = arena_zalloc(&call->arena, sizeof *c);
     struct buf body = {0};
@@ -118,9 +123,9 @@ void admin_collect_sessions(struct admin_call *call, uint64_t uid, void (*on_all
 
 static void reply_sessions(struct admin_call *call, json_t *sessions)
 {
-    static const struct admin_column columns[] = {{"user", "USER"},   {"resource", "RESOURCE"}, {"node", "NODE"},
-                                                  {"ip", "ADDRESS"},  {"tls", "TLS"},           {"mechanism", "MECHANISM"},
-                                                  {"since", "SINCE"}, {"available", "AVAILABLE"}};
+    static const struct admin_column columns[] = {
+        {"user", "USER"}, {"resource", "RESOURCE"},   {"node", "NODE"},   {"ip", "ADDRESS"},
+        {"tls", "TLS"},   {"mechanism", "MECHANISM"}, {"since", "SINCE"}, {"available", "AVAILABLE"}};
     admin_reply_table(call, sessions, columns, n_elements(columns));
 }
 
@@ -149,7 +154,8 @@ static void kick_part_done(struct kick *k)
     if (--k->n_parts)
         return;
     if (k->n_closed)
-        admin_done(k->gather.call, "%llu session%s ended", (unsigned long long)k->n_closed, k->n_closed == 1 ? "" : "s");
+        admin_done(k->gather.call, "%llu session%s ended", (unsigned long long)k->n_closed,
+                   k->n_closed == 1 ? "" : "s");
     else
         admin_fail(k->gather.call, "%s has no such session", k->gather.call->args[0]);
 }
@@ -161,7 +167,8 @@ static void on_kicked_here(void *user, size_t n_closed)
     kick_part_done(k);
 }
 
-static void on_kicked_there(struct admin_gather *g, uint32_t node, int code, const uint8_t *data, size_t n_bytes)
+static void on_kicked_there(struct admin_gather *g, uint32_t node, int code, const uint8_t *data,
+                            size_t n_bytes)
 {
     struct kick *k = container_of(g, struct kick, gather);
     struct reader r;
@@ -184,7 +191,8 @@ static void on_kicked_for_other(void *user, size_t n_closed)
     buf_fini(&body);
 }
 
-void admin_call_kick(void *user, struct link_request *request, uint32_t from, const uint8_t *data, size_t n_bytes)
+void admin_call_kick(void *user, struct link_request *request, uint32_t from, const uint8_t *data,
+                     size_t n_bytes)
 {
     const struct admin_env *env = user;
     struct reader r;
@@ -214,11 +222,13 @@ void admin_session_kick(struct admin_call *call)
     struct kick *k = arena_zalloc(&call->arena, sizeof *k);
     struct buf body = {0};
     k->n_parts = 2;
-    k->gather = (struct admin_gather){.call = call, .on_reply = on_kicked_there, .on_all = on_kicked_everywhere};
+    k->gather =
+        (struct admin_gather){.call = call, .on_reply = on_kicked_there, .on_all = on_kicked_everywhere};
     buf_add_u64(&body, u->uid);
     if (slash)
         buf_adds(&body, slash);
-    session_admin_kick(call->env->im, u->uid, slash && *slash ? slash : NULL, call->env->loop, on_kicked_here, k);
+    session_admin_kick(call->env->im, u->uid, slash && *slash ? slash : NULL, call->env->loop, on_kicked_here,
+                       k);
     admin_gather(&k->gather, "kick", body.data, body.n);
     buf_fini(&body);
 }

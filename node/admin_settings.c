@@ -25,8 +25,8 @@ static json_t *setting_json(struct admin_call *call, const char *key, int id)
     const struct setting_def *def = &setting_defs[id];
     bool is_set;
     const char *value = current(call, key, id, &is_set);
-    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:s}", "key", key, "value", value, "default", def->initial, "unit", def->unit,
-                     "set", is_set, "help", def->help);
+    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:s}", "key", key, "value", value, "default", def->initial,
+                     "unit", def->unit, "set", is_set, "help", def->help);
 }
 
 void admin_settings_list(struct admin_call *call)
@@ -87,7 +87,8 @@ struct change_list {
 };
 
 /* Adds one checked change. VALUE NULL: unset. False: the call has failed. WHERE: "" or "line 3: ". */
-static bool add_change(struct admin_call *call, struct change_list *l, const char *where, const char *key, const char *value)
+static bool add_change(struct admin_call *call, struct change_list *l, const char *where, const char *key,
+                       const char *value)
 {
     struct err_ctx err = {0};
     int id = setting_find(key, NULL);
@@ -96,7 +97,8 @@ static bool add_change(struct admin_call *call, struct change_list *l, const cha
         return false;
     }
     if (id < 0 || (value && setting_check(key, value, &err))) {
-        admin_fail(call, "%s%s", where, id < 0 ? arena_printf(&call->arena, "there is no setting '%s'", key) : err.text);
+        admin_fail(call, "%s%s", where,
+                   id < 0 ? arena_printf(&call->arena, "there is no setting '%s'", key) : err.text);
         return false;
     }
     Imp__SettingChange *c = &l->items[l->n];
@@ -129,7 +131,8 @@ static void on_applied(void *user, const struct proposal_result *result)
     if (!admin_accepted(call, result))
         return;
     if (*n == 1 && call->n_args)
-        admin_done(call, "%s is %s", call->args[0], call->command == &commands[COMMAND_settings_unset] ? "back at its default" : "set");
+        admin_done(call, "%s is %s", call->args[0],
+                   call->command == &commands[COMMAND_settings_unset] ? "back at its default" : "set");
     else
         admin_done(call, "%zu settings applied", *n);
 }
@@ -155,15 +158,28 @@ void admin_settings_set(struct admin_call *call)
         return;
     bool secret = setting_defs[id].type == SETTING_IS_SECRET;
     if (secret && call->n_args == 2) {
-        admin_fail(call, "%s is a secret: leave the value out, it is read from standard input", call->args[0]);
+        admin_fail(call, "%s is a secret: leave the value out, it is read from standard input",
+                   call->args[0]);
         return;
     }
-    const char *value = call->n_args == 2 ? call->args[1] : arena_strndup(&call->arena, call->input ? call->input : "", call->n_input);
+    if (secret && call->n_input == 0) {
+        admin_fail(call, "the value is empty; impcli settings unset %s takes the old one away",
+                   call->args[0]);
+        return;
+    }
+    if (call->n_args == 1 && memchr(call->input ? call->input : "", 0, call->n_input)) {
+        admin_fail(call, "the value has a zero byte");
+        return;
+    }
+    const char *value = call->n_args == 2
+                            ? call->args[1]
+                            : arena_strndup(&call->arena, call->input ? call->input : "", call->n_input);
     struct change_list *l = arena_zalloc(&call->arena, sizeof *l);
-    if (add_change(call, l, "", call->args[0], value))
-        propose_changes(call, l);
-    if (secret)
+    bool good = add_change(call, l, "", call->args[0], value);
+    if (secret) /* sealed now */
         mem_wipe((char *)value, strlen(value));
+    if (good)
+        propose_changes(call, l);
 }
 
 void admin_settings_unset(struct admin_call *call)
@@ -210,16 +226,22 @@ static bool each_line(struct admin_call *call, line_fn *fn, void *user)
     return true;
 }
 
+/* Secrets do not belong into files. */
+static bool refuse_secret(struct admin_call *call, unsigned line, const char *key)
+{
+    int id = setting_find(key, NULL);
+    if (id < 0 || setting_defs[id].type != SETTING_IS_SECRET)
+        return false;
+    admin_fail(call, "line %u: %s is a secret: set it with impcli settings set %s; nothing was changed", line,
+               key, key);
+    return true;
+}
+
 static bool apply_line(struct admin_call *call, void *user, unsigned line, char *key, char *value)
 {
     char where[32];
-    int id = setting_find(key, NULL);
     snprintf(where, sizeof where, "line %u: ", line);
-    if (id >= 0 && setting_defs[id].type == SETTING_IS_SECRET) {
-        admin_fail(call, "%s%s is a secret: set it with impcli settings set %s; nothing was changed", where, key, key);
-        return false;
-    }
-    return add_change(call, user, where, key, value);
+    return !refuse_secret(call, line, key) && add_change(call, user, where, key, value);
 }
 
 void admin_settings_apply(struct admin_call *call)
@@ -238,8 +260,11 @@ static bool diff_line(struct admin_call *call, void *user, unsigned line, char *
     bool is_set;
     struct err_ctx err = {0};
     int id = setting_find(key, NULL);
+    if (refuse_secret(call, line, key))
+        return false;
     if (id < 0 || setting_check(key, value, &err)) {
-        admin_fail(call, "line %u: %s", line, id < 0 ? arena_printf(&call->arena, "there is no setting '%s'", key) : err.text);
+        admin_fail(call, "line %u: %s", line,
+                   id < 0 ? arena_printf(&call->arena, "there is no setting '%s'", key) : err.text);
         return false;
     }
     const char *now = current(call, key, id, &is_set);

@@ -11,8 +11,10 @@ static bool at_publisher(struct admin_call *call)
     Imp__ClusterRow *cluster = store_find_row(admin_read(call), TABLE_CLUSTER, &key, &call->arena);
     if (!cluster)
         admin_fail(call, "the store is empty: this node has not caught up yet");
-    else if (cluster->publisher == call->env->node_id)
+    else if (cluster->publisher == call->env->node_id && call->env->sync)
         return true;
+    else if (cluster->publisher == call->env->node_id)
+        admin_fail(call, "the Sync Agent does not run on this node");
     else
         admin_forward(call, cluster->publisher);
     return false;
@@ -30,24 +32,28 @@ void admin_sync_status(struct admin_call *call)
         clock_format_utc(at, st.last.completed_ms, 0);
     if (st.last_poll_ms)
         clock_format_utc(poll, st.last_poll_ms, 0);
-    buf_addf(&text, "Sync Agent on %s: %s%s%s\n", call->env->node_name, sync_state_text(st.state), *st.reason ? ": " : "", st.reason);
-    buf_addf(&text, "Sync Status: %s %s%s\n", st.last.completed_ms ? (st.last.is_ok ? "Completed" : "Failed") : "Not completed yet",
+    buf_addf(&text, "Sync Agent on %s: %s%s%s\n", call->env->node_name, sync_state_text(st.state),
+             *st.reason ? ": " : "", st.reason);
+    buf_addf(&text, "Sync Status: %s %s%s\n",
+             st.last.completed_ms ? (st.last.is_ok ? "Completed" : "Failed") : "Not completed yet",
              st.last.completed_ms ? at : "", "");
     if (*st.last.result)
         buf_addf(&text, "     %s\n", st.last.result);
     buf_addf(&text, "     users %llu, changed %llu, removed %llu, refused %llu, took %llu ms\n",
-             (unsigned long long)st.last.n_users, (unsigned long long)st.n_changed, (unsigned long long)st.n_removed,
-             (unsigned long long)st.n_refused, (unsigned long long)st.last_duration_ms);
-    buf_addf(&text, "Change Feed: %s%s%s, last poll %s, queue %s, next change %llu\n", sync_feed_text(st.feed),
-             *st.feed_reason ? ": " : "", st.feed_reason, poll, *st.position.queue_id ? st.position.queue_id : "-",
-             (unsigned long long)st.position.next_change);
+             (unsigned long long)st.last.n_users, (unsigned long long)st.n_changed,
+             (unsigned long long)st.n_removed, (unsigned long long)st.n_refused,
+             (unsigned long long)st.last_duration_ms);
+    buf_addf(&text, "Change Feed: %s%s%s, last poll %s, queue %s, next change %llu\n",
+             sync_feed_text(st.feed), *st.feed_reason ? ": " : "", st.feed_reason, poll,
+             *st.position.queue_id ? st.position.queue_id : "-", (unsigned long long)st.position.next_change);
     if (*st.ucm_release)
         buf_addf(&text, "Call Manager: release %s, AXL %s\n", st.ucm_release, st.axl_version);
-    json_t *o = json_pack("{s:s, s:s, s:s, s:o, s:b, s:s, s:I, s:I, s:I, s:I, s:I}", "node", call->env->node_name, "state",
-                          sync_state_text(st.state), "reason", st.reason, "completed", admin_json_time(st.last.completed_ms), "ok",
-                          st.last.is_ok, "result", st.last.result, "users", (json_int_t)st.last.n_users, "changed",
-                          (json_int_t)st.n_changed, "removed", (json_int_t)st.n_removed, "refused", (json_int_t)st.n_refused,
-                          "duration_ms", (json_int_t)st.last_duration_ms);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:o, s:b, s:s, s:I, s:I, s:I, s:I, s:I}", "node",
+                          call->env->node_name, "state", sync_state_text(st.state), "reason", st.reason,
+                          "completed", admin_json_time(st.last.completed_ms), "ok", st.last.is_ok, "result",
+                          st.last.result, "users", (json_int_t)st.last.n_users, "changed",
+                          (json_int_t)st.n_changed, "removed", (json_int_t)st.n_removed, "refused",
+                          (json_int_t)st.n_refused, "duration_ms", (json_int_t)st.last_duration_ms);
     json_object_set_new(o, "feed", json_string(sync_feed_text(st.feed)));
     json_object_set_new(o, "feed_reason", json_string(st.feed_reason));
     json_object_set_new(o, "last_poll", admin_json_time(st.last_poll_ms));

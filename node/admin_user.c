@@ -1,8 +1,8 @@
 /* impcli user list|show|count|assign|unassign|balance|mode|remove|lock|unlock. */
 #include "base/mem.h"
 #include "im/session_admin.h"
-#include "node/admin_handlers.h"
 #include "node/admin_calls.h"
+#include "node/admin_handlers.h"
 #include "replication/settings.h"
 #include <stdlib.h>
 #include <string.h>
@@ -38,8 +38,8 @@ struct user_filter {
 static void user_append(struct admin_call *call, json_t *array, const Imp__UserRow *u)
 {
     json_array_append_new(array, json_pack("{s:s, s:s, s:s, s:s}", "user", admin_user_jid(call, u), "home",
-                                           admin_node_name(call, u->home), "assigned_by", assigned_text(u->assigned_by),
-                                           "source", source_text(u)));
+                                           admin_node_name(call, u->home), "assigned_by",
+                                           assigned_text(u->assigned_by), "source", source_text(u)));
 }
 
 void admin_user_list(struct admin_call *call)
@@ -78,6 +78,12 @@ void admin_user_list(struct admin_call *call)
 
 /* ---- show ---- */
 
+static const char *text_of(json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : "-";
+}
+
 static void show_with_sessions(struct admin_call *call, json_t *sessions)
 {
     json_t *o = call->state;
@@ -96,9 +102,8 @@ static void show_with_sessions(struct admin_call *call, json_t *sessions)
     buf_addf(&text, "%-14s%zu\n", "sessions", json_array_size(sessions));
     json_array_foreach(sessions, i, value)
     {
-        buf_addf(&text, "  %s  on %s  from %s  since %s\n", json_string_value(json_object_get(value, "resource")),
-                 json_string_value(json_object_get(value, "node")), json_string_value(json_object_get(value, "ip")),
-                 json_string_value(json_object_get(value, "since")));
+        buf_addf(&text, "  %s  on %s  from %s  since %s\n", text_of(value, "resource"),
+                 text_of(value, "node"), text_of(value, "ip"), text_of(value, "since"));
     }
     call->state = NULL;
     admin_reply(call, o, &text);
@@ -110,10 +115,11 @@ void admin_user_show(struct admin_call *call)
     if (!u)
         return;
     uint32_t active = admin_active_home(call, u);
-    call->state = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "user", admin_user_jid(call, u), "uuid", u->uuid,
-                            "display_name", u->display_name, "source", source_text(u), "home",
-                            admin_node_name(call, u->home), "assigned_by", assigned_text(u->assigned_by), "active_home",
-                            admin_node_name(call, active), "locked", u->locked);
+    call->state =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "user", admin_user_jid(call, u), "uuid",
+                  u->uuid, "display_name", u->display_name, "source", source_text(u), "home",
+                  admin_node_name(call, u->home), "assigned_by", assigned_text(u->assigned_by), "active_home",
+                  admin_node_name(call, active), "locked", u->locked);
     admin_collect_sessions(call, u->uid, show_with_sessions);
 }
 
@@ -131,12 +137,14 @@ void admin_user_count(struct admin_call *call)
         key_u32(&key, n ? n->id : 0);
         Imp__CountRow *count = store_find_row(admin_read(call), TABLE_HOME_COUNT, &key, &call->arena);
         if (n)
-            json_array_append_new(array, json_pack("{s:s, s:I}", "node", n->name, "users", (json_int_t)(count ? count->n : 0)));
+            json_array_append_new(
+                array, json_pack("{s:s, s:I}", "node", n->name, "users", (json_int_t)(count ? count->n : 0)));
     }
     key_init(&key);
     key_u32(&key, 0);
     Imp__CountRow *count = store_find_row(admin_read(call), TABLE_HOME_COUNT, &key, &call->arena);
-    json_array_append_new(array, json_pack("{s:s, s:I}", "node", "(unassigned)", "users", (json_int_t)(count ? count->n : 0)));
+    json_array_append_new(
+        array, json_pack("{s:s, s:I}", "node", "(unassigned)", "users", (json_int_t)(count ? count->n : 0)));
     admin_reply_table(call, array, columns, n_elements(columns));
 }
 
@@ -192,6 +200,10 @@ static void assign_next(struct admin_call *call)
     struct assign_state *s = call->state;
     uint64_t uids[CHUNK];
     size_t n = 0;
+    if (s->n == 0) {
+        admin_fail(call, "the file names no user; nothing was changed");
+        return;
+    }
     if (s->next == s->n) {
         admin_done(call, "%zu user%s %s, %llu of them changed", s->n, s->n == 1 ? "" : "s",
                    s->n && s->list[0].node ? "assigned" : "unassigned", (unsigned long long)s->n_moved);
@@ -300,10 +312,10 @@ static void plan_nodes(struct admin_call *call, struct balance_plan *plan)
     while (plan->n_nodes < MAX_BALANCE_NODES && store_iter_next(&it)) {
         Imp__NodeRow *n = store_iter_row(&it, &call->arena);
         if (n)
-            plan->nodes[plan->n_nodes++] =
-                (struct balance_node){.id = n->id,
-                                      .name = n->name,
-                                      .eligible = !n->witness && !n->drained && n->state == IMP__NODE_STATE__NODE_MEMBER};
+            plan->nodes[plan->n_nodes++] = (struct balance_node){
+                .id = n->id,
+                .name = n->name,
+                .eligible = !n->witness && !n->drained && n->state == IMP__NODE_STATE__NODE_MEMBER};
     }
     store_iter_fini(&it);
 }
@@ -362,12 +374,13 @@ static void balance_dry_run(struct admin_call *call)
     plan_moves(&plan);
     for (unsigned i = 0; i < plan.n_nodes; i++) {
         const struct balance_node *n = &plan.nodes[i];
-        buf_addf(&text, "%-20s %8llu -> %llu\n", n->name, (unsigned long long)n->before, (unsigned long long)n->after);
-        json_array_append_new(nodes, json_pack("{s:s, s:I, s:I}", "node", n->name, "before", (json_int_t)n->before, "after",
-                                               (json_int_t)n->after));
+        buf_addf(&text, "%-20s %8llu -> %llu\n", n->name, (unsigned long long)n->before,
+                 (unsigned long long)n->after);
+        json_array_append_new(nodes, json_pack("{s:s, s:I, s:I}", "node", n->name, "before",
+                                               (json_int_t)n->before, "after", (json_int_t)n->after));
     }
-    buf_addf(&text, "%llu users would move, %llu unassigned would get a home\n", (unsigned long long)plan.moves,
-             (unsigned long long)plan.unassigned);
+    buf_addf(&text, "%llu users would move, %llu unassigned would get a home\n",
+             (unsigned long long)plan.moves, (unsigned long long)plan.unassigned);
     admin_reply(call,
                 json_pack("{s:b, s:I, s:I, s:o}", "dry_run", 1, "moves", (json_int_t)plan.moves, "unassigned",
                           (json_int_t)plan.unassigned, "nodes", nodes),
@@ -451,7 +464,8 @@ static void on_user_changed(void *user, const struct proposal_result *result)
 {
     struct admin_call *call = user;
     if (admin_accepted(call, result))
-        admin_done(call, "%s is %sed", call->args[0], call->command->verb[0] == 'r' ? "remov" : call->command->verb);
+        admin_done(call, "%s is %sed", call->args[0],
+                   call->command->verb[0] == 'r' ? "remov" : call->command->verb);
 }
 
 void admin_user_remove(struct admin_call *call)
@@ -460,7 +474,8 @@ void admin_user_remove(struct admin_call *call)
     if (!u)
         return;
     if (u->source == IMP__USER_SOURCE__SOURCE_AXL) {
-        admin_fail(call, "%s comes from the call manager: take the user out there, or lock it here", call->args[0]);
+        admin_fail(call, "%s comes from the call manager: take the user out there, or lock it here",
+                   call->args[0]);
         return;
     }
     Imp__UserRemove body = IMP__USER_REMOVE__INIT;

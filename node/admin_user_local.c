@@ -1,5 +1,5 @@
-/* impcli user add|import|passwd: local users. Keys are derived from the password on the thread pool; the password is
- * wiped as soon as that is done. */
+/* impcli user add|import|passwd: local users. Keys are derived from the password on the thread pool; the
+ * password is wiped as soon as that is done. */
 #include "base/mem.h"
 #include "im/address.h"
 #include "im/credential.h"
@@ -51,8 +51,8 @@ static void derived(struct work *w)
 }
 
 /* NAME is "user" or "user@domain". NULL with ERR filled when it is not an address. */
-static struct new_user *new_user(struct admin_call *call, const char *name, const char *password, size_t n_password,
-                                 struct err_ctx *err)
+static struct new_user *new_user(struct admin_call *call, const char *name, const char *password,
+                                 size_t n_password, struct err_ctx *err)
 {
     struct jid jid;
     struct key key;
@@ -63,6 +63,10 @@ static struct new_user *new_user(struct admin_call *call, const char *name, cons
         text = arena_printf(&call->arena, "%s@%s", name, cluster->default_domain);
     if (jid_parse(&jid, text, strlen(text), err))
         return NULL;
+    if (memchr(password, 0, n_password)) {
+        err_set(err, ERR_INVALID, "the password has a zero byte");
+        return NULL;
+    }
     if (!*jid.local || *jid.resource) {
         err_set(err, ERR_INVALID, "'%s' is not USER or USER@DOMAIN", name);
         return NULL;
@@ -103,7 +107,8 @@ static void fill_credential(struct credential_row *out, const struct credential 
     out->row.sha256 = &out->sha256;
 }
 
-static bool propose_add(struct new_user *u, proposal_done_fn *on_done, bool (*propose)(struct admin_call *, Imp__Command *, proposal_done_fn *))
+static bool propose_add(struct new_user *u, proposal_done_fn *on_done,
+                        bool (*propose)(struct admin_call *, Imp__Command *, proposal_done_fn *))
 {
     struct credential_row credential;
     Imp__UserAdd body = IMP__USER_ADD__INIT;
@@ -116,7 +121,8 @@ static bool propose_add(struct new_user *u, proposal_done_fn *on_done, bool (*pr
     body.display_name = u->display_name ? u->display_name : (char *)"";
     body.credential = &credential.row;
     body.words = words;
-    body.n_words = directory_words(words, &u->call->arena, (const char *const[]){u->localpart, body.display_name, NULL});
+    body.n_words =
+        directory_words(words, &u->call->arena, (const char *const[]){u->localpart, body.display_name, NULL});
     command.body_case = IMP__COMMAND__BODY_USER_ADD;
     command.user_add = &body;
     return propose(u->call, &command, on_done);
@@ -194,9 +200,12 @@ void admin_user_passwd(struct admin_call *call)
         admin_fail(call, "the call manager checks the password of %s: change it there", call->args[0]);
         return;
     }
-    struct new_user *u = call->n_input ? new_user(call, call->args[0], call->input, call->n_input, &err) : NULL;
+    struct new_user *u =
+        call->n_input ? new_user(call, call->args[0], call->input, call->n_input, &err) : NULL;
     if (!u) {
-        admin_fail(call, "%s", call->n_input ? err.text : "the password is read from standard input and must not be empty");
+        admin_fail(call, "%s",
+                   call->n_input ? err.text
+                                 : "the password is read from standard input and must not be empty");
         return;
     }
     u->uid = row->uid;
