@@ -33,6 +33,6 @@ int verb_init(struct options *o)
     printf("  impnode join %s%s --token TOKEN --data DIR --name NAME --address ADDR\n", o->config.address,
            o->config.listen_cluster.port == 7800 ? "" : ":PORT");
     printf("\nOne node has no redundancy; two cannot lose any: add a third, or a witness (--witness).\n");
-    printf("Keep a copy of nothing in %s: a copied node is refused. Use 'impcli backup'.\n", o->data);
+    printf("A copy of %s cannot be used: a copied node is refused.\n", o->data);
     return 0;
 }
