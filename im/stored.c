@@ -61,6 +61,10 @@ static const char *find_tag_end(const char *p, const char *end)
     return NULL;
 }
 
+/* It was within the limits of its time when it came in; these only stop what is no stanza at all. */
+static const struct xml_limits limits = {
+    .stanza_bytes = 16 << 20, .depth = 1000, .attrs = 1000, .elements = 1000000};
+
 struct envelope *stored_stanza(const void *data, size_t n_bytes, const char *from, const char *to)
 {
     const char *raw = data, *end = raw + n_bytes;
@@ -69,7 +73,7 @@ struct envelope *stored_stanza(const void *data, size_t n_bytes, const char *fro
     struct xml *root;
     struct envelope *e = NULL;
     const char *tag_end = find_tag_end(raw, end);
-    if (!tag_end || xml_parse(&root, &a, data, n_bytes, NULL, NULL) < 0)
+    if (!tag_end || xml_parse(&root, &a, data, n_bytes, &limits, NULL) < 0)
         goto out;
     int kind = 0;
     while (kind < N_STANZA_KINDS && strcmp(root->name, stanza_kind_name(kind)) != 0)
