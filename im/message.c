@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum {
-    SLOW_BYTES = 128 << 10, /* queued for a client: who feeds it is read less */
+    SLOW_BYTES = 256 << 10, /* queued for a client: who feeds it is read less */
     BEHIND_BYTES = 1 << 20, /* its messages go through the store from here on */
     PICK_MAX = 32,
 };

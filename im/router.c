@@ -11,7 +11,7 @@
 enum {
     HOLD_MS = 5000,   /* for after_index */
     BLOCK_MS = 10000, /* for a node that takes nothing */
-    THROTTLE_MS = 100,
+    THROTTLE_MS = 5,
     HELD_MAX = 16 << 20,  /* bytes */
     PEER_MAX = 16 << 20,  /* bytes queued for one node, beyond what the link holds */
     INBOX_SOFT = 8 << 20, /* bytes in another shard's mailbox before senders are slowed */

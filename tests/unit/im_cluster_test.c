@@ -1,0 +1,256 @@
+/* Three nodes: relay, presence and messages between nodes, order against the log, links and nodes that go. */
+#include "im_fixture.h"
+#include "base/clock.h"
+#include "store_test.h"
+
+/* Users are at home on node (i - 1) % 3 + 1. */
+static struct fix *fix;
+
+static int setup(void **state)
+{
+    fix = fix_new(3, 2, 12);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    fix_free(fix);
+    return 0;
+}
+
+static void befriend(struct client *a, struct client *b, const char *a_bare, const char *b_bare)
+{
+    client_send(a, "<presence type='subscribe' to='%s'/>", b_bare);
+    client_expect(b, "type='subscribe'");
+    client_send(b, "<presence type='subscribed' to='%s'/>", a_bare);
+    client_expect(a, "type='subscribed'");
+    client_send(b, "<presence type='subscribe' to='%s'/>", a_bare);
+    client_expect(a, "type='subscribe'");
+    client_send(a, "<presence type='subscribed' to='%s'/>", b_bare);
+    client_expect(b, "type='subscribed'");
+}
+
+static void test_relay(void **state)
+{
+    /* u1 is at home on n1 and connects to n2; u2 is at home on n2 and connects to n3. */
+    struct client *a = client_open(fix, 1, 2, "a"), *b = client_open(fix, 2, 3, "b");
+    client_send(a, "<presence/>");
+    client_send(b, "<presence/>");
+    client_sync(a);
+    client_sync(b);
+    befriend(a, b, "u1@example.com", "u2@example.com");
+    client_expect(a, "<presence from='u2@example.com/b'");
+    client_expect(b, "<presence from='u1@example.com/a'");
+    client_send(a, "<message to='u2@example.com' type='chat' id='m1'><body>over</body></message>");
+    client_expect(b, "<message from='u1@example.com/a' to='u2@example.com' type='chat' id='m1'><body>over</body></message>");
+    /* A stanza beyond the window of credit, both ways. */
+    char *big = mem_alloc(200001);
+    memset(big, 'y', 200000);
+    big[200000] = 0;
+    client_send(a, "<message to='u2@example.com' type='chat' id='m2'><body>%s</body></message>", big);
+    client_expect(b, "</body></message>");
+    client_clear(b);
+    client_send(b, "<message to='u1@example.com' type='chat' id='m3'><body>%s</body></message>", big);
+    client_expect(a, "id='m3'");
+    client_expect(a, "y</body></message>");
+    mem_free(big);
+    client_sync(b);
+    client_close(a);
+    client_expect(b, "<presence from='u1@example.com/a' to='u2@example.com' type='unavailable'/>");
+    client_send(b, "</stream:stream>");
+    client_expect(b, "</stream:stream>");
+    assert_true(client_wait_end(b));
+    client_close(b);
+}
+
+static void test_bad_xml_over_relay(void **state)
+{
+    struct client *a = client_open(fix, 1, 3, "bad");
+    client_send(a, "<message><body></message>");
+    client_expect(a, "<not-well-formed");
+    assert_true(client_wait_end(a));
+    client_close(a);
+}
+
+static void test_redirect(void **state)
+{
+    fix_set(fix, "xmpp.wrong_node", "redirect");
+    struct client *a = client_raw(fix, 1, 2);
+    client_send(a, "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' "
+                   "to='example.com' version='1.0'>");
+    client_expect(a, "<see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>n1</see-other-host>");
+    assert_true(client_wait_end(a));
+    client_close(a);
+    fix_set(fix, "xmpp.wrong_node", "relay");
+}
+
+/* A message never overtakes the roster change its sender made before it. */
+static void test_after_index(void **state)
+{
+    struct client *a = client_open(fix, 4, 1, "a"), *b = client_open(fix, 5, 2, "b");
+    client_send(b, "<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/>");
+    client_expect(b, "id='r'");
+    client_sync(b);
+    client_clear(b);
+    fix_delay_apply(fix, 2, true);
+    client_send(a, "<presence type='subscribe' to='u5@example.com'/>"
+                   "<message to='u5@example.com' type='chat' id='after'><body>x</body></message>");
+    client_sync(a);
+    client_read(b, 200);
+    assert_false(client_has(b, "after"));
+    fix_delay_apply(fix, 2, false);
+    fix_set(fix, "xmpp.offline_limit", "1000"); /* something to apply, so that it catches up */
+    client_expect(b, "id='after'");
+    char *request = strstr(b->in, "type='subscribe'");
+    assert_non_null(request);
+    assert_true(request < strstr(b->in, "id='after'"));
+    client_close(a);
+    client_close(b);
+}
+
+static void test_link_down(void **state)
+{
+    struct client *a = client_open(fix, 7, 1, "a"), *b = client_open(fix, 8, 2, "b");
+    client_send(b, "<presence/>");
+    client_send(a, "<presence/>");
+    client_sync(a);
+    client_sync(b);
+    befriend(a, b, "u7@example.com", "u8@example.com");
+    client_expect(a, "from='u8@example.com/b'");
+    client_expect(b, "from='u7@example.com/a'");
+    client_clear(a);
+    client_clear(b);
+    fix_link(fix, 1, 2, false);
+    client_send(a, "<message to='u8@example.com' type='chat' id='w1'><body>1</body></message>"
+                   "<message to='u8@example.com' type='chat' id='w2'><body>2</body></message>");
+    client_send(b, "<presence><show>xa</show></presence>");
+    client_sync(b);
+    client_read(a, 300);
+    assert_false(client_has(a, "error"));
+    assert_false(client_has(a, "<show>xa</show>"));
+    fix_link(fix, 1, 2, true);
+    client_expect(b, "id='w2'");
+    assert_true(strstr(b->in, "id='w1'") < strstr(b->in, "id='w2'"));
+    client_expect(a, "<show>xa</show>"); /* the full set */
+    assert_int_equal(client_count(a, "<show>xa</show>"), 1);
+    /* While the link was down the other one left: the set does not name it. */
+    fix_link(fix, 1, 2, false);
+    client_close(b);
+    client_sync(a);
+    client_clear(a);
+    client_read(a, 200);
+    fix_link(fix, 1, 2, true);
+    client_expect(a, "<presence from='u8@example.com/b' to='u7@example.com' type='unavailable'/>");
+    client_close(a);
+}
+
+static void test_node_down(void **state)
+{
+    struct client *a = client_open(fix, 10, 1, "a"), *b = client_open(fix, 9, 3, "b");
+    client_send(b, "<presence/>");
+    client_send(a, "<presence/>");
+    client_sync(a);
+    client_sync(b);
+    befriend(a, b, "u10@example.com", "u9@example.com");
+    client_expect(a, "from='u9@example.com/b'");
+    client_clear(a);
+    /* n3 stops: its users are at home elsewhere at once, its sessions end everywhere. */
+    fix_link(fix, 1, 3, false);
+    client_send(a, "<message to='u9@example.com' type='chat' id='late'><body>late</body></message>");
+    client_read(a, 100);
+    fix_node_up(fix, 3, false);
+    client_expect(a, "<presence from='u9@example.com/b' to='u10@example.com' type='unavailable'/>");
+    client_expect(b, "<stream:error>");
+    assert_true(client_wait_end(b));
+    client_close(b);
+    b = client_open(fix, 9, 1, "b");
+    client_send(b, "<presence/>");
+    client_expect(b, "late");
+    fix_node_up(fix, 3, true);
+    client_expect(b, "<stream:error>"); /* the home is n3 again */
+    client_close(b);
+    fix_link(fix, 1, 3, true);
+    client_close(a);
+}
+
+static void test_flood(void **state)
+{
+    enum { N = 20000 };
+    struct client *a = client_open(fix, 1, 1, "a"), *b = client_open(fix, 2, 2, "b");
+    client_send(b, "<presence/>");
+    client_sync(b);
+    client_clear(b);
+    unsigned next = 0;
+    for (unsigned i = 0; i < N; i++) {
+        client_send(a, "<message to='u2@example.com' type='chat' id='f'><body>flood %u.</body></message>", i);
+        if (i % 500 == 0)
+            client_read(b, 0);
+    }
+    client_expect(b, "flood 19999.");
+    for (const char *p = b->in; (p = strstr(p, "<body>flood ")); p++) {
+        unsigned nr = (unsigned)strtoul(p + 12, NULL, 10);
+        if (nr != next)
+            fail_msg("message %u where %u should be", nr, next);
+        next++;
+    }
+    assert_int_equal(next, N);
+    client_read(a, 50);
+    assert_false(client_has(a, "error"));
+    client_close(a);
+    client_close(b);
+}
+
+/* A client that does not read: bounded output, nothing lost: what it did not take goes to the next session. */
+static void test_slow_reader(void **state)
+{
+    enum { N = 3000 };
+    fix_set(fix, "xmpp.offline_limit", "100000");
+    struct client *a = client_open(fix, 1, 1, "a"), *b = client_open(fix, 4, 1, "b");
+    client_send(b, "<presence/>");
+    client_sync(b);
+    client_clear(b);
+    char fill[1001];
+    memset(fill, 'z', 1000);
+    fill[1000] = 0;
+    for (unsigned i = 0; i < N; i++)
+        client_send(a, "<message to='u4@example.com' type='chat' id='s'><body>slow %u.%s</body></message>", i, fill);
+    client_sync(a);
+    /* What the kernel has is b's; the rest comes to c. */
+    struct client *c = client_open(fix, 4, 1, "b");
+    client_send(c, "<presence/>");
+    client_expect(c, "slow 2999.");
+    while (!client_wait_end(b))
+        ;
+    uint64_t until = clock_monotonic_ms() + 5000;
+    while (client_count(b, "</message>") + client_count(c, "</message>") < N && clock_monotonic_ms() < until)
+        client_read(c, 50);
+    client_sync(c);
+    static uint8_t seen[N];
+    struct client *both[] = {b, c};
+    for (int k = 0; k < 2; k++) {
+        for (const char *p = both[k]->in; p && (p = strstr(p, "<body>slow ")); p++) {
+            if (!strstr(p, "</message>"))
+                break; /* cut in the middle at the end of b's stream */
+            seen[strtoul(p + 11, NULL, 10)]++;
+        }
+    }
+    for (unsigned i = 0; i < N; i++)
+        if (seen[i] != 1)
+            fail_msg("message %u came %u times", i, seen[i]);
+    assert_false(client_has(a, "error"));
+    client_close(a);
+    client_close(b);
+    client_close(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_relay),     cmocka_unit_test(test_bad_xml_over_relay), cmocka_unit_test(test_redirect),
+        cmocka_unit_test(test_after_index), cmocka_unit_test(test_link_down), cmocka_unit_test(test_node_down),
+        cmocka_unit_test(test_flood),     cmocka_unit_test(test_slow_reader),
+    };
+    if (getenv("IM_TEST"))
+        cmocka_set_test_filter(getenv("IM_TEST"));
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
