@@ -77,14 +77,14 @@ static bool has_unsent(struct c2s_home *h)
     return !list_is_empty(&s->unsent) || s->user->mail;
 }
 
-void home_close(struct c2s_home *h, const void *final, size_t n_bytes)
+static void close_conn(struct c2s_home *h, const void *final, size_t n_bytes, bool may_be_dead)
 {
     struct c2s_conn *conn = h->conn;
     if (!conn)
         return;
     conn->home = NULL;
-    if (has_unsent(h)) {
-        /* The client does not read. What it has not got goes to others or to the store, so it must not get
+    if (may_be_dead && has_unsent(h)) {
+        /* What the client has not got goes to others or to the store, so it must not get
          * it. */
         uint64_t written;
         c2s_session_ops.output(&h->session, &written, &h->n_sent_at_end);
@@ -98,14 +98,24 @@ void home_close(struct c2s_home *h, const void *final, size_t n_bytes)
     end(h);
 }
 
-void home_fail(struct c2s_home *h, const char *condition, const char *text)
+void home_close(struct c2s_home *h, const void *final, size_t n_bytes)
+{
+    close_conn(h, final, n_bytes, false);
+}
+
+static void fail(struct c2s_home *h, const char *condition, const char *text, bool may_be_dead)
 {
     struct buf out = {0};
     if (h->state == HOME_HEADER) /* RFC 6120 §4.9.1.2: an error needs an opened stream */
         home_header_write(h, &out);
     c2s_stream_error(&out, condition, text);
-    home_close(h, out.data, out.n);
+    close_conn(h, out.data, out.n, may_be_dead);
     buf_fini(&out);
+}
+
+void home_fail(struct c2s_home *h, const char *condition, const char *text)
+{
+    fail(h, condition, text, false);
 }
 
 /* ---- the session's operations ---- */
@@ -167,7 +177,9 @@ static void close_session(struct session *s, enum session_reason reason)
         [SESSION_OVERLOAD] = {"policy-violation", "stanzas are read too slowly"},
         [SESSION_NO_LEASE] = {"system-shutdown", "this node has lost the cluster's majority"},
     };
-    home_fail(home_of(s), ends[reason].condition, ends[reason].text);
+    /* Who does not read, or comes back on a new connection, has perhaps not got what was written last. */
+    fail(home_of(s), ends[reason].condition, ends[reason].text,
+         reason == SESSION_CONFLICT || reason == SESSION_OVERLOAD);
 }
 
 /* One pause of the connection for all reasons of the session. */
