@@ -106,7 +106,7 @@ static int parse(struct parsed *p, int argc, char **argv, struct err_ctx *err)
         if (!only_args && strcmp(argv[i], "--") == 0) {
             only_args = true;
             i++;
-        } else if (!only_args && strncmp(argv[i], "--", 2) == 0) {
+        } else if (!only_args && strncmp(argv[i], "--", 2) == 0 && argv[i][2] != '-') {
             int used = parse_option(p, argc, argv, i, err);
             if (used == 0)
                 return err->code;
