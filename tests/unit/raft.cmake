@@ -1,0 +1,1 @@
+imp_unit_test(rlog LINK imp_replication sim_disk)
