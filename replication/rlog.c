@@ -431,6 +431,8 @@ static void complete_write(struct rlog *l, struct rlog_write *w)
     l->inflight = w->next_inflight;
     if (!l->inflight)
         l->inflight_tail = &l->inflight;
+    if (l->oldest_segment == 0)
+        l->oldest_segment = w->at.segment;
     if (w->kind == WRITE_ENTRIES) {
         learn_positions(l, w);
         if (w->valid_last >= w->first && w->valid_last > l->durable)
