@@ -191,6 +191,23 @@ static void start_check(struct edge_conn *c, const char *localpart, const char *
         refuse(c, "temporary-auth-failure", localpart, false);
 }
 
+/* Does this failure count as a wrong password? Not what a client runs into that tries one mechanism after the
+ * other: a channel binding that we do not have, or SCRAM for a user whose password only the call manager
+ * knows. */
+static bool is_guess(struct edge_conn *c, const struct sasl_answer *a)
+{
+    if (strcmp(a->condition, "not-authorized") != 0 || !a->localpart)
+        return false;
+    if (strcmp(sasl_mechanism_name(c->mechanism), "PLAIN") == 0)
+        return true;
+    if (!c->throttled) /* not even a challenge was sent */
+        return false;
+    struct edge_user u;
+    edge_find_user(c->es, a->localpart, c->domain, &u);
+    credential_wipe(&u.credential);
+    return u.account != ACCOUNT_BACKEND;
+}
+
 /* What the mechanism said. The parser stays paused while something is awaited. */
 static void answer(struct edge_conn *c, enum sasl_result r, const struct sasl_answer *a)
 {
@@ -219,12 +236,9 @@ static void answer(struct edge_conn *c, enum sasl_result r, const struct sasl_an
     case SASL_SUCCESS:
         succeed(c, a);
         return;
-    case SASL_FAILURE: {
-        bool wrong =
-            strcmp(a->condition, "not-authorized") == 0 || strcmp(a->condition, "invalid-authzid") == 0;
-        refuse(c, a->condition, a->localpart, wrong);
+    case SASL_FAILURE:
+        refuse(c, a->condition, a->localpart, is_guess(c, a));
         return;
-    }
     }
 }
 
