@@ -16,3 +16,6 @@ file(GLOB axl_schema ${CMAKE_SOURCE_DIR}/../*/axl/AXLSoap.xsd)
 list(APPEND axl_schema "none")
 list(GET axl_schema 0 axl_schema)
 target_compile_definitions(unit_axl_schema PRIVATE AXL_SCHEMA="${axl_schema}")
+
+imp_unit_test(ucmsim_model SOURCES ${CMAKE_SOURCE_DIR}/tools/ucmsim/model.c LINK imp_base)
+target_include_directories(unit_ucmsim_model PRIVATE ${CMAKE_SOURCE_DIR}/tools/ucmsim)
