@@ -5,6 +5,7 @@
 #include "sim.h"
 #include "web.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,7 +24,7 @@ struct options {
     struct address axl, control;
     bool with_control, plain, end_with_parent;
     unsigned n_users, n_without_im, n_other_cluster;
-    const char *csv, *cert_out, *cert, *key, *domain, *queue, *versions, *release;
+    const char *csv, *cert_out, *key_out, *cert, *key, *domain, *queue, *versions, *release;
     const char *axl_user, *axl_password;
     size_t max_rows, change_cache;
     unsigned lock_after;
@@ -36,7 +37,9 @@ static const char usage[] =
     "\n"
     "  --axl HOST:PORT        where AXL is served, path /axl/ (default 127.0.0.1:8444; port 0: any)\n"
     "  --http                 plain HTTP instead of HTTPS\n"
-    "  --cert-out FILE        write the self-signed certificate, made at start, for the client to trust\n"
+    "  --cert-out FILE        write the self-signed certificate, made at start, for the client to trust;\n"
+    "                         written once ucmsim listens\n"
+    "  --key-out FILE         write its key, too, to use both at the next start\n"
     "  --cert FILE --key FILE use these instead\n"
     "  --control HOST:PORT    where the control interface is served (default: not at all)\n"
     "  --users N              user0001 to userN, password pw-<userid> (default 30)\n"
@@ -87,6 +90,7 @@ enum {
     OPT_AXL = 256,
     OPT_HTTP,
     OPT_CERT_OUT,
+    OPT_KEY_OUT,
     OPT_CERT,
     OPT_KEY,
     OPT_CONTROL,
@@ -111,6 +115,7 @@ static const struct option long_options[] = {
     {"axl", required_argument, NULL, OPT_AXL},
     {"http", no_argument, NULL, OPT_HTTP},
     {"cert-out", required_argument, NULL, OPT_CERT_OUT},
+    {"key-out", required_argument, NULL, OPT_KEY_OUT},
     {"cert", required_argument, NULL, OPT_CERT},
     {"key", required_argument, NULL, OPT_KEY},
     {"control", required_argument, NULL, OPT_CONTROL},
@@ -190,6 +195,7 @@ static int parse_option(struct options *o, int option, const char *text)
         o->member = text;                                                                                    \
         return 0;
         TEXT_OPTION(CERT_OUT, cert_out)
+        TEXT_OPTION(KEY_OUT, key_out)
         TEXT_OPTION(CERT, cert)
         TEXT_OPTION(KEY, key)
         TEXT_OPTION(CSV, csv)
@@ -249,9 +255,10 @@ static int read_file(char **out, const char *path, struct err_ctx *err)
     return 0;
 }
 
-static int write_file(const char *path, const char *text, struct err_ctx *err)
+static int write_file(const char *path, const char *text, mode_t mode, struct err_ctx *err)
 {
-    FILE *file = fopen(path, "w");
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
     if (!file)
         return err_set(err, ERR_SYSTEM, "%s: %m", path);
     bool failed = fputs(text, file) < 0;
@@ -271,8 +278,6 @@ static int make_tls(char **cert, char **key, const struct options *o, struct err
     } else {
         code = cert_make(cert, key, o->axl.host, err);
     }
-    if (!code && o->cert_out)
-        code = write_file(o->cert_out, *cert, err);
     return code;
 }
 
@@ -356,6 +361,11 @@ int main(int argc, char **argv)
         code = web_open_axl(&axl, sim, o.axl.host, o.axl.port, cert, key, &err);
     if (!code && o.with_control)
         code = web_open_control(&control, sim, o.control.host, o.control.port, &err);
+    /* After that, so that scripts may wait for the file. */
+    if (!code && cert && o.cert_out)
+        code = write_file(o.cert_out, cert, 0644, &err);
+    if (!code && key && o.key_out)
+        code = write_file(o.key_out, key, 0600, &err);
     if (code) {
         fprintf(stderr, "ucmsim: %s\n", err.text);
     } else {
