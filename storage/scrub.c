@@ -176,7 +176,8 @@ static bool take_notes(struct store *s, struct walk *w)
         mem_free(n->key.bytes);
     }
     c->n_notes -= i;
-    memmove(c->notes, c->notes + i, c->n_notes * sizeof *c->notes);
+    if (i && c->n_notes)
+        memmove(c->notes, c->notes + i, c->n_notes * sizeof *c->notes);
     bool complete = !c->too_many;
     pthread_mutex_unlock(&s->scrub_lock);
     return complete;

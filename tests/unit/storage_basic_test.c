@@ -246,6 +246,14 @@ static void fill(struct store_txn *t, enum table table, int n)
     }
 }
 
+/* Rows are not aligned. */
+static int int_row(const struct store_iter *i)
+{
+    int v;
+    memcpy(&v, i->row, sizeof v);
+    return v;
+}
+
 static int count(struct store_txn *t, const struct key *prefix, bool descending)
 {
     struct store_iter i;
@@ -301,13 +309,13 @@ static void test_iteration(void **state)
     store_iter_init(&i, t, TABLE_USER_BY_HOME, &prefix);
     store_iter_seek(&i, &from);
     assert_true(store_iter_next(&i));
-    assert_int_equal(*(const int *)i.row, 1501);
+    assert_int_equal(int_row(&i), 1501);
     store_iter_fini(&i);
     store_iter_init(&i, t, TABLE_USER_BY_HOME, &prefix);
     store_iter_descending(&i);
     store_iter_seek(&i, &from);
     assert_true(store_iter_next(&i));
-    assert_int_equal(*(const int *)i.row, 1498);
+    assert_int_equal(int_row(&i), 1498);
     store_iter_fini(&i);
     store_iter_fini(&i);
     store_reader_free(reader);
@@ -334,7 +342,7 @@ static void test_iteration_with_changes(void **state)
         if (descending)
             store_iter_descending(&i);
         while (store_iter_next(&i)) {
-            int at = *(const int *)i.row;
+            int at = int_row(&i);
             assert_false(visited[at] || deleted[at]);
             visited[at] = true;
             int other = rnd(&seed, 3) ? at : (int)rnd(&seed, N);

@@ -342,7 +342,7 @@ static uint64_t n_seeds(uint64_t usual)
 static void test_power_loss(void **state)
 {
     const char *one = getenv("IMP_SEED");
-    uint64_t first = one ? strtoull(one, NULL, 10) : 1, n = one ? 1 : n_seeds(40);
+    uint64_t first = one ? strtoull(one, NULL, 10) : 1, n = one ? 1 : n_seeds(20);
     for (uint64_t seed = first; seed < first + n; seed++) {
         if (!run_seed(seed, false))
             fail_msg("seed %llu: not the durable point (IMP_SEED=%llu runs it again)",
