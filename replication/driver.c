@@ -583,7 +583,7 @@ static int check_start(const struct driver_config *c, const struct driver_snapsh
             err, ERR_CORRUPT,
             "entries %llu to %llu are missing between the store's last durable point and the log; %s",
             (unsigned long long)s->index + 1, (unsigned long long)first - 1, remedy);
-    if (!s && !is_empty && first != 1)
+    if (!s && first != 1)
         return err_set(err, ERR_CORRUPT, "the log begins at entry %llu and there is no store; %s",
                        (unsigned long long)first, remedy);
     if (!s && !is_empty && !rlog_find_change(c->log, 1, 1, NULL))
