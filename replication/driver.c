@@ -137,6 +137,16 @@ static bool is_addressed(const struct raft_update *u, raft_id id)
     return false;
 }
 
+/* A message tells of commits up to its own last entry only. To a follower whose disk is slower than the majority's the
+ * commit index is told too early, behind what we know it has; so once more when its answer has come. */
+static bool is_untold(struct driver *d, raft_id id)
+{
+    uint64_t match, commit = raft_commit_index(&d->r);
+    const struct driver_link *link = driver_find_link(d, id);
+    return link && commit == driver_last(d) && link->told < commit && !driver_match_index(d, id, &match) &&
+           match > link->told;
+}
+
 /* Followers learn the commit index with the next message, up to a heartbeat later: tell them at once when
  * nothing else is on its way. And a leader's TIMEOUT that leaves a peer out (timeout.c:126) would let it fall
  * out of pipelining. */
@@ -147,7 +157,7 @@ static void spread_commit(struct driver *d, const struct raft_update *u)
     bool is_drained = (u->flags & RAFT_UPDATE_COMMIT_INDEX) && raft_commit_index(&d->r) == driver_last(d);
     for (unsigned i = 0; i < d->r.configuration.n; i++) {
         raft_id id = d->r.configuration.servers[i].id;
-        if (is_drained || (d->is_timeout_step && !is_addressed(u, id)))
+        if (is_drained || (d->is_timeout_step && !is_addressed(u, id)) || is_untold(d, id))
             driver_spread_commit(d, id);
     }
 }
@@ -160,7 +170,7 @@ static void handle_state(struct driver *d)
         return;
     d->stats.n_elections++;
     for (unsigned i = 0; i < d->n_links; i++)
-        d->links[i].heard_ms = 0;
+        d->links[i].heard_ms = d->links[i].told = 0;
 }
 
 static void handle(struct driver *d, struct raft_update *u)

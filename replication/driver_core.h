@@ -37,6 +37,7 @@ struct driver_link {
     uint64_t id;
     uint64_t heard_ms;                           /* last AppendEntries result in this leadership, 0: none */
     uint64_t empty_ms, empty_prev, empty_commit; /* the last empty AppendEntries */
+    uint64_t told; /* commit index that the last AppendEntries could tell: not above its last entry */
     struct deque pending;                        /* struct driver_range; the first one is being read */
     struct driver_read *read;                    /* under way, or NULL */
 };

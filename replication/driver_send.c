@@ -76,6 +76,7 @@ static void emit(struct driver *d, struct driver_link *link, uint64_t prev, stru
         link->empty_commit = m.append.commit;
         d->stats.n_empty_sent++;
     }
+    link->told = m.append.commit < prev + n ? m.append.commit : prev + n;
     d->stats.n_append_sent++;
     d->config.ops->send(d->config.user, &m);
 }
