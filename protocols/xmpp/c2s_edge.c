@@ -1,6 +1,7 @@
 #include "protocols/xmpp/c2s_edge_impl.h"
 #include "replication/settings.h"
 
+#include <string.h>
 #include <unistd.h>
 
 enum { THROTTLE_ENTRIES = 65536 };
@@ -18,7 +19,10 @@ const struct edge_settings *edge_settings(struct edge_shard *es)
     const char *node = es->edge->node_name;
     struct arena a;
     arena_init(&a);
+    const char *binding = setting_string(t, node, SETTING_XMPP_CHANNEL_BINDING, &a);
     es->settings = (struct edge_settings){
+        .bind = strcmp(binding, "off") != 0,
+        .bind_strict = strcmp(binding, "strict") == 0,
         .require_tls = setting_bool(t, node, SETTING_XMPP_REQUIRE_TLS),
         .ask_backend = setting_string(t, node, SETTING_AUTH_MODE, &a)[0] != 'l', /* not "local" */
         .handshake_ms = (unsigned)setting_int(t, node, SETTING_LIMIT_HANDSHAKE) * 1000,
@@ -103,7 +107,7 @@ int c2s_edge_new(struct c2s_edge **out, struct im *im, const struct c2s_edge_opt
     e->node_name = mem_strdup(o->node_name);
     e->hand_over = hand_over;
     e->throttle = c2s_throttle_new(THROTTLE_ENTRIES);
-    e->log = o->log ? o->log : im_log(im);
+    e->log = log_category(o->log ? o->log : im_log(im), "xmpp");
     int code = 0;
     for (; e->n_shards < n && code == 0; e->n_shards++) {
         struct edge_shard *es = &e->shards[e->n_shards];

@@ -30,7 +30,7 @@ struct c2s_edge_options {
     struct c2s_listen starttls, direct_tls; /* 5222, 5223 */
     struct tls_sni *sni;   /* a reference is taken; NULL until c2s_edge_set_sni: no connections */
     const char *node_name; /* for settings of this node alone */
-    struct log *log;       /* NULL: im_log */
+    struct log *log;       /* root; NULL: im_log */
     uint8_t secret[32];    /* the same on all nodes: salts of users that do not exist */
     /* Called on a shard; calls ON_DONE once, on REPLY_TO, later. NULL: such users cannot log in. */
     void (*check_password)(void *user, const struct c2s_password *p, struct loop *reply_to,

@@ -39,6 +39,7 @@ enum edge_after { AFTER_NOTHING, AFTER_START_TLS, AFTER_HAND_OVER };
 
 struct edge_settings {
     bool require_tls, ask_backend;
+    bool bind, bind_strict; /* xmpp.channel_binding */
     unsigned handshake_ms, stanza_bytes_early, stanza_bytes;
     unsigned connections_per_address, unauthenticated, logins_per_address, login_failures;
 };

@@ -21,11 +21,11 @@ static int channel_binding(void *user, enum tls_binding type, uint8_t *out, size
     return stream_tls_binding(c->stream, type, out, n_bytes);
 }
 
-static bool can_bind(const struct edge_conn *c, enum tls_binding type)
+static bool can_bind(struct edge_conn *c, enum tls_binding type)
 {
     uint8_t data[128];
     size_t n = sizeof(data);
-    return stream_is_tls(c->stream) && stream_tls_binding(c->stream, type, data, &n) == 0;
+    return edge_settings(c->es)->bind && stream_tls_binding(c->stream, type, data, &n) == 0;
 }
 
 static struct sasl_offer get_offer(struct edge_conn *c)
@@ -326,7 +326,8 @@ void edge_auth(struct edge_conn *c, const struct xml *x)
         .user = c,
         .domain = c->domain,
         .tls = offer.tls,
-        .plus_offered = offer.local_passwords && (offer.bind_exporter || offer.bind_server_end_point),
+        .plus_offered = edge_settings(c->es)->bind_strict && offer.local_passwords &&
+                        (offer.bind_exporter || offer.bind_server_end_point),
         .binding = channel_binding,
         .find_credential = find_credential,
     };

@@ -533,6 +533,25 @@ static void test_failures(void **state)
     node_free(n);
 }
 
+/* xmpp.channel_binding: lenient takes "y", off does not offer -PLUS. */
+static void test_binding_setting(void **state)
+{
+    for (int off = 0; off < 2; off++) {
+        struct node *n =
+            node_new((const char *const[]){"xmpp.channel_binding", off ? "off" : "lenient", NULL}, 1);
+        struct client *c = secure(n, TLS1_3_VERSION);
+        uint64_t until = now_ms() + DEADLINE_MS;
+        while (!has_heard(c, "</stream:features>") && now_ms() < until)
+            hear(c, until);
+        assert_int_equal(has_heard(c, "-PLUS"), !off);
+        assert_int_equal(has_heard(c, "tls-exporter"), !off);
+        say(c, "<auth " SASL " mechanism='SCRAM-SHA-1'>eSwsbj11c2VyLHI9YWJj</auth>");
+        expect(c, "<challenge " SASL ">");
+        hang_up(c);
+        node_free(n);
+    }
+}
+
 /* Everything that must not work, or not hurt, before TLS. */
 static void test_in_clear(void **state)
 {
@@ -869,6 +888,7 @@ int main(void)
         cmocka_unit_test(test_connection_limits),
         cmocka_unit_test(test_not_serving),
         cmocka_unit_test(test_throttling),
+        cmocka_unit_test(test_binding_setting),
         cmocka_unit_test(test_throttle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
