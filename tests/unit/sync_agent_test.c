@@ -298,7 +298,7 @@ static void a_user_missed_by_the_pages_stays(void **state)
     wait_for_run(f, 1);
     f->store.settings.interval_ms = LONG_MS;
     sync_agent_settings_changed(f->agent);
-    fault(f, "{\"kind\":\"slow\",\"operation\":\"listUser\",\"ms\":200,\"skip\":1,\"count\":1}");
+    fault(f, "{\"kind\":\"slow\",\"operation\":\"listUser\",\"ms\":700,\"skip\":1,\"count\":1}");
     assert_int_equal(sync_agent_run_now(f->agent, true, NULL), 0);
     WAIT(f, is_after_first_page); /* the second is made up, but delayed */
     order(f, "DELETE", "/users/user0001", NULL);
@@ -574,11 +574,11 @@ static void slow_commits_hold_the_pages_back(void **state)
 {
     struct fixture *f = *state;
     f->options.page_size = 10;
-    f->store.answer_ms = 10;
-    start_sim(f, "300", NULL, NULL);
+    f->store.answer_ms = 80;
+    start_sim(f, "100", NULL, NULL);
     start_agent(f);
     wait_for_run(f, 1);
-    assert_int_equal(f->store.n_users, 300);
+    assert_int_equal(f->store.n_users, 100);
     assert_true(f->store.max_waiting >= 2 && f->store.max_waiting <= 4);
 }
 
