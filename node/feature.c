@@ -2,6 +2,7 @@
 #include "node/auth.h"
 #include "node/node_impl.h"
 #include "node/sync_glue.h"
+#include "cluster/certs.h"
 #include "protocols/xmpp/c2s_edge.h"
 #include "protocols/xmpp/xmpp.h"
 #include <stdio.h>
@@ -69,10 +70,19 @@ static void stop_presence_engine(void *user)
     set_serving(n);
 }
 
+/* Clients must not see a certificate that is not their domain's: a new cluster signs one first. */
+static bool has_certificate(struct node *n)
+{
+    char domain[256];
+    return !certs_needs_default(domain, control_read(n), 0);
+}
+
 static int start_xmpp(void *user, struct err_ctx *err)
 {
     struct node *n = user;
-    (void)err;
+    n->xmpp_wanted = true;
+    if (!has_certificate(n))
+        return err_set(err, ERR_AGAIN, "waits for the domain's certificate");
     n->xmpp_serving = true;
     set_serving(n);
     return 0;
@@ -81,7 +91,7 @@ static int start_xmpp(void *user, struct err_ctx *err)
 static void stop_xmpp(void *user)
 {
     struct node *n = user;
-    n->xmpp_serving = false;
+    n->xmpp_wanted = n->xmpp_serving = false;
     set_serving(n);
 }
 
@@ -208,6 +218,12 @@ void feature_on_change(struct node *n, unsigned dirty)
 void feature_set_certs(struct node *n)
 {
     health_set_certs(n);
-    if (n->edge)
-        c2s_edge_set_sni(n->edge, n->client_sni);
+    if (!n->edge || !has_certificate(n))
+        return;
+    c2s_edge_set_sni(n->edge, n->client_sni);
+    if (n->xmpp_wanted && !n->xmpp_serving) {
+        n->xmpp_serving = true;
+        set_serving(n);
+        services_set_started(n->services, SERVICE_XMPP, clock_wall_ms());
+    }
 }

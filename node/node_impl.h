@@ -89,7 +89,7 @@ struct node {
     uint64_t barrier_index; /* committed when this process started; 0: not reached yet */
     bool barrier_in_flight;
     bool up_in_flight, update_in_flight, cert_in_flight;
-    bool im_serving, xmpp_serving; /* the services run */
+    bool im_serving, xmpp_wanted, xmpp_serving; /* the services run */
     bool all_running_told;
     uint64_t epoch; /* of the proposer session, as last told to the links */
     uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, disk_checked_ms, certs_checked_ms,
