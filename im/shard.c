@@ -249,6 +249,15 @@ static void before_poll(struct loop_hook *hook)
     drop_reader(s);
 }
 
+static void close_sessions(struct shard *s)
+{
+    htab_for_each(node, &s->sessions)
+    {
+        struct session *session = container_of(node, struct session, node);
+        session->ops->close(session, SESSION_SHUTDOWN);
+    }
+}
+
 static void finish_stop(struct shard *s)
 {
     if ((s->n_sessions || s->n_busy) && loop_now_ms(s->loop) < s->stop_ms + STOP_MS)
@@ -267,6 +276,8 @@ static void on_tick(struct timer *timer)
     }
     shard_check_lease(s);
     s->check_done = false;
+    if (!im_is_serving(s->im) && s->n_sessions)
+        close_sessions(s);
     /* An index may have passed that changed no row, so that no feed event tells of it. */
     if (router_is_holding(s)) {
         drop_reader(s);
