@@ -14,6 +14,7 @@ struct wanted {
     uint32_t node;
     bool raised, notice;
     bool settled; /* the store says what we want */
+    bool ends;    /* to be cleared as soon as the raise is written: the history shows that it was */
     bool in_flight;
     bool forgotten; /* free when the proposal comes back */
     char text[256];
@@ -142,10 +143,14 @@ void alarms_step(struct alarms *a)
         if (w->in_flight || w->settled)
             continue;
         if (!w->notice && a->backend.is_open(a->backend.user, alarm_name(w->id), w->node) == w->raised) {
-            w->settled = true;
-            if (!w->raised)
+            w->settled = !w->ends;
+            if (!w->raised) {
                 drop(w);
-            continue;
+                continue;
+            }
+            if (!w->ends)
+                continue;
+            w->raised = w->ends = false;
         }
         submit(a, w);
     }
@@ -161,6 +166,7 @@ void alarms_raise(struct alarms *a, enum alarm_id id, uint32_t node, const char 
     va_start(args, format);
     vsnprintf(w->text, sizeof(w->text), format, args);
     va_end(args);
+    w->ends = false;
     if (again)
         return;
     w->raised = true;
@@ -181,6 +187,11 @@ void alarms_clear(struct alarms *a, enum alarm_id id, uint32_t node)
         return;
     if (w->raised || open)
         log_notice(a->log, "alarm %s cleared%s", alarm_name(id), w->raised ? "" : " (raised earlier)");
+    if (w->raised && !w->settled && !open) {
+        w->ends = true;
+        alarms_step(a);
+        return;
+    }
     w->raised = false;
     w->settled = false;
     alarms_step(a);
