@@ -106,10 +106,12 @@ void driver_step(struct driver *d, struct raft_event *event);    /* a refusal is
 bool driver_enter(struct driver *d, uint64_t now_ms);            /* around every public call; false: dead */
 void driver_leave(struct driver *d);
 void driver_save_vote(struct driver *d);
-void driver_rebuild(struct driver *d); /* a fresh core from log and snapshot as they are now */
 uint64_t driver_last(const struct driver *d);
 int driver_to_core_conf(struct raft_configuration *out, const struct configuration *c);
 void driver_from_core_conf(struct configuration *out, const struct raft_configuration *c);
+
+/* driver_start.c */
+void driver_rebuild(struct driver *d); /* a fresh core from log and snapshot as they are now */
 
 /* driver_apply.c */
 void driver_pump(struct driver *d);

@@ -105,5 +105,7 @@ void rlog_writer_queue(struct rlog *l, struct rlog_write *w);
 void rlog_writer_queue_read(struct rlog *l, struct rlog_read *r);
 void rlog_writer_check_space(struct rlog *l);
 void rlog_segment_name(char out[32], uint32_t number);
+/* rlog_reader.c: fills entries and n; on the writer thread */
+int rlog_reader_read(struct rlog *l, struct rlog_read *r);
 
 #endif
