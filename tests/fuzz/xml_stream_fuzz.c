@@ -81,6 +81,8 @@ static void on_stanza(void *user, struct xml_stanza *stanza)
     buf_add(&r->out, stanza->raw, stanza->n_raw);
     if (strcmp(stanza->root->name, "restart") == 0)
         xml_stream_restart(r->stream);
+    if (strcmp(stanza->root->name, "pause") == 0)
+        xml_stream_pause(r->stream);
     if (strcmp(stanza->root->name, "stop") == 0)
         xml_stream_stop(r->stream);
 }
@@ -102,6 +104,11 @@ static enum xml_error run(struct run *r, const uint8_t *data, size_t n, size_t s
         mem_free(exact);
         if (park)
             xml_stream_park(r->stream);
+        for (unsigned n_seen = ~0u;
+             e == XML_OK && n_seen != r->n_stanzas;) { /* until nothing more was kept */
+            n_seen = r->n_stanzas;
+            e = xml_stream_resume(r->stream);
+        }
     }
     xml_stream_free(r->stream);
     return e;
