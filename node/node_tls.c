@@ -63,8 +63,7 @@ int node_tls_load(struct node *n, struct err_ctx *err)
     return make_contexts(n, err);
 }
 
-/* New contexts for connections to come. Raft's own connections keep the old ones until the process ends:
- * those stay valid for a third of their lifetime, and the change of a CA keeps the old one in the bundle. */
+/* New contexts for connections to come. */
 static void renew_contexts(struct node *n)
 {
     struct err_ctx err = {0};
@@ -75,6 +74,8 @@ static void renew_contexts(struct node *n)
     if (n->plane)
         plane_set_tls(n->plane, n->tls_server);
     links_set_tls(n->links, n->tls_link);
+    if (n->replica)
+        replica_set_tls_client(n->replica, n->tls_raft);
 }
 
 void node_tls_on_ca(struct node *n)

@@ -425,7 +425,7 @@ static void dial(struct install *x)
     memcpy(hello.nonce, r->options.start_nonce, 16);
     x->state = INSTALL_OPENING;
     x->heard_ms = replica_now_ms(r);
-    x->conn = conn_dial(r->loop, address, port, r->options.tls_client, node, replica_identify, r, &hello,
+    x->conn = conn_dial(r->loop, address, port, transport_tls(r->transport), node, replica_identify, r, &hello,
                         &events, x);
 }
 

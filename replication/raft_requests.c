@@ -215,6 +215,35 @@ static void pump_change(struct replica *r, struct change_request *q, uint64_t no
     }
 }
 
+/* ---- certificates ---- */
+
+struct tls_letter {
+    struct letter letter;
+    struct replica *r;
+    struct tls_ctx *tls;
+};
+
+static void drop_tls(struct letter *letter)
+{
+    struct tls_letter *x = container_of(letter, struct tls_letter, letter);
+    tls_ctx_unref(x->tls);
+    mem_free(x);
+}
+
+static void take_tls(struct letter *letter)
+{
+    struct tls_letter *x = container_of(letter, struct tls_letter, letter);
+    transport_set_tls(x->r->transport, x->tls);
+    drop_tls(letter);
+}
+
+void replica_set_tls_client(struct replica *r, struct tls_ctx *tls_client)
+{
+    struct tls_letter *x = mem_new(struct tls_letter);
+    *x = (struct tls_letter){{.deliver = take_tls, .discard = drop_tls}, r, tls_ctx_ref(tls_client)};
+    loop_post(r->loop, &x->letter);
+}
+
 void raft_requests_pump(struct replica *r, uint64_t now_ms)
 {
     struct change_request *q;

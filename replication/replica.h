@@ -60,6 +60,8 @@ int replica_start(struct replica *r, struct err_ctx *err);
  * added for must not be freed before it returns, and nobody may use R from then on (letters that are still
  * queued there need no R). */
 void replica_stop(struct replica *r);
+/* A renewed certificate or bundle, for connections to come; takes a reference of its own. Any thread. */
+void replica_set_tls_client(struct replica *r, struct tls_ctx *tls_client);
 
 /* A connection with ALPN imp-raft/1 whose certificate was verified; NODE is from the certificate. Control
  * loop: the stream moves to the raft loop. */

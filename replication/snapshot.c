@@ -43,7 +43,8 @@ void snapshot_consider(struct replica *r)
 {
     uint64_t durable = store_durable_index(r->options.store), keep = keep_bytes(r);
     uint64_t threshold = keep < THRESHOLD ? keep : THRESHOLD;
-    if (durable <= r->snapshot.index || r->status.is_installing)
+    /* The driver may not have heard yet of what the store has: the next tick looks again. */
+    if (durable <= r->snapshot.index || durable > r->driver_applied || r->status.is_installing)
         return;
     uint64_t first = rlog_first(r->rlog), from = keep_from(r, keep, durable + 1);
     if (from <= first || rlog_bytes_from(r->rlog, first) - rlog_bytes_from(r->rlog, from) < threshold)

@@ -82,7 +82,7 @@ static void link_abort(struct link *x)
 static void dial(struct peer *p)
 {
     struct transport *t = p->t;
-    if (t->stopping || p->out || !p->address[0])
+    if (t->stopping || p->out || !p->address[0] || !t->config.tls)
         return;
     p->out = link_new(t, p, LINK_OUT);
     p->out->conn = conn_dial(t->config.loop, p->address, p->port, t->config.tls, p->node, t->config.identify,
@@ -387,6 +387,7 @@ struct transport *transport_new(const struct transport_config *config)
 {
     struct transport *t = mem_new(struct transport);
     t->config = *config;
+    t->config.tls = config->tls ? tls_ctx_ref(config->tls) : NULL;
     list_init(&t->links);
     list_init(&t->stopped.link);
     t->stopped.fn = on_all_gone;
@@ -410,7 +411,19 @@ void transport_free(struct transport *t)
 {
     for (unsigned i = 0; i < t->n_peers; i++)
         peer_free(t->peers[i]);
+    tls_ctx_unref(t->config.tls);
     mem_free(t);
+}
+
+void transport_set_tls(struct transport *t, struct tls_ctx *tls)
+{
+    tls_ctx_unref(t->config.tls);
+    t->config.tls = tls_ctx_ref(tls);
+}
+
+struct tls_ctx *transport_tls(const struct transport *t)
+{
+    return t->config.tls;
 }
 
 /* ---- peers ---- */

@@ -52,6 +52,8 @@ struct transport_peer {
     const char *address;
     uint16_t port;
 };
+void transport_set_tls(struct transport *t, struct tls_ctx *tls); /* for connections to come */
+struct tls_ctx *transport_tls(const struct transport *t);
 /* The members other than ourselves. Peers not named are forgotten and their connections closed. */
 void transport_set_peers(struct transport *t, const struct transport_peer *peers, unsigned n);
 void transport_set_address(struct transport *t, const char *address,

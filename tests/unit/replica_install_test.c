@@ -66,7 +66,7 @@ static void test_install(void **state)
     await(atomic_load(&away->n_fatal) > 0, "a finished install");
     assert_int_equal(atomic_load(&away->n_exit_again), 1);
     /* Until it has started again it applies nothing. */
-    assert_true(replica_applied_index(away->r) <= last);
+    assert_true(replica_applied_index(away->r) < first_of(cluster_leader(c)));
     node_stop(away);
     node_start(c, away->id);
     propose_alarm_until_done(away, "back");
@@ -97,7 +97,7 @@ static void test_install_interrupted(void **state)
     for (unsigned i = 0; i < 2; i++) {
         node_start(c, away->id);
         await((replica_get_status(away->r, &s), s.installing), "an install");
-        assert_int_equal(s.applied_index, last);
+        assert_true(s.applied_index < first_of(cluster_leader(c)));
         node_stop(away);
     }
     node_start(c, away->id);
