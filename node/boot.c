@@ -226,6 +226,7 @@ static const struct step {
     {"features", feature_start, NULL},
     {"admin", start_admin, stop_admin},
     {"replica", begin_replica, NULL},
+    {"scrub", duties_start_scrub, duties_stop_scrub},
     {"cluster port", start_plane, stop_plane},
     {"shards", feature_begin, feature_stop},
 };

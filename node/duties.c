@@ -1,5 +1,6 @@
 /* What a node checks by itself once in a while, and what it makes of what others notice. */
 #include "node/node_impl.h"
+#include "storage/scrubber.h"
 #include <inttypes.h>
 #include <sys/statvfs.h>
 
@@ -67,6 +68,65 @@ void duties_on_tables_differ(void *user, uint64_t index, bool we_differ, bool ti
     loop_post(node->loop, &d->letter);
 }
 
+/* ---- scrub ---- */
+
+struct scrub_letter {
+    struct letter letter;
+    struct node *node;
+    unsigned n_bad;
+    char text[384];
+};
+
+/* A damaged copy must not serve: what it answers may be wrong. */
+static void on_scrubbed(struct letter *letter)
+{
+    struct scrub_letter *s = container_of(letter, struct scrub_letter, letter);
+    struct node *n = s->node;
+    if (s->n_bad) {
+        log_error(n->log, "scrub: %u tables are damaged: %s", s->n_bad, s->text);
+        alarms_raise(n->alarms, ALARM_TABLES_DIFFER, n->id.node,
+                     "the copy of the tables on %s is damaged (%s): its feature services are held back; "
+                     "'impcli dbreplication repair %s' makes a fresh copy",
+                     n->id.name, s->text, n->id.name);
+        services_set_released(n->services, false, "a table is damaged");
+        services_step(n->services, clock_wall_ms());
+    } else {
+        log_debug(n->log, "scrub: all rows are good");
+    }
+    mem_free(s);
+}
+
+static void drop_scrubbed(struct letter *letter)
+{
+    mem_free(container_of(letter, struct scrub_letter, letter));
+}
+
+/* The scrubber's thread. */
+static void on_round(void *user, unsigned n_bad, const char *text)
+{
+    struct node *n = user;
+    struct scrub_letter *s = mem_new(struct scrub_letter);
+    *s = (struct scrub_letter){.letter = {NULL, on_scrubbed, drop_scrubbed}, .node = n, .n_bad = n_bad};
+    snprintf(s->text, sizeof(s->text), "%s", text);
+    loop_post(n->loop, &s->letter);
+}
+
+static unsigned scrub_round_s(struct node *n)
+{
+    return (unsigned)setting_int(control_read(n), n->id.name, SETTING_STORAGE_SCRUB);
+}
+
+int duties_start_scrub(struct node *n, struct err_ctx *err)
+{
+    return scrubber_start(&n->scrubber, n->store, scrub_round_s(n), on_round, n, err);
+}
+
+void duties_stop_scrub(struct node *n)
+{
+    scrubber_stop(n->scrubber);
+    n->scrubber = NULL;
+}
+
 /* DiskLow at the larger of 10 % of the file system and the store's size + 512 MiB (a copy must fit). */
 static void check_disk(struct node *n)
 {
@@ -119,6 +179,8 @@ void duties_step(struct node *n, uint64_t now_ms)
     if (!n->disk_checked_ms || now_ms - n->disk_checked_ms >= DISK_EVERY_MS) {
         n->disk_checked_ms = now_ms;
         check_disk(n);
+        if (n->scrubber)
+            scrubber_set_round(n->scrubber, scrub_round_s(n));
     }
     if (!n->certs_checked_ms || now_ms - n->certs_checked_ms >= CERTS_EVERY_MS) {
         n->certs_checked_ms = now_ms;

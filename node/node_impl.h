@@ -33,6 +33,7 @@ struct auth;
 struct c2s_edge;
 struct http_server;
 struct node_tls;
+struct scrubber;
 struct sync_glue;
 struct xmpp;
 
@@ -66,6 +67,7 @@ struct node {
 
     struct store *store;
     struct store_reader *reader;
+    struct scrubber *scrubber;
     struct loop_hook before_poll;
     struct replica *replica;
     struct members *members;
@@ -120,6 +122,8 @@ bool control_is_publisher(const struct node *n);
 
 /* duties.c: what a node checks by itself once in a while */
 void duties_step(struct node *n, uint64_t now_ms);
+int duties_start_scrub(struct node *n, struct err_ctx *err); /* reads all rows once per storage.scrub */
+void duties_stop_scrub(struct node *n);
 void duties_on_trouble(void *user, enum member_trouble trouble, uint32_t node, bool raised, bool forget,
                        const char *text);
 void duties_on_tables_differ(void *user, uint64_t index, bool we_differ, bool tie, const uint32_t *nodes,

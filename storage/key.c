@@ -4,10 +4,10 @@
 #include <string.h>
 
 /* A string is its bytes and a NUL: C strings hold no NUL, so the order of the bytes is the order of strcmp
- * and a string sorts before every longer one that begins with it. One of more than STR_MAX bytes is cut to
- * STR_CUT bytes and ends in the hash of the whole, as hex so that no NUL comes in; its length, which no other
- * has, tells it apart. */
-enum { STR_MAX = 400, STR_CUT = 384, STR_HASH_BYTES = 16, STR_CUT_TOTAL = STR_CUT + 2 * STR_HASH_BYTES };
+ * and a string sorts before every longer one that begins with it. One of more than KEY_STR_MAX bytes is cut
+ * to STR_CUT bytes and ends in the hash of the whole, as hex so that no NUL comes in; its length, which no
+ * other has, tells it apart. */
+enum { STR_CUT = 384, STR_HASH_BYTES = 16, STR_CUT_TOTAL = STR_CUT + 2 * STR_HASH_BYTES };
 
 void key_init(struct key *k)
 {
@@ -37,7 +37,7 @@ void key_u64(struct key *k, uint64_t v)
 void key_str(struct key *k, const char *s)
 {
     size_t n = strlen(s);
-    if (n <= STR_MAX) {
+    if (n <= KEY_STR_MAX) {
         key_bytes(k, s, n + 1);
         return;
     }

@@ -12,6 +12,7 @@
 #include "storage/side_file.h"
 #include <assert.h>
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -271,9 +272,14 @@ int point_start(struct store *s, const struct store_options *o, const struct poi
     }
     if (o->manual_points)
         return 0;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(&s->point->thread, NULL, point_thread, s);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc)
         return err_set(err, ERR_SYSTEM, "thread: %s", strerror(rc));
+    pthread_setname_np(s->point->thread, "point");
     s->point->has_thread = true;
     return 0;
 }

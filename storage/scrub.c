@@ -8,7 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SLICE_US = 15 * 1000, PAUSE_US = 2 * 1000, ROWS_PER_LOOK = 64, NOTES_MAX = 1 << 18, TRIES = 3 };
+enum { SLICE_US = 15 * 1000, PAUSE_US = 45 * 1000, ROWS_PER_LOOK = 64, NOTES_MAX = 1 << 18, TRIES = 3 };
 
 struct note {
     uint64_t txn_id;
@@ -220,6 +220,10 @@ static int scrub_once(struct store *s, enum table table, MDB_txn *txn, struct er
     struct walk w;
     int rc = walk_start(&w, txn, s->dbi[table], table);
     for (bool first = true; !rc; first = false) {
+        if (!first && atomic_load(&s->scrub_cancel)) {
+            rc = err_set(err, ERR_CANCELED, "scrub canceled");
+            break;
+        }
         if (!first) {
             mdb_txn_reset(txn);
             nanosleep(&(struct timespec){.tv_nsec = PAUSE_US * 1000}, NULL);

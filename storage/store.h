@@ -30,7 +30,7 @@ enum table_scope table_scope(enum table t);
 int table_find(const char *name); /* enum table, or ERR_NOTFOUND */
 
 /* ---- keys: order of bytes = order of values, field by field ---- */
-enum { KEY_MAX = 511 };
+enum { KEY_MAX = 511, KEY_STR_MAX = 400 /* bytes of a string that stays whole and can be decoded */ };
 struct key {
     uint16_t n;
     uint8_t bytes[KEY_MAX];

@@ -83,7 +83,7 @@ struct store {
 
     pthread_mutex_t scrub_turn; /* one scrub at a time */
     pthread_mutex_t scrub_lock;
-    atomic_bool scrub_on;
+    atomic_bool scrub_on, scrub_cancel;
     struct store_scrub *scrub; /* the one that runs; under scrub_lock */
 };
 

@@ -52,7 +52,7 @@ void fsm_do_bootstrap(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_EXISTS, "the cluster exists already");
         return;
     }
-    if (b->cluster_id.len != CLUSTER_ID_BYTES || !fsm_is_text(b->domain, 1, FSM_TEXT_MAX) || !b->node ||
+    if (b->cluster_id.len != CLUSTER_ID_BYTES || !fsm_is_text(b->domain, 1, FSM_DOMAIN_MAX) || !b->node ||
         !b->node->id || !fsm_is_text(b->node->name, 1, FSM_NAME_MAX) || !b->ca) {
         fsm_refuse(f, ERR_INVALID, "the first entry is not complete");
         return;
@@ -150,7 +150,7 @@ void fsm_do_domain_add(struct fsm *f, const void *body)
     struct store_hash hash;
     uint64_t n_domains;
     store_table_hash(f->txn, TABLE_DOMAIN, &hash, &n_domains);
-    if (!fsm_is_text(b->domain, 1, FSM_TEXT_MAX) || strpbrk(b->domain, "@/ ")) {
+    if (!fsm_is_text(b->domain, 1, FSM_DOMAIN_MAX) || strpbrk(b->domain, "@/ ")) {
         fsm_refuse(f, ERR_INVALID, "this is not a domain");
     } else if (fsm_find_domain(f, b->domain)) {
         fsm_refuse(f, ERR_EXISTS, "the domain %.200s exists", b->domain);

@@ -12,7 +12,11 @@ enum {
     FSM_MAX_ROWS = 1000,   /* of one command */
     FSM_HASH_BYTES = 32,
     FSM_NAME_MAX = 63,
-    FSM_TEXT_MAX = 1023, /* names, addresses, localparts; RFC 7622 §3.1 for the parts of a JID */
+    FSM_TEXT_MAX = 1023, /* names and other texts */
+    /* A bare JID must be read back from a key. RFC 7622 §3.1 would allow 2047 bytes. */
+    FSM_JID_MAX = KEY_STR_MAX,
+    FSM_DOMAIN_MAX = 255,
+    FSM_LOCALPART_MAX = FSM_JID_MAX - 1 - FSM_DOMAIN_MAX,
 };
 
 struct fsm {

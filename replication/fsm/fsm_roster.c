@@ -144,7 +144,7 @@ static bool refuse_groups(struct fsm *f, const Imp__RosterSet *b)
 
 static bool is_contact(const char *jid)
 {
-    return fsm_is_text(jid, 1, 2 * FSM_TEXT_MAX + 1) && !strchr(jid, '/');
+    return fsm_is_text(jid, 1, FSM_JID_MAX) && !strchr(jid, '/');
 }
 
 void fsm_do_roster_set(struct fsm *f, const void *body)

@@ -79,7 +79,7 @@ void fsm_do_service_set(struct fsm *f, const void *body)
 void fsm_do_cert_set(struct fsm *f, const void *body)
 {
     const Imp__CertSet *b = body;
-    if (!fsm_is_text(b->domain, 1, FSM_TEXT_MAX)) {
+    if (!fsm_is_text(b->domain, 1, FSM_DOMAIN_MAX)) {
         fsm_refuse(f, ERR_INVALID, "this is not a domain");
         return;
     }

@@ -248,7 +248,7 @@ void fsm_do_subscribe(struct fsm *f, const void *body)
 {
     const Imp__Subscribe *b = body;
     Imp__UserRow *from, *to;
-    size_t max = 2 * FSM_TEXT_MAX + 1;
+    size_t max = FSM_JID_MAX;
     if (!fsm_is_text(b->from, 1, max) || !fsm_is_text(b->to, 1, max) || strchr(b->from, '/') ||
         strchr(b->to, '/') || !strcmp(b->from, b->to) ||
         (unsigned)b->type > IMP__SUBSCRIBE_TYPE__UNSUBSCRIBED || b->stanza.len > REQUEST_BYTES_MAX ||

@@ -67,7 +67,7 @@ static bool is_free(struct fsm *f, const Imp__SyncUser *u, uint64_t uid)
 static bool is_valid(struct fsm *f, const Imp__SyncUser *u)
 {
     bool valid = fsm_is_text(u->uuid, 1, 64) && fsm_is_text(u->userid, 1, FSM_TEXT_MAX) &&
-                 fsm_is_text(u->localpart, 1, FSM_TEXT_MAX) && !strpbrk(u->localpart, "@/") &&
+                 fsm_is_text(u->localpart, 1, FSM_LOCALPART_MAX) && !strpbrk(u->localpart, "@/") &&
                  strlen(u->display_name) <= FSM_TEXT_MAX && strlen(u->first_name) <= FSM_TEXT_MAX &&
                  strlen(u->last_name) <= FSM_TEXT_MAX && strlen(u->mail) <= FSM_TEXT_MAX &&
                  strlen(u->directory_uri) <= FSM_TEXT_MAX;

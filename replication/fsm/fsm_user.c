@@ -141,7 +141,7 @@ static void put_credential(struct fsm *f, uint64_t uid, const Imp__CredentialRow
 
 static bool refuse_user(struct fsm *f, const Imp__UserAdd *b, uint32_t domain)
 {
-    if (!fsm_is_text(b->localpart, 1, FSM_TEXT_MAX) || strpbrk(b->localpart, "@/") ||
+    if (!fsm_is_text(b->localpart, 1, FSM_LOCALPART_MAX) || strpbrk(b->localpart, "@/") ||
         !fsm_is_text(b->userid, 0, FSM_TEXT_MAX) || !fsm_is_text(b->display_name, 0, FSM_TEXT_MAX) ||
         (b->credential && !is_credential(b->credential))) {
         fsm_refuse(f, ERR_INVALID, "the user's name or credential is not valid");
@@ -164,7 +164,7 @@ static bool refuse_user(struct fsm *f, const Imp__UserAdd *b, uint32_t domain)
 void fsm_do_user_add(struct fsm *f, const void *body)
 {
     const Imp__UserAdd *b = body;
-    uint32_t domain = strlen(b->domain) <= FSM_TEXT_MAX ? fsm_find_domain(f, b->domain) : 0;
+    uint32_t domain = strlen(b->domain) <= FSM_DOMAIN_MAX ? fsm_find_domain(f, b->domain) : 0;
     if (refuse_user(f, b, domain))
         return;
     Imp__UserRow user = IMP__USER_ROW__INIT;

@@ -1,5 +1,6 @@
 /* Store: faults of disk and data, durable points beside a writer, copies, scrub. */
 #include "base/clock.h"
+#include "storage/scrubber.h"
 #include "store_test.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -488,6 +489,54 @@ static void test_points_by_themselves(void **state)
     test_dir_remove(dir);
 }
 
+struct rounds {
+    atomic_int n, n_bad;
+    char text[384];
+};
+
+static void on_round(void *user, unsigned n_bad, const char *text)
+{
+    struct rounds *r = user;
+    snprintf(r->text, sizeof r->text, "%s", text);
+    atomic_store(&r->n_bad, (int)n_bad);
+    atomic_fetch_add(&r->n, 1);
+}
+
+static void wait_rounds(struct rounds *r, int n)
+{
+    uint64_t until = clock_monotonic_ms() + 20000;
+    while (atomic_load(&r->n) < n) {
+        assert_true(clock_monotonic_ms() < until);
+        usleep(5000);
+    }
+}
+
+static void test_scrubber(void **state)
+{
+    char *dir = test_dir();
+    struct rounds rounds = {0};
+    struct err_ctx err = {0};
+    struct scrubber *c;
+    struct store *s = test_open(dir, NULL);
+    put_many(s, TABLE_USER, 0, 2000, 1);
+    assert_int_equal(scrubber_start(&c, s, 0, on_round, &rounds, &err), 0);
+    scrubber_set_round(c, 1);
+    wait_rounds(&rounds, 2);
+    assert_int_equal(atomic_load(&rounds.n_bad), 0);
+    scrubber_stop(c);
+    assert_int_equal(store_close_clean(s, &err), 0);
+    flip_bit(dir, "data.mdb", "row number 1234 ", 5);
+    s = test_open(dir, NULL);
+    atomic_store(&rounds.n, 0);
+    assert_int_equal(scrubber_start(&c, s, 1, on_round, &rounds, &err), 0);
+    wait_rounds(&rounds, 1);
+    scrubber_stop(c);
+    assert_int_equal(atomic_load(&rounds.n_bad), 1);
+    assert_non_null(strstr(rounds.text, "table user"));
+    store_close_dirty(s);
+    test_dir_remove(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -502,6 +551,7 @@ int main(void)
         cmocka_unit_test(test_writer_never_waits),
         cmocka_unit_test(test_scrub_under_load),
         cmocka_unit_test(test_points_by_themselves),
+        cmocka_unit_test(test_scrubber),
         cmocka_unit_test(test_full_disk),
     };
     return cmocka_run_group_tests_name("storage_fault", tests, NULL, NULL);
