@@ -115,7 +115,8 @@ static bool add_change(struct admin_call *call, struct change_list *l, const cha
             return false;
         }
         c->sealed.len = sealed.n;
-        c->sealed.data = (uint8_t *)arena_strndup(&call->arena, sealed.data, sealed.n);
+        c->sealed.data = arena_alloc(&call->arena, sealed.n); /* not a string: it may hold zero bytes */
+        memcpy(c->sealed.data, sealed.data, sealed.n);
         buf_fini(&sealed);
     } else if (value) {
         c->value = (char *)value;
