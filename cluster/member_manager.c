@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TICK_MS = 250, DOWN_AFTER_MS = 3000, RETRY_MS = 2000, MAX_MEMBERS = REPLICA_MAX_PEERS };
+enum { TICK_MS = 250, DOWN_AFTER_MS = 3000, UNSEEN_AFTER_MS = 15000, RETRY_MS = 2000, MAX_MEMBERS = REPLICA_MAX_PEERS };
 
 struct watched {
     uint32_t node;
@@ -169,13 +169,18 @@ static struct watched *watch(struct member_manager *m, uint32_t node)
     return &m->watched[m->n_watched++];
 }
 
-static bool lasts(uint64_t *since_ms, bool is_so, uint64_t now)
+static bool lasts_for(uint64_t *since_ms, bool is_so, uint64_t now, unsigned for_ms)
 {
     if (!is_so)
         *since_ms = 0;
     else if (!*since_ms)
         *since_ms = now;
-    return is_so && now - *since_ms >= DOWN_AFTER_MS;
+    return is_so && now - *since_ms >= for_ms;
+}
+
+static bool lasts(uint64_t *since_ms, bool is_so, uint64_t now)
+{
+    return lasts_for(since_ms, is_so, now, DOWN_AFTER_MS);
 }
 
 static void check_member(struct member_manager *m, const struct member *member, uint64_t now)
@@ -189,11 +194,14 @@ static void check_member(struct member_manager *m, const struct member *member, 
         return;
     char text[256];
     bool down = lasts(&w->silent_since_ms, peer && !peer->connected, now);
-    bool behind = lasts(&w->behind_since_ms, !member->epoch && !member->witness, now);
+    /* who has joined may take a moment to start the node */
+    bool behind = lasts_for(&w->behind_since_ms, !member->epoch && !member->witness, now,
+                            member->seen ? DOWN_AFTER_MS : UNSEEN_AFTER_MS);
     snprintf(text, sizeof(text), "node %s (%s) does not answer", member->name, member->address);
     if (down != w->down)
         tell(m, MEMBER_TROUBLE_NODE_DOWN, member->id, down, text);
-    snprintf(text, sizeof(text), "the feature services of %s wait for replication", member->name);
+    snprintf(text, sizeof(text), "the feature services of %s wait for replication%s", member->name,
+             member->seen ? "" : ": it has joined, but not spoken yet");
     if (behind && !w->behind)
         tell(m, MEMBER_TROUBLE_CATCHING_UP, member->id, true, text);
     w->down = down;
@@ -208,7 +216,7 @@ static void check_troubles(struct member_manager *m, uint64_t now)
              "two voters: the loss of either stops all writes; add a third node or a witness");
     m->no_redundancy = two;
     for (unsigned i = 0; i < m->members->n; i++)
-        if (m->members->list[i].seen && m->members->list[i].id != m->o.node_id)
+        if (m->members->list[i].id != m->o.node_id)
             check_member(m, &m->members->list[i], now);
     for (unsigned i = 0; i < m->n_watched;) {
         if (members_find(m->members, m->watched[i].node)) {

@@ -91,6 +91,7 @@ bool admin_accepted(struct admin_call *call, const struct proposal_result *resul
 
 /* Look-ups that answer the call themselves (and return NULL) when there is no such thing. */
 Imp__NodeRow *admin_find_node(struct admin_call *call, const char *name);
+Imp__NodeRow *admin_self(struct admin_call *call); /* never NULL */
 Imp__UserRow *admin_find_user(struct admin_call *call, const char *name); /* "user" or "user@domain" */
 const char *admin_node_name(struct admin_call *call, uint32_t node);      /* "" for 0 */
 const char *admin_user_jid(struct admin_call *call, const Imp__UserRow *user);

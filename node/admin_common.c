@@ -103,8 +103,27 @@ bool admin_accepted(struct admin_call *call, const struct proposal_result *resul
 
 /* ---- look-ups ---- */
 
+/* This node knows itself, also before its store has caught up. */
+Imp__NodeRow *admin_self(struct admin_call *call)
+{
+    struct key key;
+    key_init(&key);
+    key_u32(&key, call->env->node_id);
+    Imp__NodeRow *row = store_find_row(admin_read(call), TABLE_NODE, &key, &call->arena);
+    if (!row) {
+        row = arena_alloc(&call->arena, sizeof *row);
+        imp__node_row__init(row);
+        row->id = call->env->node_id;
+        row->name = (char *)call->env->node_name;
+        row->release = (char *)IMP_RELEASE;
+    }
+    return row;
+}
+
 Imp__NodeRow *admin_find_node(struct admin_call *call, const char *name)
 {
+    if (strcmp(name, call->env->node_name) == 0)
+        return admin_self(call);
     struct key key;
     key_init(&key);
     key_str(&key, name);

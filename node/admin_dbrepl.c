@@ -307,12 +307,17 @@ static void picture_start(struct picture *p)
     key_init(&key);
     p->cluster = store_find_row(admin_read(call), TABLE_CLUSTER, &key, &call->arena);
     store_iter_init(&it, admin_read(call), TABLE_NODE, &key);
+    bool has_self = false;
     while (p->n < MAX_NODES && store_iter_next(&it)) {
         Imp__NodeRow *row = store_iter_row(&it, &call->arena);
-        if (row)
-            p->nodes[p->n++] = (struct picture_node){.row = row};
+        if (!row)
+            continue;
+        p->nodes[p->n++] = (struct picture_node){.row = row};
+        has_self |= row->id == call->env->node_id;
     }
     store_iter_fini(&it);
+    if (!has_self && p->n < MAX_NODES) /* the store has not caught up so far */
+        p->nodes[p->n++] = (struct picture_node){.row = admin_self(call)};
     p->asked_us = clock_monotonic_us();
     admin_gather(&p->gather, "status", NULL, 0);
 }

@@ -66,6 +66,7 @@ def test(cluster):
     n4.start()
     wait('n4 says that it is delayed', lambda: all(
         s['state'] == 'delayed' for s in n4.json('service', 'list', 'n4') if s['kind'] == 'feature'))
+    wait('there is an alarm', lambda: ('ReplicationDelayStart', 'n4') in alarms(n1))
     before = chat.check()
     wait('the others run on', lambda: chat.check() > before + 20)
     for node in cluster.nodes[:3]:
