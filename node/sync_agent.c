@@ -73,6 +73,14 @@ static void clear_alarm(struct sync_agent *a, enum sync_alarm alarm)
     a->ops->clear_alarm(a->node, alarm_name(alarm));
 }
 
+/* Nobody waits for the call manager any more. */
+static void clear_raised(struct sync_agent *a)
+{
+    for (int i = 0; i < SYNC_N_ALARMS; i++)
+        if (a->alarms[i] == SYNC_ALARM_RAISED)
+            clear_alarm(a, (enum sync_alarm)i);
+}
+
 static void set_feed(struct sync_agent *a, enum sync_feed feed, const char *reason)
 {
     if (a->status.feed != feed)
@@ -168,19 +176,31 @@ static void start_run(struct sync_agent *a)
         sync_feed_start(a->run);
 }
 
+/* The first setting that is needed and not there. An attempt without them would only count as a failed
+ * log-in, and they are often set one after the other. */
+static const char *missing_setting(const struct sync_agent *a)
+{
+    return !a->url        ? "axl.url is not set"
+           : !a->user     ? "axl.user is not set"
+           : !a->password ? "axl.password is not set"
+                          : NULL;
+}
+
 /* Does what is due now, from the agent's facts alone. */
 static void go_on(struct sync_agent *a)
 {
     if (a->is_closing || a->run)
         return;
-    if (!a->is_publisher)
+    if (!a->is_publisher) {
         sync_agent_set_state(a, SYNC_STANDBY, "");
-    else if (!a->url)
-        sync_agent_set_state(a, SYNC_UNCONFIGURED, "");
-    else if (a->is_held)
+    } else if (missing_setting(a)) {
+        clear_raised(a);
+        sync_agent_set_state(a, SYNC_UNCONFIGURED, missing_setting(a));
+    } else if (a->is_held) {
         sync_agent_set_state(a, SYNC_STOPPED, "");
-    else if (open_axl(a))
+    } else if (open_axl(a)) {
         start_run(a);
+    }
 }
 
 static void on_timer(struct timer *t)
@@ -341,9 +361,7 @@ void sync_agent_stop(struct sync_agent *a)
     abort_run(a);
     close_axl(a);
     a->is_publisher = a->is_held = false;
-    for (int i = 0; i < SYNC_N_ALARMS; i++)
-        if (a->alarms[i] == SYNC_ALARM_RAISED)
-            clear_alarm(a, (enum sync_alarm)i);
+    clear_raised(a);
     sync_agent_set_state(a, SYNC_STANDBY, "");
 }
 
@@ -351,8 +369,8 @@ static int check_can_run(struct sync_agent *a, struct err_ctx *err)
 {
     if (!a->is_publisher)
         return err_set(err, ERR_UNAVAILABLE, "the Sync Agent runs on the publisher alone");
-    if (!a->url)
-        return err_set(err, ERR_UNAVAILABLE, "sync is off: axl.url is not set");
+    if (missing_setting(a))
+        return err_set(err, ERR_UNAVAILABLE, "sync is off: %s", missing_setting(a));
     return 0;
 }
 

@@ -31,8 +31,7 @@ enum {
 
 /* Strings are borrowed for the call that carries them; NULL is the same as "". */
 struct sync_settings {
-    const char *url; /* empty: sync is off */
-    const char *user, *password;
+    const char *url, *user, *password; /* one of them empty: sync is off */
     const char *ca_pem;   /* empty: the system's trust store */
     const char *version;  /* of the AXL schema to try first; empty: 14.0 */
     unsigned interval_ms; /* between two looks at the change queue; 0: 10 s */
@@ -144,7 +143,7 @@ const char *sync_feed_text(enum sync_feed feed);    /* "unknown", "ok", "lost" *
  */
 struct sync_status {
     enum sync_state state;
-    char reason[256]; /* of back-off, failed; else "" */
+    char reason[256]; /* of not configured, back-off, failed; else "" */
 
     struct sync_stored last;    /* the last full run; result "" if there was none */
     uint64_t last_duration_ms;  /* 0: not run by this process */

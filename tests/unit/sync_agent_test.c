@@ -592,6 +592,12 @@ static void stop_and_start(void **state)
     assert_int_equal(f->status.state, SYNC_UNCONFIGURED);
     assert_int_equal(sync_agent_run_now(f->agent, false, &err), ERR_UNAVAILABLE);
     start_sim(f, "250", NULL, NULL);
+    f->store.settings.password = "";
+    sync_agent_settings_changed(f->agent); /* set one after the other, they cause no failed log-in */
+    sync_agent_get_status(f->agent, &f->status);
+    assert_int_equal(f->status.state, SYNC_UNCONFIGURED);
+    assert_string_equal(f->status.reason, "axl.password is not set");
+    f->store.settings.password = "axlpassword";
     fault(f, "{\"kind\":\"slow\",\"operation\":\"listUser\",\"ms\":60000,\"count\":1}");
     sync_agent_settings_changed(f->agent);
     sync_agent_get_status(f->agent, &f->status);
@@ -604,6 +610,7 @@ static void stop_and_start(void **state)
     assert_int_equal(sync_agent_run_now(f->agent, false, &err), 0);
     wait_for_run(f, 1);
     assert_int_equal(f->store.n_users, 250);
+    assert_int_equal(ucmsim_stat(&f->sim, "loginsRefused"), 0);
 }
 
 static void closing_in_the_middle_is_clean(void **state)
