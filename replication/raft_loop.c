@@ -303,31 +303,13 @@ static void on_timed_out(void *user, const struct proposal_call *call, int code)
     feed_answer_now(call, code);
 }
 
-static void judge_hashes(struct replica *r, uint64_t now)
-{
-    struct hashes_result result;
-    while (hashes_judge(&r->hashes, now, r->status.conf.n, &result)) {
-        if (result.verdict == HASHES_EQUAL)
-            continue;
-        if (result.verdict == HASHES_WE_DIFFER && !r->is_fenced) {
-            r->is_fenced = true;
-            log_error(r->log,
-                      "this node's tables differ from those of the majority at index %llu: lease given up",
-                      (unsigned long long)result.index);
-        }
-        if (r->options.on_tables_differ)
-            r->options.on_tables_differ(r->options.user, result.index, result.verdict == HASHES_WE_DIFFER,
-                                        result.verdict == HASHES_TIE, result.nodes, result.n_nodes);
-    }
-}
-
 static void on_tick(struct timer *t)
 {
     struct replica *r = container_of(t, struct replica, tick);
     uint64_t now = replica_now_ms(r);
     proposer_tick(r->proposer, now, on_timed_out, r);
     lease_grantor_tick(&r->grantor, now);
-    judge_hashes(r, now);
+    differ_judge(r, now);
     check_disk(r, now);
     snapshot_consider(r);
     if (r->copy_server)

@@ -302,6 +302,7 @@ static void on_stop(struct letter *letter)
 {
     struct replica *r = container_of(letter, struct stop_letter, letter)->r;
     mem_free(container_of(letter, struct stop_letter, letter));
+    atomic_store(&r->cancel_scrub, true);
     raft_requests_end(r);
     install_end(r);
     copy_server_end(r->copy_server);

@@ -68,7 +68,8 @@ struct replica {
     struct hashes hashes;
     struct store_reader *reader;
     struct arena arena;
-    bool members_dirty, is_disk_low, is_fenced, stopping;
+    bool members_dirty, is_disk_low, is_fenced, stopping, is_scrubbing;
+    atomic_bool cancel_scrub;
     uint64_t disk_checked_ms;
 
     /* the way to the leader: a new number with each leader, term, connection */
@@ -137,6 +138,9 @@ void raft_requests_barrier_done(struct barrier_wait *w, int code);
 void members_refresh(struct replica *r);
 bool members_is_removed(struct replica *r, uint32_t node);
 void members_publish(struct replica *r, bool notify);
+
+/* ---- differ.c ---- */
+void differ_judge(struct replica *r, uint64_t now_ms);
 
 /* ---- snapshot.c: durable points, log compaction, and the pointer that describes them ---- */
 void snapshot_start_position(struct replica *r, struct store_position *p, struct driver_snapshot *out);

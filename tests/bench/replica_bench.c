@@ -1,6 +1,6 @@
-/* Writes per second and their latency through proposal_submit, on one node and on three (one process, TLS on the
- * loopback, one disk), next to a plain append + fdatasync loop on the same file system. With the state machine of the
- * tests: one row per write. */
+/* Writes per second and their latency through proposal_submit, on one node and on three (one process, TLS on
+ * the loopback, one disk), next to a plain append + fdatasync loop on the same file system. With the state
+ * machine of the tests: one row per write. */
 #include "replica_fixture.h"
 
 #include "base/clock.h"
@@ -110,7 +110,8 @@ static void run_fdatasync(const char *dir)
     for (; n < 4096 && clock_monotonic_us() < begin + 1000000; n++)
         if (write(fd, block, sizeof(block)) < 0 || fdatasync(fd) != 0)
             return;
-    printf("%-28s %33.0f syncs/s\n", "4 KiB write + fdatasync", n / ((double)(clock_monotonic_us() - begin) / 1e6));
+    printf("%-28s %33.0f syncs/s\n", "4 KiB write + fdatasync",
+           n / ((double)(clock_monotonic_us() - begin) / 1e6));
     close(fd);
     unlink(path);
     mem_free(path);

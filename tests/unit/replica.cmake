@@ -8,3 +8,4 @@ imp_unit_test(replica_kill SOURCES ${replica_fixture} LINK ${replica_link} TIMEO
 add_executable(replica_bench ../bench/replica_bench.c ${replica_fixture})
 target_include_directories(replica_bench PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(replica_bench PRIVATE ${replica_link} PkgConfig::CMOCKA)
+imp_unit_test(replica_differ SOURCES ${replica_fixture} LINK ${replica_link} TIMEOUT 120)

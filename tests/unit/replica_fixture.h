@@ -28,7 +28,7 @@ struct tnode {
     struct replica *_Atomic r; /* NULL: stopped */
     struct metrics metrics;
     atomic_uint n_fatal, n_exit_again, n_events, n_reloads, n_changes, n_differ;
-    _Atomic uint64_t feed_index; /* highest told by the feed */
+    _Atomic uint64_t feed_index, feed_applied; /* of the last event, and as told with it */
     char fatal[256];
 };
 struct cluster {
@@ -44,7 +44,8 @@ struct cluster {
 struct cluster *cluster_new(void);    /* node 1 is bootstrapped, not started */
 void cluster_free(struct cluster *c); /* stops what runs, removes the directories */
 struct tnode *node_start(struct cluster *c, uint32_t id);
-void node_stop(struct tnode *n); /* replica_stop */
+void node_start_as(struct tnode *n, uint32_t id); /* its directory and listener, another's identity */
+void node_stop(struct tnode *n);                  /* replica_stop */
 void node_listen(struct tnode *n);
 void end_loops(struct cluster *c); /* of nodes that are stopped: their threads end, their ports stay known */
 /* Adds nodes 2..n through the leader and makes them voters, then waits until all have a session. */

@@ -118,6 +118,16 @@ static void node_down(struct store_txn *txn, const Imp__NodeDown *down, uint64_t
     put_node(txn, node);
 }
 
+static void node_remove(struct store_txn *txn, uint32_t id)
+{
+    struct key k = key_of(id);
+    Imp__NodeTombstoneRow row = IMP__NODE_TOMBSTONE_ROW__INIT;
+    row.removed_ms = 1;
+    store_delete(txn, TABLE_NODE, &k);
+    store_delete(txn, TABLE_PROPOSER, &k);
+    store_put_row(txn, TABLE_NODE_TOMBSTONE, &k, &row);
+}
+
 /* The payload: one row per alarm, in the order executed. */
 static void alarm_raise(struct store_txn *txn, const Imp__AlarmRaise *raise, uint64_t time_ms,
                         struct arena *arena, struct fsm_result *out)
@@ -153,6 +163,9 @@ static void run(struct store_txn *txn, const Imp__Command *c, const struct fsm_i
         break;
     case IMP__COMMAND__BODY_NODE_UP:
         node_up(txn, c->node_up->node, c->node_up->epoch, arena, out);
+        break;
+    case IMP__COMMAND__BODY_NODE_REMOVE:
+        node_remove(txn, c->node_remove->node);
         break;
     case IMP__COMMAND__BODY_NODE_DOWN:
         node_down(txn, c->node_down, in->term, arena, out);

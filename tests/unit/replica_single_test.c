@@ -61,7 +61,7 @@ static void on_flood(void *user, const struct proposal_result *result)
 {
     struct flood *f = user;
     if (result->code != 0 || result->index < atomic_load(&f->last_index) ||
-        result->index > atomic_load(&f->n->feed_index))
+        result->index > atomic_load(&f->n->feed_applied))
         atomic_fetch_add(&f->n_bad, 1);
     atomic_store(&f->last_index, result->index);
     atomic_fetch_add(&f->n_done, 1);
