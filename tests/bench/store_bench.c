@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { N_KEYS = 50000, ROW_BYTES = 200 };
@@ -103,6 +104,16 @@ static void bench_puts(struct bench *b, unsigned batch)
     printf("%-28s %6u  %10.0f /s  slowest transaction %6.2f ms  %lld points\n", "random updates, batch",
            batch, (double)n * 1e6 / (double)(now - begin), (double)worst / 1e3,
            (long long)(metrics_get(&b->metrics, METRIC_STORE_DURABLE_POINTS) - points));
+}
+
+static void print_sizes(struct bench *b)
+{
+    char path[600];
+    struct stat st = {0};
+    snprintf(path, sizeof path, "%s/data.mdb", b->dir);
+    stat(path, &st);
+    printf("%-28s %6s  %10.1f MB in use, %.1f MB the file\n", "store", "",
+           (double)store_size_bytes(b->store) / 1e6, (double)st.st_size / 1e6);
 }
 
 static void bench_reads(struct bench *b)
@@ -224,12 +235,13 @@ int main(int argc, char **argv)
     static const unsigned batches[] = {1, 16, 256, 2048};
     for (size_t i = 0; i < sizeof batches / sizeof *batches; i++)
         bench_puts(&b, batches[i]);
+    print_sizes(&b);
     bench_reads(&b);
     bench_command(&b, "", make_bootstrap, 1);
     bench_command(&b, "users added", make_user_add, UINT64_MAX);
     bench_command(&b, "messages stored", make_message, UINT64_MAX);
     bench_command(&b, "roster items set", make_roster_set, UINT64_MAX);
-    printf("%-28s %6s  %10.1f MB\n", "store", "", (double)store_size_bytes(b.store) / 1e6);
+    print_sizes(&b);
     close_store(&b);
     return 0;
 }

@@ -468,6 +468,39 @@ static void test_scrub_under_load(void **state)
     test_dir_remove(dir);
 }
 
+/* Copies made while rows change are of one moment each, and whole. */
+static void test_copy_under_load(void **state)
+{
+    char *dir = test_dir(), main_dir[600], copy[600];
+    snprintf(main_dir, sizeof main_dir, "%s/main", dir);
+    struct store_options o = {.dir = main_dir, .map_bytes = 1ull << 32};
+    struct err_ctx err = {0};
+    struct load l = {.seed = random_u64() | 1};
+    assert_int_equal(store_open(&l.store, &o, &err), 0);
+    put_many(l.store, TABLE_USER, 0, 20000, 1);
+    l.index = 1;
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, writer, &l), 0);
+    uint64_t last = 0;
+    for (int i = 0; i < 4; i++) {
+        uint64_t applied;
+        struct store_position p;
+        struct arena a;
+        arena_init(&a);
+        snprintf(copy, sizeof copy, "%s/copy%d", dir, i);
+        if (store_copy(l.store, copy, &applied, &err) || store_verify_copy(copy, &p, &a, &err))
+            fail_msg("copy %d: %s", i, err.text);
+        assert_int_equal(p.applied_index, applied);
+        assert_true(applied > last || i == 0);
+        last = applied;
+        arena_fini(&a);
+    }
+    atomic_store(&l.stop, true);
+    pthread_join(thread, NULL);
+    store_close_dirty(l.store);
+    test_dir_remove(dir);
+}
+
 /* The store's own thread makes points without being asked. */
 static void test_points_by_themselves(void **state)
 {
@@ -550,6 +583,7 @@ int main(void)
         cmocka_unit_test(test_extra),
         cmocka_unit_test(test_writer_never_waits),
         cmocka_unit_test(test_scrub_under_load),
+        cmocka_unit_test(test_copy_under_load),
         cmocka_unit_test(test_points_by_themselves),
         cmocka_unit_test(test_scrubber),
         cmocka_unit_test(test_full_disk),
