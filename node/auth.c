@@ -13,6 +13,7 @@ enum {
     IN_FLIGHT_MAX = 2000, /* more log-ins at once are told to try again */
     PENDING_AT_AXL = 16,  /* requests under way at the call manager; the others wait here */
     REQUEST_TIMEOUT_MS = 10 * 1000,
+    REFUSED_HOLD_MS = 60 * 1000,
 };
 
 /* One question: posted by the shard, answered by a letter back. */
@@ -253,6 +254,7 @@ static void open_axl(struct auth *a, struct store_txn *t, struct arena *arena)
         .ca_pem = setting_string(t, a->o.node_name, SETTING_AXL_CA, arena),
         .version = setting_string(t, a->o.node_name, SETTING_AXL_VERSION, arena),
         .timeout_ms = REQUEST_TIMEOUT_MS,
+        .refused_hold_ms = REFUSED_HOLD_MS,
     };
     if (!*o.url)
         return;

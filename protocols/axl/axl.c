@@ -13,7 +13,9 @@ struct axl {
     struct http_client *http;
     char *url, *user, *password;
     char version[8];
-    unsigned timeout_ms;
+    unsigned timeout_ms, refused_hold_ms;
+    uint64_t refused_until_ms;
+    struct axl_error refused; /* what the server said then */
     struct list calls;
     void (*on_closed)(void *user);
     void *on_closed_user;
@@ -29,6 +31,7 @@ struct axl_call {
     char version[8];            /* this attempt's */
     unsigned versions_tried;
     bool is_canceled;
+    struct deferred refuse; /* ends a call that is not sent */
     axl_done_fn *on_done;
     void *user;
 };
@@ -110,6 +113,24 @@ static bool step_down(struct axl_call *call, const struct http_response *respons
     return true;
 }
 
+static void note_refusal(struct axl *axl, const struct axl_error *error)
+{
+    if (error->outcome == AXL_AUTH || error->outcome == AXL_DENIED) {
+        axl->refused = *error;
+        axl->refused_until_ms = loop_now_ms(axl->loop) + axl->refused_hold_ms;
+    }
+}
+
+static void refuse(struct deferred *d)
+{
+    struct axl_call *call = container_of(d, struct axl_call, refuse);
+    struct axl_result result = {.version = "", .error = call->axl->refused};
+    if (call->is_canceled)
+        result.error = (struct axl_error){.outcome = AXL_CANCELED};
+    call->on_done(call->user, &result);
+    call_free(call);
+}
+
 static void on_response(void *user, const struct http_response *response)
 {
     struct axl_call *call = user;
@@ -126,6 +147,7 @@ static void on_response(void *user, const struct http_response *response)
         axl_read_answer(&result, &arena, call->request.op, response->status, response->body,
                         response->n_body);
         result.error.retry_after_s = response->retry_after_s;
+        note_refusal(call->axl, &result.error);
     }
     call->on_done(call->user, &result);
     call_free(call);
@@ -165,6 +187,7 @@ int axl_open(struct axl **out, struct loop *l, const struct axl_options *o, stru
     axl->user = mem_strdup(o->user);
     axl->password = mem_strdup(o->password);
     axl->timeout_ms = o->timeout_ms;
+    axl->refused_hold_ms = o->refused_hold_ms;
     snprintf(axl->version, sizeof axl->version, "%s", version);
     list_init(&axl->calls);
     *out = axl;
@@ -214,7 +237,12 @@ static struct axl_call *begin(struct axl *axl, const struct axl_request *request
     call->on_done = on_done;
     call->user = user;
     list_append(&axl->calls, &call->link);
-    send_request(call);
+    list_init(&call->refuse.link);
+    call->refuse.fn = refuse;
+    if (!axl->is_closing && loop_now_ms(axl->loop) < axl->refused_until_ms)
+        loop_defer(axl->loop, &call->refuse);
+    else
+        send_request(call);
     return call;
 }
 

@@ -90,6 +90,9 @@ struct axl_options {
     const char *ca_pem;  /* NULL or "": the system's trust store */
     const char *version; /* first schema version to try; NULL or "": 14.0 */
     unsigned timeout_ms; /* of a request; 0: 60 s */
+    /* After a 401 or 403, calls begun within that time end the same way without being sent, so that many users who log
+     * in do not lock the AXL account. 0: every call is sent. */
+    unsigned refused_hold_ms;
 };
 int axl_open(struct axl **out, struct loop *l, const struct axl_options *options, struct err_ctx *err);
 /* Ends all calls with AXL_CANCELED, then on_closed (may be NULL), exactly once and later. Idempotent. */

@@ -301,6 +301,34 @@ static void trust_and_credentials_are_checked(void **state)
     assert_int_equal(ucmsim_stat(&f->sim, "getCCMVersion"), 0);
 }
 
+static void a_refused_account_is_not_asked_again(void **state)
+{
+    struct fixture *f = *state;
+    const struct axl_options options = {.url = f->sim.url,
+                                        .user = "axluser",
+                                        .password = "wrong",
+                                        .ca_pem = f->sim.ca_pem,
+                                        .refused_hold_ms = 60000};
+    close_axl(f);
+    assert_int_equal(axl_open(&f->axl, f->loop, &options, NULL), 0);
+    for (int i = 0; i < 5; i++) {
+        AWAIT(f, axl_authenticate(f->axl, "user0001", "pw-user0001", on_done, f));
+        assert_int_equal(f->error.outcome, AXL_AUTH);
+        assert_int_equal(f->error.http_status, 401);
+    }
+    assert_int_equal(ucmsim_stat(&f->sim, "loginsRefused"), 1);
+    struct axl_call *call = axl_get_version(f->axl, on_done, f);
+    f->n_done = 0;
+    axl_call_cancel(call);
+    run_until_done(f, 1);
+    assert_int_equal(f->error.outcome, AXL_CANCELED);
+    f->n_done = 0;
+    axl_get_version(f->axl, on_done, f);
+    close_axl(f);
+    assert_int_equal(f->n_done, 1);
+    assert_int_equal(f->error.outcome, AXL_CANCELED);
+}
+
 static void connection_and_session_are_kept(void **state)
 {
     struct fixture *f = *state;
@@ -383,6 +411,7 @@ int main(void)
         TEST(faults_are_told_apart),
         TEST(versions_are_negotiated),
         TEST(trust_and_credentials_are_checked),
+        TEST(a_refused_account_is_not_asked_again),
         TEST(connection_and_session_are_kept),
         TEST(slow_answers_time_out),
         TEST(calls_end_once_when_canceled_or_closed),
