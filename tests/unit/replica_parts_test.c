@@ -1,0 +1,301 @@
+/* The parts of a replica that are state machines, each alone: packing, confirmation rounds, reads, hash
+ * comparison. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/mem.h"
+#include "replication/barrier.h"
+#include "replication/confirm.h"
+#include "replication/fsm.h"
+#include "replication/hashes.h"
+#include "replication/pack.h"
+#include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- pack ---- */
+
+static size_t command(uint8_t *out, uint64_t time_ms, const char *text)
+{
+    Imp__AlarmRaise body = IMP__ALARM_RAISE__INIT;
+    Imp__Command c = IMP__COMMAND__INIT;
+    c.time_ms = time_ms;
+    body.text = (char *)text;
+    c.body_case = IMP__COMMAND__BODY_ALARM_RAISE;
+    c.alarm_raise = &body;
+    return imp__command__pack(&c, out);
+}
+
+static void test_pack(void **state)
+{
+    struct pack p;
+    struct blob *entries[8];
+    uint8_t bytes[256];
+    pack_init(&p);
+    assert_true(pack_is_empty(&p));
+    size_t n = command(bytes, 1000000, "on time");
+    assert_true(pack_add(&p, 1005000, 7, 3, 300, bytes, n));
+    n = command(bytes, 1000000, "too old");
+    assert_true(pack_add(&p, 2000000, 0, 0, 0, bytes, n));
+    n = command(bytes, 9000000, "too new");
+    assert_true(pack_add(&p, 2000000, 1u << 31, 1ull << 63, UINT64_MAX, bytes, n));
+    n = command(bytes, 0, "no time");
+    assert_true(pack_add(&p, 2000000, 1, 1, 1, bytes, n));
+    assert_int_equal(pack_peek(&p, entries, 8), 1);
+    Imp__Entry *e = imp__entry__unpack(NULL, entries[0]->n, (uint8_t *)entries[0]->data);
+    assert_non_null(e);
+    assert_int_equal(e->n_proposals, 4);
+    assert_int_equal(e->proposals[0]->node, 7);
+    assert_int_equal(e->proposals[0]->epoch, 3);
+    assert_int_equal(e->proposals[0]->seq, 300);
+    assert_int_equal(e->proposals[0]->command->time_ms, 1000000);
+    assert_int_equal(e->proposals[1]->node, 0);
+    assert_int_equal(e->proposals[1]->command->time_ms, 2000000);
+    assert_int_equal(e->proposals[2]->seq, UINT64_MAX);
+    assert_int_equal(e->proposals[2]->command->time_ms, 2000000);
+    assert_int_equal(e->proposals[3]->command->time_ms, 2000000);
+    assert_string_equal(e->proposals[3]->command->alarm_raise->text, "no time");
+    imp__entry__free_unpacked(e, NULL);
+    pack_drop(&p, 1);
+    assert_true(pack_is_empty(&p));
+    assert_int_equal(p.n_bytes, 0);
+    pack_fini(&p);
+}
+
+static void test_pack_limits(void **state)
+{
+    struct pack p;
+    struct blob *entries[64];
+    pack_init(&p);
+    uint8_t small[64], *big = mem_zalloc(40 << 10);
+    size_t n = command(small, 1, "x");
+    for (unsigned i = 0; i < 2 * PACK_COMMANDS + 1; i++)
+        assert_true(pack_add(&p, 1, 1, 1, i + 1, small, n));
+    assert_int_equal(pack_peek(&p, entries, 64), 3);
+    /* What was looked at is closed: the next command opens another. */
+    assert_true(pack_add(&p, 1, 1, 1, 1, small, n));
+    assert_int_equal(pack_peek(&p, entries, 64), 4);
+    pack_clear(&p);
+    for (unsigned i = 0; i < 4; i++)
+        assert_true(pack_add(&p, 0, 1, 1, i + 1, big, 40 << 10));
+    assert_int_equal(pack_peek(&p, entries, 64), 4);
+    pack_clear(&p);
+    unsigned taken = 0;
+    while (pack_add(&p, 0, 1, 1, 1, big, 40 << 10))
+        taken++;
+    assert_true(taken >= 1600 && taken <= 1640);
+    pack_fini(&p);
+    mem_free(big);
+}
+
+/* ---- confirm ---- */
+
+struct rounds {
+    unsigned n_asked;
+    uint64_t confirmed;
+};
+
+static void on_ask(void *user, uint32_t voter, uint64_t term, uint64_t round)
+{
+    ((struct rounds *)user)->n_asked++;
+}
+static void on_confirmed(void *user, uint64_t round)
+{
+    ((struct rounds *)user)->confirmed = round;
+}
+static const struct confirm_ops confirm_ops = {on_ask, on_confirmed};
+
+static void test_confirm(void **state)
+{
+    struct rounds r = {0};
+    struct confirm c;
+    uint32_t voters[] = {1, 2, 3};
+    confirm_init(&c, &confirm_ops, &r, 1);
+    confirm_set_voters(&c, voters, 3);
+    confirm_lead(&c, 5);
+    uint64_t first = confirm_want(&c);
+    confirm_pump(&c, 0, 60);
+    assert_int_equal(r.n_asked, 2);
+    /* Wanted after it began: needs the next one. */
+    uint64_t second = confirm_want(&c);
+    assert_int_equal(second, first + 1);
+    confirm_on_ok(&c, 2, 4, first);  /* another term */
+    confirm_on_ok(&c, 9, 5, first);  /* no voter */
+    confirm_on_ok(&c, 2, 5, second); /* not begun */
+    assert_int_equal(r.confirmed, 0);
+    confirm_on_ok(&c, 2, 5, first);
+    assert_int_equal(r.confirmed, first);
+    confirm_pump(&c, 1, 60);
+    assert_int_equal(r.n_asked, 4);
+    confirm_pump(&c, 30, 60);
+    assert_int_equal(r.n_asked, 4);
+    confirm_pump(&c, 61, 60); /* silence: asked again */
+    assert_int_equal(r.n_asked, 6);
+    /* The end of leadership ends the round. */
+    confirm_lead(&c, 0);
+    confirm_on_ok(&c, 2, 5, second);
+    assert_int_equal(r.confirmed, first);
+    confirm_lead(&c, 8);
+    confirm_pump(&c, 200, 60);
+    assert_int_equal(r.n_asked, 6);
+    confirm_on_ok(&c, 2, 5, second);
+    assert_int_equal(r.confirmed, first);
+    /* Alone: at once. */
+    confirm_set_voters(&c, voters, 1);
+    uint64_t alone = confirm_want(&c);
+    confirm_pump(&c, 300, 60);
+    assert_int_equal(r.confirmed, alone);
+}
+
+/* ---- barriers ---- */
+
+struct reads {
+    uint64_t commit, round, asked, told_index;
+    unsigned n_told, n_done;
+    int code;
+    bool can_ask;
+};
+
+static uint64_t reads_commit(void *user)
+{
+    return ((struct reads *)user)->commit;
+}
+static uint64_t reads_round(void *user)
+{
+    return ++((struct reads *)user)->round;
+}
+static bool reads_ask(void *user, uint64_t id)
+{
+    ((struct reads *)user)->asked = id;
+    return ((struct reads *)user)->can_ask;
+}
+static void reads_tell(void *user, uint32_t node, uint64_t id, uint64_t index)
+{
+    ((struct reads *)user)->told_index = index;
+    ((struct reads *)user)->n_told++;
+}
+static void reads_done(void *user, struct barrier_wait *w, int code)
+{
+    ((struct reads *)user)->code = code;
+    ((struct reads *)user)->n_done++;
+}
+static const struct barrier_ops barrier_ops = {reads_commit, reads_round, reads_ask, reads_tell, reads_done};
+
+static void test_barrier_leader(void **state)
+{
+    struct reads r = {.commit = 10};
+    struct barriers b;
+    struct barrier_wait w, late;
+    barriers_init(&b, &barrier_ops, &r);
+    barriers_set(&b, 1, true);
+    barriers_on_applied(&b, 9);
+    assert_true(barriers_add(&b, &w, 0, 1000));
+    barriers_on_applied(&b, 10);
+    assert_int_equal(r.n_done, 0); /* applied, but the term is not confirmed */
+    barriers_on_round(&b, 1);
+    assert_int_equal(r.n_done, 1);
+    assert_int_equal(w.index, 10);
+    /* A follower's. */
+    barriers_on_read(&b, 2, 77);
+    assert_int_equal(r.n_told, 0);
+    barriers_on_round(&b, 2);
+    assert_int_equal(r.told_index, 10);
+    barriers_on_read(&b, 2, 78);
+    barriers_set(&b, 2, false); /* leadership lost: no answer that counts */
+    assert_int_equal(r.n_told, 2);
+    assert_int_equal(r.told_index, 0);
+    r.commit = 0;
+    assert_true(barriers_add(&b, &late, 0, 1000));
+    barriers_pump(&b, 1001);
+    assert_int_equal(r.code, ERR_UNAVAILABLE);
+    barriers_end(&b, ERR_CLOSED);
+}
+
+static void test_barrier_follower(void **state)
+{
+    struct reads r = {.can_ask = true};
+    struct barriers b;
+    struct barrier_wait w;
+    barriers_init(&b, &barrier_ops, &r);
+    barriers_set(&b, 1, false);
+    assert_true(barriers_add(&b, &w, 0, 10000));
+    uint64_t first = r.asked;
+    assert_int_equal(first, 1);
+    barriers_on_index(&b, first, 0); /* not now */
+    barriers_pump(&b, 1);
+    assert_int_equal(r.asked, 2);
+    barriers_on_index(&b, first, 5); /* the old question's answer is void */
+    assert_int_equal(w.state, BARRIER_ASKED);
+    barriers_pump(&b, 2);
+    assert_int_equal(r.asked, 2);
+    barriers_set(&b, 2, false); /* another leader */
+    barriers_pump(&b, 3);
+    assert_int_equal(r.asked, 3);
+    barriers_on_index(&b, 3, 12);
+    assert_int_equal(r.n_done, 0);
+    barriers_on_applied(&b, 12);
+    assert_int_equal(r.n_done, 1);
+    assert_int_equal(r.code, 0);
+    barriers_end(&b, ERR_CLOSED);
+}
+
+/* ---- hashes ---- */
+
+static void test_hashes(void **state)
+{
+    struct hashes h;
+    struct hashes_result out;
+    struct store_hash a = {1, 2}, b = {3, 4};
+    hashes_init(&h, 1);
+    hashes_add(&h, 0, 2, 1024, &a);
+    hashes_add(&h, 0, 3, 1024, &a);
+    assert_false(hashes_judge(&h, 100000, 3, &out)); /* ours is not there yet */
+    hashes_add(&h, 100000, 1, 1024, &a);
+    assert_true(hashes_judge(&h, 100000, 3, &out));
+    assert_int_equal(out.verdict, HASHES_EQUAL);
+    assert_false(hashes_judge(&h, 100000, 3, &out));
+
+    hashes_add(&h, 0, 1, 2048, &b);
+    hashes_add(&h, 0, 2, 2048, &a);
+    assert_false(hashes_judge(&h, 10, 3, &out));
+    hashes_add(&h, 10, 3, 2048, &a);
+    assert_true(hashes_judge(&h, 10, 3, &out));
+    assert_int_equal(out.verdict, HASHES_WE_DIFFER);
+
+    hashes_add(&h, 0, 1, 3072, &a);
+    hashes_add(&h, 0, 2, 3072, &a);
+    hashes_add(&h, 0, 3, 3072, &b);
+    assert_true(hashes_judge(&h, 10, 3, &out));
+    assert_int_equal(out.verdict, HASHES_THEY_DIFFER);
+    assert_int_equal(out.n_nodes, 1);
+    assert_int_equal(out.nodes[0], 3);
+
+    hashes_add(&h, 0, 1, 4096, &a);
+    hashes_add(&h, 0, 2, 4096, &b);
+    assert_false(hashes_judge(&h, HASHES_WAIT_MS - 1, 3, &out)); /* the third may still tell */
+    assert_true(hashes_judge(&h, HASHES_WAIT_MS, 3, &out));
+    assert_int_equal(out.verdict, HASHES_TIE);
+    /* Far older than what is compared: dropped. */
+    for (uint64_t i = 10; i < 10 + HASHES_SLOTS; i++)
+        hashes_add(&h, 0, 1, i * 1024, &a);
+    hashes_add(&h, 0, 2, 1024, &b);
+    hashes_add(&h, 0, 1, 1024, &a);
+    assert_false(hashes_judge(&h, HASHES_WAIT_MS - 1, 3, &out));
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pack),
+        cmocka_unit_test(test_pack_limits),
+        cmocka_unit_test(test_confirm),
+        cmocka_unit_test(test_barrier_leader),
+        cmocka_unit_test(test_barrier_follower),
+        cmocka_unit_test(test_hashes),
+    };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
