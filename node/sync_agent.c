@@ -53,6 +53,7 @@ static const char *alarm_name(enum sync_alarm alarm)
         [SYNC_ALARM_CONNECTION] = "SyncAgentAXLConnectionFailed",
         [SYNC_ALARM_FEED] = "SyncAgentChangeFeedLost",
         [SYNC_ALARM_DUPLICATE] = "DuplicateUserid",
+        [SYNC_ALARM_URI] = "DuplicateDirectoryURI",
     };
     return names[alarm];
 }
@@ -102,6 +103,17 @@ void sync_agent_feed_lost(struct sync_agent *a, const char *reason)
     set_feed(a, SYNC_FEED_LOST, reason);
     raise_alarm(a, SYNC_ALARM_FEED, reason);
     a->status.position = (struct sync_position){.next_change = 0};
+}
+
+void sync_agent_shared_uris(struct sync_agent *a, size_t n, const char *first)
+{
+    char text[160];
+    if (!n) {
+        clear_alarm(a, SYNC_ALARM_URI);
+        return;
+    }
+    snprintf(text, sizeof text, "%zu users have the directory URI of another one; the first is %s", n, first);
+    raise_alarm(a, SYNC_ALARM_URI, text);
 }
 
 void sync_agent_connected(struct sync_agent *a)

@@ -32,9 +32,9 @@ enum {
 /* Strings are borrowed for the call that carries them; NULL is the same as "". */
 struct sync_settings {
     const char *url, *user, *password; /* one of them empty: sync is off */
-    const char *ca_pem;   /* empty: the system's trust store */
-    const char *version;  /* of the AXL schema to try first; empty: 14.0 */
-    unsigned interval_ms; /* between two looks at the change queue; 0: 10 s */
+    const char *ca_pem;                /* empty: the system's trust store */
+    const char *version;               /* of the AXL schema to try first; empty: 14.0 */
+    unsigned interval_ms;              /* between two looks at the change queue; 0: 10 s */
 };
 
 struct sync_user {

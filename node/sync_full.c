@@ -16,6 +16,7 @@ static void step_state(struct sync_run *run);
 void sync_full_fini(struct sync_run *run)
 {
     mem_free(run->seen);
+    sync_uris_fini(&run->uris);
 }
 
 static void do_step(struct sync_run *run, void (*step)(struct sync_run *run))
@@ -115,6 +116,8 @@ static void add_seen(struct sync_run *run, const struct axl_user *user)
     struct sync_seen *seen = &run->seen[run->n_seen++];
     uuid_to_bytes(seen->uuid, user->uuid);
     seen->is_ours = sync_is_ours(user);
+    if (seen->is_ours && !sync_uris_add(&run->uris, user->directory_uri, user->uuid) && !run->n_shared_uris++)
+        axl_copy_text(run->shares_uri, sizeof run->shares_uri, user->userid);
 }
 
 static void after_page(struct sync_run *run)
@@ -251,7 +254,8 @@ static void on_gone_committed(struct sync_run *run)
     if (status->n_refused && status->n_removed && !run->is_second_pass) {
         run->is_second_pass = true;
         run->is_list_complete = false;
-        run->skip = run->n_seen = 0;
+        run->skip = run->n_seen = run->n_shared_uris = 0;
+        sync_uris_fini(&run->uris);
         run->remove.n = run->get.n = run->n_users = 0;
         status->n_refused = status->n_listed = status->n_taken = 0;
         do_step(run, step_page);
@@ -327,6 +331,7 @@ static void on_state(void *user, const struct sync_result *result)
                        (unsigned long long)run->id, (unsigned long long)status->last_duration_ms,
                        status->last.result);
             sync_agent_connected(run->agent);
+            sync_agent_shared_uris(run->agent, run->n_shared_uris, run->shares_uri);
             sync_run_finish(run, false, true);
         }
     }

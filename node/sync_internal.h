@@ -4,6 +4,7 @@
 #define NODE_SYNC_INTERNAL_H
 
 #include "base/arena.h"
+#include "base/htab.h"
 #include "node/sync_agent.h"
 #include "protocols/axl/axl.h"
 
@@ -26,6 +27,17 @@ struct sync_seen {
     uint8_t uuid[16];
     bool is_ours;
 };
+
+/* Directory URIs of a full run; zero-initialised is empty. */
+struct uri_slot;
+struct sync_uris {
+    struct uri_slot *slots;
+    size_t n_slots, n;
+    uint64_t seed[2];
+};
+/* False: another user has this URI. An empty one is nobody's. */
+bool sync_uris_add(struct sync_uris *u, const char *uri, const char *uuid);
+void sync_uris_fini(struct sync_uris *u);
 
 /* One run. It lives until the last request and command that it began has ended, also when the agent has long
  * given it up; then agent->run is not it any more and every answer is dropped. */
@@ -58,11 +70,20 @@ struct sync_run {
     bool is_list_complete, is_page_held, is_second_pass;
     struct sync_seen *seen;
     size_t n_seen, cap_seen;
+    struct sync_uris uris;
+    size_t n_shared_uris;
+    char shares_uri[64]; /* the first user found to have another's */
 };
 
 /* Unknown: an alarm of an earlier life may be open; the first good news clears it. */
 enum sync_alarm_state { SYNC_ALARM_UNKNOWN, SYNC_ALARM_CLEAR, SYNC_ALARM_RAISED };
-enum sync_alarm { SYNC_ALARM_CONNECTION, SYNC_ALARM_FEED, SYNC_ALARM_DUPLICATE, SYNC_N_ALARMS };
+enum sync_alarm {
+    SYNC_ALARM_CONNECTION,
+    SYNC_ALARM_FEED,
+    SYNC_ALARM_DUPLICATE,
+    SYNC_ALARM_URI,
+    SYNC_N_ALARMS
+};
 
 struct sync_agent {
     struct loop *loop;
@@ -93,6 +114,8 @@ void sync_agent_set_state(struct sync_agent *a, enum sync_state state, const cha
 void sync_agent_changed(struct sync_agent *a);
 void sync_agent_feed_ok(struct sync_agent *a);
 void sync_agent_feed_lost(struct sync_agent *a, const char *reason);
+/* A full run's finding; N 0: none. */
+void sync_agent_shared_uris(struct sync_agent *a, size_t n, const char *first);
 void sync_agent_connected(struct sync_agent *a); /* an answer came: the connection is in order */
 /* The run is over; the agent decides what is next. NEEDS_FULL: the incremental one found out. MORE: look at
  * the queue again at once. An error with AXL_CANCELED is one of our own side. */

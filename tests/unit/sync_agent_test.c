@@ -345,6 +345,22 @@ static void an_address_passes_to_another_user(void **state)
     assert_false(alarms_have(f, "+DuplicateUserid"));
 }
 
+static void shared_directory_uris_are_told(void **state)
+{
+    struct fixture *f = *state;
+    start_sim(f, "150", NULL, NULL);
+    order(f, "PATCH", "/users/user0120", "{\"directoryUri\":\"User0007@Example.com\"}");
+    order(f, "PATCH", "/users?like=user005%25", "{\"directoryUri\":\"\"}"); /* none at all is no duplicate */
+    start_agent(f);
+    wait_for_run(f, 1);
+    assert_int_equal(f->store.n_users, 150); /* they are users all the same */
+    assert_true(alarms_have(f, "+DuplicateDirectoryURI"));
+    order(f, "PATCH", "/users/user0120", "{\"directoryUri\":\"own@example.com\"}");
+    assert_int_equal(sync_agent_run_now(f->agent, true, NULL), 0);
+    wait_for_run(f, 2);
+    assert_true(alarms_have(f, "-DuplicateDirectoryURI"));
+}
+
 /* ---- the change feed ---- */
 
 static void changes_are_followed(void **state)
@@ -643,6 +659,7 @@ int main(void)
         TEST(a_user_missed_by_the_pages_stays),
         TEST(an_empty_list_removes_nobody),
         TEST(an_address_passes_to_another_user),
+        TEST(shared_directory_uris_are_told),
         TEST(changes_are_followed),
         TEST(a_rename_keeps_the_user),
         TEST(addresses_pass_on_within_a_batch),
