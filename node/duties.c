@@ -86,7 +86,7 @@ static void on_scrubbed(struct letter *letter)
         log_error(n->log, "scrub: %u tables are damaged: %s", s->n_bad, s->text);
         alarms_raise(n->alarms, ALARM_TABLES_DIFFER, n->id.node,
                      "the copy of the tables on %s is damaged (%s): its feature services are held back; "
-                     "'impcli dbreplication repair %s' makes a fresh copy",
+                     "remove %s and join it anew",
                      n->id.name, s->text, n->id.name);
         services_set_released(n->services, false, "a table is damaged");
         services_step(n->services, clock_wall_ms());
