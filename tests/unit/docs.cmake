@@ -7,3 +7,4 @@ add_dependencies(unit_impcli impcli)
 add_test(NAME unit_docs COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/docs_test.py
   --root ${CMAKE_SOURCE_DIR} --built ${CMAKE_BINARY_DIR}/docs --impcli $<TARGET_FILE:impcli>)
 set_tests_properties(unit_docs PROPERTIES LABELS unit TIMEOUT 60)
+imp_unit_test(admin LINK imp_node)
