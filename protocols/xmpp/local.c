@@ -14,7 +14,7 @@ struct c2s_local {
     struct shard *target;
     struct deferred later;
     uint64_t heard_ms;
-    bool arrived, paused, closed;
+    bool arrived, paused, peer_ended;
 };
 
 static void run_later(struct c2s_local *l)
@@ -167,8 +167,26 @@ static void on_close(void *user, int code, const char *detail)
     free_local(l);
 }
 
+/* The client has sent all it will. What waits in the paused parser is handled first. */
+static void finish(struct c2s_local *l)
+{
+    if (!l->peer_ended || l->paused || !l->arrived)
+        return;
+    if (l->conn.home)
+        c2s_home_closed(l->conn.home);
+    l->conn.home = NULL;
+    stream_close(l->stream);
+}
+
+static void on_end_of_input(void *user)
+{
+    struct c2s_local *l = user;
+    l->peer_ended = true;
+    finish(l);
+}
+
 static const struct stream_events stream_events = {
-    .on_data = on_data, .on_drain = on_drain, .on_close = on_close};
+    .on_data = on_data, .on_drain = on_drain, .on_end = on_end_of_input, .on_close = on_close};
 
 /* On the target's loop. */
 static void on_arrived(void *user)
@@ -193,6 +211,7 @@ static void on_arrived(void *user)
     }
     stream_resume(l->stream);
     check(l, xml_stream_resume(l->parser));
+    finish(l);
 }
 
 static void on_later(struct deferred *d)
@@ -207,6 +226,7 @@ static void on_later(struct deferred *d)
     } else if (l->conn.home && !l->paused) {
         stream_resume(l->stream);
         check(l, xml_stream_resume(l->parser));
+        finish(l);
     }
 }
 

@@ -18,6 +18,7 @@ struct relay_edge {
     struct deferred later, ack;
     struct timer retry;
     unsigned n_ack_rounds;
+    bool peer_ended;
     bool paused, closed; /* closed: the home is gone or has closed it */
 };
 
@@ -55,6 +56,7 @@ static void pause(struct relay_edge *r)
 }
 
 static void parse_error(struct relay_edge *r, enum xml_error error);
+static void detach(struct relay_edge *r);
 
 static void flush(struct relay_edge *r)
 {
@@ -71,6 +73,12 @@ static void flush(struct relay_edge *r)
         enum xml_error error = xml_stream_resume(r->parser);
         if (error != XML_OK)
             parse_error(r, error);
+    }
+    /* The client has sent all it will, and the home has it. */
+    if (r->peer_ended && !r->closed && !r->paused && !r->up.n) {
+        relay_send(s, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
+        detach(r);
+        stream_close(r->stream);
     }
 }
 
@@ -176,6 +184,16 @@ static void on_drain(void *user)
         run_ack(r);
 }
 
+static void on_end_of_input(void *user)
+{
+    struct relay_edge *r = user;
+    r->peer_ended = true;
+    if (r->closed)
+        stream_close(r->stream);
+    else
+        run_later(r);
+}
+
 static void on_close(void *user, int code, const char *detail)
 {
     struct relay_edge *r = user;
@@ -190,7 +208,7 @@ static void on_close(void *user, int code, const char *detail)
 }
 
 static const struct stream_events stream_events = {
-    .on_data = on_data, .on_drain = on_drain, .on_close = on_close};
+    .on_data = on_data, .on_drain = on_drain, .on_end = on_end_of_input, .on_close = on_close};
 
 /* ---- down: to the client ---- */
 

@@ -22,6 +22,7 @@ struct relay_home {
     uint32_t n_owed;  /* handled, to be credited to the edge */
     struct deferred later;
     struct timer retry;
+    bool gone; /* the client has left; what it had sent is handled first */
     bool paused, ended;
 };
 
@@ -191,6 +192,11 @@ static void on_later(struct deferred *d)
     }
     if (!r->paused)
         check(r, xml_stream_resume(r->parser));
+    if (r->gone && !r->paused && !r->ended) {
+        if (r->conn.home)
+            c2s_home_closed(r->conn.home);
+        end(r);
+    }
     if (r->ended)
         return;
     flush(r);
@@ -267,9 +273,8 @@ void relay_home_frame(struct xmpp_shard *xs, const struct relay_frame *f)
         credited(r, read_u32(&in));
         break;
     default: /* GONE */
-        if (r->conn.home)
-            c2s_home_closed(r->conn.home);
-        end(r);
+        r->gone = true;
+        run_later(r);
         break;
     }
 }

@@ -1,6 +1,6 @@
 /* Three nodes: relay, presence and messages between nodes, order against the log, links and nodes that go. */
-#include "im_fixture.h"
 #include "base/clock.h"
+#include "im_fixture.h"
 #include "store_test.h"
 
 /* Users are at home on node (i - 1) % 3 + 1. */
@@ -42,7 +42,8 @@ static void test_relay(void **state)
     client_expect(a, "<presence from='u2@example.com/b'");
     client_expect(b, "<presence from='u1@example.com/a'");
     client_send(a, "<message to='u2@example.com' type='chat' id='m1'><body>over</body></message>");
-    client_expect(b, "<message from='u1@example.com/a' to='u2@example.com' type='chat' id='m1'><body>over</body></message>");
+    client_expect(b, "<message from='u1@example.com/a' to='u2@example.com' type='chat' "
+                     "id='m1'><body>over</body></message>");
     /* A stanza beyond the window of credit, both ways. */
     char *big = mem_alloc(200001);
     memset(big, 'y', 200000);
@@ -173,6 +174,28 @@ static void test_node_down(void **state)
     client_close(a);
 }
 
+/* A client that sends and leaves at once: what it has sent behind a roster change is handled all the same. */
+static void test_send_and_leave(void **state)
+{
+    struct client *b = client_open(fix, 2, 2, "b");
+    client_send(b, "<presence/>");
+    client_sync(b);
+    for (unsigned edge = 1; edge <= 2; edge++) {
+        struct client *a = client_open(fix, 4, edge, "a");
+        client_clear(b);
+        client_send(a,
+                    "<iq type='set' id='s'><query xmlns='jabber:iq:roster'><item jid='u2@example.com' "
+                    "name='%u'/></query>"
+                    "</iq><message to='u2@example.com' type='chat' id='last%u'><body>x</body></message>",
+                    edge, edge);
+        client_close(a);
+        char want[16];
+        snprintf(want, sizeof want, "id='last%u'", edge);
+        client_expect(b, want);
+    }
+    client_close(b);
+}
+
 static void test_flood(void **state)
 {
     enum { N = 20000 };
@@ -200,7 +223,8 @@ static void test_flood(void **state)
     client_close(b);
 }
 
-/* A client that does not read: bounded output, nothing lost: what it did not take goes to the next session. */
+/* A client that does not read: bounded output, nothing lost: what it did not take goes to the next session.
+ */
 static void test_slow_reader(void **state)
 {
     enum { N = 3000 };
@@ -213,7 +237,8 @@ static void test_slow_reader(void **state)
     memset(fill, 'z', 1000);
     fill[1000] = 0;
     for (unsigned i = 0; i < N; i++)
-        client_send(a, "<message to='u4@example.com' type='chat' id='s'><body>slow %u.%s</body></message>", i, fill);
+        client_send(a, "<message to='u4@example.com' type='chat' id='s'><body>slow %u.%s</body></message>", i,
+                    fill);
     client_sync(a);
     /* What the kernel has is b's; the rest comes to c. */
     struct client *c = client_open(fix, 4, 1, "b");
@@ -246,9 +271,11 @@ static void test_slow_reader(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_relay),     cmocka_unit_test(test_bad_xml_over_relay), cmocka_unit_test(test_redirect),
-        cmocka_unit_test(test_after_index), cmocka_unit_test(test_link_down), cmocka_unit_test(test_node_down),
-        cmocka_unit_test(test_flood),     cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_relay),          cmocka_unit_test(test_bad_xml_over_relay),
+        cmocka_unit_test(test_redirect),       cmocka_unit_test(test_after_index),
+        cmocka_unit_test(test_link_down),      cmocka_unit_test(test_node_down),
+        cmocka_unit_test(test_send_and_leave), cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_slow_reader),
     };
     if (getenv("IM_TEST"))
         cmocka_set_test_filter(getenv("IM_TEST"));
