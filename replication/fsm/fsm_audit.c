@@ -1,7 +1,8 @@
 #include "replication/fsm/fsm_internal.h"
+#include <string.h>
 
 /* Of administrative writes; the oldest go. */
-enum { AUDIT_MAX = 10000, AUDIT_DROP_PER_COMMAND = 4 };
+enum { AUDIT_MAX = 10000, AUDIT_DROP_PER_COMMAND = 4, AUDIT_TEXT_MAX = 1000 };
 
 static void drop_oldest(struct fsm *f)
 {
@@ -19,6 +20,17 @@ static void drop_oldest(struct fsm *f)
     store_iter_fini(&i);
 }
 
+/* Cut between two characters. */
+static char *short_text(struct fsm *f, char *text)
+{
+    size_t n = strlen(text);
+    if (n <= AUDIT_TEXT_MAX)
+        return text;
+    for (n = AUDIT_TEXT_MAX; n && ((unsigned char)text[n] & 0xc0) == 0x80; n--)
+        ;
+    return arena_strndup(f->arena, text, n);
+}
+
 void fsm_audit(struct fsm *f)
 {
     const Imp__Audited *a = f->command->audited;
@@ -26,8 +38,8 @@ void fsm_audit(struct fsm *f)
     row.time_ms = f->now_ms;
     row.node = a->node;
     row.os_uid = a->os_uid;
-    row.who = a->who;
-    row.command = a->command;
+    row.who = short_text(f, a->who);
+    row.command = short_text(f, a->command);
     row.result = f->out->code ? f->out->text : (char *)"done";
     struct key k;
     key_init(&k);

@@ -7,7 +7,8 @@ enum {
     ORIGIN_BYTES_MAX = 255,
     ORIGINS_PER_MESSAGE = 2,
     ORIGIN_KEEP_MS = 15 * 60 * 1000,
-    STANZA_BYTES_MAX = 1 << 20
+    STANZA_BYTES_MAX = 1 << 20,
+    PENDING_BYTES_MAX = 32 << 20, /* of one user */
 };
 
 static struct key message_key(uint64_t index, uint32_t place)
@@ -65,11 +66,15 @@ static void count_pending(struct fsm *f, uint64_t uid, int64_t n, int64_t n_byte
         store_delete(f->txn, TABLE_USER_STATE, &k);
 }
 
-static bool is_full(struct fsm *f, uint64_t uid)
+static bool is_full(struct fsm *f, uint64_t uid, size_t n_bytes)
 {
     struct key k = fsm_key_u64(uid);
-    const Imp__UserStateRow *row = store_find_row(f->txn, TABLE_USER_STATE, &k, f->arena);
-    return (row ? row->n_pending : 0) >= setting_int(f->txn, NULL, SETTING_XMPP_OFFLINE_LIMIT);
+    const Imp__UserStateRow none = IMP__USER_STATE_ROW__INIT,
+                            *row = store_find_row(f->txn, TABLE_USER_STATE, &k, f->arena);
+    if (!row)
+        row = &none;
+    return row->n_pending >= setting_int(f->txn, NULL, SETTING_XMPP_OFFLINE_LIMIT) ||
+           row->pending_bytes + n_bytes > PENDING_BYTES_MAX;
 }
 
 static void store_message(struct fsm *f, const Imp__MessageStore *b)
@@ -119,7 +124,7 @@ void fsm_do_message_store(struct fsm *f, const void *body)
     }
     if (b->session_epoch_node && !fsm_is_at_home(f, user))
         return;
-    if (is_full(f, b->to_uid)) {
+    if (is_full(f, b->to_uid, b->stanza.len)) {
         fsm_refuse(f, ERR_LIMIT, "the user has as many messages waiting as are kept");
         return;
     }

@@ -3,7 +3,7 @@
 #include "replication/fsm/fsm_internal.h"
 #include <string.h>
 
-enum { REMOVED_MAX = 64, GROUPS_MAX = 64 };
+enum { REMOVED_MAX = 64, GROUPS_MAX = 64, GROUP_BYTES_MAX = 8192 /* of all together */ };
 
 static Imp__RosterMetaRow *get_meta(struct fsm *f, uint64_t uid)
 {
@@ -132,8 +132,11 @@ static Imp__UserRow *owner(struct fsm *f, uint64_t uid)
 static bool refuse_groups(struct fsm *f, const Imp__RosterSet *b)
 {
     bool good = b->n_groups <= GROUPS_MAX && strlen(b->name) <= FSM_TEXT_MAX;
+    size_t n_bytes = 0;
     for (size_t i = 0; good && i < b->n_groups; i++) {
-        good = *b->groups[i] && strlen(b->groups[i]) <= FSM_TEXT_MAX; /* §2.3.3: no empty group, none twice */
+        n_bytes += strlen(b->groups[i]);
+        good = *b->groups[i] && strlen(b->groups[i]) <= FSM_TEXT_MAX && n_bytes <= GROUP_BYTES_MAX;
+        /* §2.3.3: no empty group, none twice */
         for (size_t j = 0; good && j < i; j++)
             good = strcmp(b->groups[i], b->groups[j]) != 0;
     }

@@ -37,6 +37,7 @@ void fsm_do_node_register(struct fsm *f, const void *body)
     }
     node->epoch++;
     node->up = false;
+    node->state = IMP__NODE_STATE__NODE_MEMBER; /* this came over an authenticated link, too */
     fsm_put_node(f, node);
     Imp__ProposerRow row = IMP__PROPOSER_ROW__INIT;
     row.epoch = node->epoch;

@@ -5,7 +5,7 @@
 #include "replication/fsm/fsm_internal.h"
 #include <string.h>
 
-enum { REQUEST_BYTES_MAX = 64 * 1024 };
+enum { REQUEST_BYTES_MAX = 16 * 1024 };
 
 static void set_sees(Imp__RosterRow *r, bool sees)
 {

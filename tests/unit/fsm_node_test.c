@@ -248,6 +248,24 @@ static void test_register(void **state)
     world_close(&w);
 }
 
+/* What the node itself says came over an authenticated link: it is no longer dropped when its token expires.
+ */
+static void test_register_is_seen(void **state)
+{
+    struct world w;
+    struct joiner j;
+    world_open(&w);
+    add_token(&w, "t", 1000);
+    joiner_init(&j, "t", "k", "n2");
+    uint32_t node = DONE(APPLY(&w, NODE_JOIN, node_join, &j.join)).value;
+    world_register(&w, node);
+    world_tick(&w, 100000);
+    Imp__NodeExpire expire = IMP__NODE_EXPIRE__INIT;
+    expire.node = node;
+    REFUSED(&w, ERR_CONFLICT, APPLY(&w, NODE_EXPIRE, node_expire, &expire));
+    world_close(&w);
+}
+
 static void test_up_and_down(void **state)
 {
     struct world w;
@@ -508,12 +526,12 @@ static void test_audit_and_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bootstrap),      cmocka_unit_test(test_join),
-        cmocka_unit_test(test_exactly_once),   cmocka_unit_test(test_remove_and_update),
-        cmocka_unit_test(test_register),       cmocka_unit_test(test_up_and_down),
-        cmocka_unit_test(test_home_choice),    cmocka_unit_test(test_cluster_rows),
-        cmocka_unit_test(test_settings),       cmocka_unit_test(test_alarms),
-        cmocka_unit_test(test_audit_and_time),
+        cmocka_unit_test(test_bootstrap),        cmocka_unit_test(test_join),
+        cmocka_unit_test(test_exactly_once),     cmocka_unit_test(test_remove_and_update),
+        cmocka_unit_test(test_register),         cmocka_unit_test(test_up_and_down),
+        cmocka_unit_test(test_register_is_seen), cmocka_unit_test(test_home_choice),
+        cmocka_unit_test(test_cluster_rows),     cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_alarms),           cmocka_unit_test(test_audit_and_time),
     };
     return cmocka_run_group_tests_name("fsm_node", tests, NULL, NULL);
 }

@@ -445,6 +445,17 @@ static void test_messages(void **state)
     }
     assert_int_equal(world_rows(&w, TABLE_MESSAGE_ORIGIN), 10);
     assert_int_equal(world_rows(&w, TABLE_MESSAGE_ORIGIN_AGE), 10);
+    /* Few large ones fill the box, too. */
+    static uint8_t large[1 << 20];
+    Imp__MessageStore b = IMP__MESSAGE_STORE__INIT;
+    b.to_uid = bob;
+    b.from = b.to = (char *)BOB;
+    b.stanza = BYTES(large, sizeof large);
+    for (int i = 0; i < 31; i++)
+        DONE(APPLY(&w, MESSAGE_STORE, message_store, &b));
+    REFUSED(&w, ERR_LIMIT, APPLY(&w, MESSAGE_STORE, message_store, &b));
+    for (uint64_t i = w.index - 40, end = w.index; i < end; i++)
+        DONE(mark(&w, bob, i));
 
     Imp__UserRemove rm = IMP__USER_REMOVE__INIT;
     rm.uid = alice;
