@@ -3,8 +3,11 @@
 #include "cluster/identity.h"
 #include "cluster/join.h"
 #include "cluster/link.h"
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { REFUSED_EVERY_MS = 60 * 1000 };
 
 struct handshake {
     struct list link;
@@ -18,6 +21,8 @@ struct plane {
     struct list handshakes;
     unsigned n_handshakes;
     bool closed;
+    char last_refused[160];
+    uint64_t refused_ms;
 };
 
 static void on_open(void *user);
@@ -50,22 +55,32 @@ static void on_data(void *user, const uint8_t *data, size_t n_bytes)
         (void)n_bytes; /* nothing is handed out before on_open, which gives the stream away */
 }
 
+/* Whoever is refused knocks again and again: a line a minute is enough. */
+static void tell_refused(struct handshake *h, const struct tls_peer *peer, const char *why)
+{
+    struct plane *p = h->plane;
+    uint64_t now = loop_now_ms(p->o.loop);
+    bool quiet = !strcmp(p->last_refused, why) && now - p->refused_ms < REFUSED_EVERY_MS;
+    log_at(p->o.log, quiet ? LOG_DEBUG : LOG_WARNING, "refused %s from %s: %s", peer->alpn,
+           stream_peer_address(h->stream), why);
+    if (quiet)
+        return;
+    snprintf(p->last_refused, sizeof(p->last_refused), "%s", why);
+    p->refused_ms = now;
+}
+
 /* A member by its certificate; 0 when it may not speak. */
 static uint32_t check_member(struct handshake *h, const struct tls_peer *peer)
 {
     struct plane *p = h->plane;
     struct err_ctx err = {0};
     uint32_t node = 0;
-    if (identity_of_peer(&node, peer, p->o.cluster_id, &err)) {
-        log_warning(p->o.log, "refused %s from %s: %s", peer->alpn, stream_peer_address(h->stream), err.text);
-        return 0;
-    }
-    if (p->o.is_removed(p->o.user, node)) {
-        log_warning(p->o.log, "refused %s from %s: node %u was removed from the cluster", peer->alpn,
-                    stream_peer_address(h->stream), node);
-        return 0;
-    }
-    return node;
+    int rc = identity_of_peer(&node, peer, p->o.cluster_id, &err);
+    if (!rc && p->o.is_removed(p->o.user, node))
+        rc = err_set(&err, ERR_DENIED, "node %u was removed from the cluster", node);
+    if (rc)
+        tell_refused(h, peer, err.text);
+    return rc ? 0 : node;
 }
 
 static void on_open(void *user)

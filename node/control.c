@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TICK_MS = 200, BARRIER_MS = 5000, PROGRESS_MS = 1000, UPDATE_RETRY_MS = 5000 };
+enum { TICK_MS = 200, BARRIER_MS = 5000, PROGRESS_MS = 1000, UPDATE_RETRY_MS = 5000, HAND_OVER_MS = 5000 };
 
 struct store_txn *control_read(struct node *n)
 {
@@ -33,6 +33,7 @@ static void on_members(struct node *n)
 {
     struct members *old = n->members;
     n->members = members_read(control_read(n), store_reader_index(n->reader));
+    n->was_member |= control_self(n) != NULL;
     member_manager_set_members(n->manager, n->members);
     links_set_members(n->links, n->members);
     members_free(old);
@@ -336,11 +337,27 @@ static void tell_all_running(struct node *n)
     n->all_running_told = running;
 }
 
+/* A leader hands over before it goes (member_policy). */
+static void check_removed(struct node *n, uint64_t now_ms)
+{
+    if (!n->was_member || control_self(n))
+        return;
+    if (!n->removed_ms)
+        n->removed_ms = now_ms;
+    if (n->status.role == REPLICA_LEADER && now_ms - n->removed_ms < HAND_OVER_MS)
+        return;
+    node_fatal(n, false,
+               "this node was removed from the cluster. Its data directory is of no use any more: delete it, "
+               "and join "
+               "with an empty one to take part again");
+}
+
 void control_step(struct node *n)
 {
     if (n->stopping || !n->members)
         return;
     replica_get_status(n->replica, &n->status);
+    check_removed(n, clock_monotonic_ms());
     step_watcher(n, clock_monotonic_ms());
     services_step(n->services, clock_wall_ms());
     step_up(n);
