@@ -141,6 +141,7 @@ void sim_init(struct sim *s, uint64_t seed, unsigned options, unsigned guards)
     s->random = seed * 2654435761u + 88172645463325252u;
     s->options = options;
     s->guards = guards;
+    s->n_steps = 400;
     s->now = 1000;
     s->next_value = 1;
     s->machine = &sim_hash_machine;

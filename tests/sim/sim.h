@@ -31,6 +31,8 @@ enum sim_option {
     SIM_ALL = (1 << 9) - 1,
 };
 
+struct sim;
+
 /* The state machine under test. The default one is a hash of all commands; the real one can take its place. A
  * machine is a value: copies are durable points and what an install carries. */
 struct sim_machine_ops {
@@ -39,6 +41,8 @@ struct sim_machine_ops {
     void *(*copy)(const void *machine);
     void (*apply)(void *machine, uint64_t index, const struct rlog_entry *e);
     uint64_t (*hash)(const void *machine);
+    /* The next command, as somebody would propose it who sees this machine (the leader's). NULL: numbers. */
+    struct blob *(*draw)(struct sim *s, const void *machine);
 };
 extern const struct sim_machine_ops sim_hash_machine;
 
@@ -74,7 +78,7 @@ struct sim_event;
 
 struct sim {
     uint64_t random, seed;
-    unsigned options, guards;
+    unsigned options, guards, n_steps;
     bool is_verbose;
     uint64_t now, event_seq;
     struct sim_event **heap;

@@ -31,7 +31,8 @@ static uint64_t hash_hash(const void *machine)
 {
     return *(const uint64_t *)machine;
 }
-const struct sim_machine_ops sim_hash_machine = {hash_make, mem_free, hash_copy, hash_apply, hash_hash};
+const struct sim_machine_ops sim_hash_machine = {
+    .make = hash_make, .free = mem_free, .copy = hash_copy, .apply = hash_apply, .hash = hash_hash};
 
 /* ---- stores ---- */
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { N_STEPS = 400, HEAL_MS = 10000, SETTLE_MS = 5000, MAX_LAG = 2 };
+enum { HEAL_MS = 10000, SETTLE_MS = 5000, MAX_LAG = 2 };
 
 static struct sim_node *any_node(struct sim *s)
 {
@@ -30,18 +30,25 @@ static struct sim_node *leader_or_any(struct sim *s)
 
 /* ---- actions ---- */
 
-static int submit(struct sim_node *n, unsigned n_commands)
+static struct blob *draw_payload(struct sim_node *n)
 {
     struct sim *s = n->s;
+    if (s->machine->draw)
+        return s->machine->draw(s, n->live.machine);
+    unsigned pad = sim_draw(s, 8) ? sim_draw(s, 24) : sim_draw(s, 700);
+    struct blob *payload = blob_new(NULL, 8 + pad);
+    memset(payload->data, (int)s->next_value, payload->n);
+    memcpy(payload->data, &s->next_value, 8);
+    s->next_value++;
+    return payload;
+}
+
+static int submit(struct sim_node *n, unsigned n_commands)
+{
     struct blob *payloads[4] = {0};
-    for (unsigned i = 0; i < n_commands; i++) {
-        unsigned pad = sim_draw(s, 8) ? sim_draw(s, 24) : sim_draw(s, 700);
-        payloads[i] = blob_new(NULL, 8 + pad);
-        memset(payloads[i]->data, (int)s->next_value, payloads[i]->n);
-        memcpy(payloads[i]->data, &s->next_value, 8);
-        s->next_value++;
-    }
-    int rc = driver_submit(n->driver, s->now, payloads, n_commands, NULL, NULL);
+    for (unsigned i = 0; i < n_commands; i++)
+        payloads[i] = draw_payload(n);
+    int rc = driver_submit(n->driver, n->s->now, payloads, n_commands, NULL, NULL);
     for (unsigned i = 0; i < n_commands; i++)
         blob_unref(payloads[i]);
     return rc;
@@ -299,7 +306,7 @@ void sim_scenario(struct sim *s)
             sim_node_bootstrap(&s->nodes[i], &conf);
         sim_node_boot(&s->nodes[i]);
     }
-    for (unsigned step = 0; step < N_STEPS && !s->is_bad; step++) {
+    for (unsigned step = 0; step < s->n_steps && !s->is_bad; step++) {
         act(s);
         sim_run(s, s->now + 5 + sim_draw(s, sim_draw(s, 2) ? 60 : sim_draw(s, 2) ? 300 : 1500));
         check_configurations(s);
