@@ -226,6 +226,9 @@ uint64_t rlog_bytes_from(const struct rlog *l, uint64_t index)
 
 bool rlog_is_disk_low(const struct rlog *l)
 {
+    /* The writer looks while it writes; when nothing is written any more, somebody has to see that it is over. */
+    if (atomic_load_explicit(&l->is_disk_low, memory_order_relaxed))
+        rlog_writer_check_space((struct rlog *)l);
     return atomic_load_explicit(&l->is_disk_low, memory_order_relaxed);
 }
 

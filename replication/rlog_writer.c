@@ -381,6 +381,7 @@ static void fill_spare(struct rlog *l)
         pthread_mutex_lock(&l->lock);
         l->has_spare = true;
         pthread_mutex_unlock(&l->lock);
+        rlog_writer_check_space(l); /* this is what takes space, not the writes into it */
     } else if (rc == ERR_NOSPACE) {
         l->config.disk->ops->unlink(l->config.disk, spare_making_name);
         rlog_writer_check_space(l);
