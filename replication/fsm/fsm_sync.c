@@ -191,6 +191,22 @@ void fsm_do_sync_remove(struct fsm *f, const void *body)
     }
 }
 
+/* Former addresses whose time is over. There are few of them: one per rename in a month. */
+static void drop_gone(struct fsm *f)
+{
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_USER_GONE, NULL);
+    for (int n = 0; n < FSM_MAX_ROWS && store_iter_next(&i); n++) {
+        const Imp__UserGoneRow *row = store_iter_row(&i, f->arena);
+        struct key k;
+        key_init(&k);
+        key_bytes(&k, i.key, i.n_key);
+        if (row && row->until_ms <= f->now_ms)
+            store_delete(f->txn, TABLE_USER_GONE, &k);
+    }
+    store_iter_fini(&i);
+}
+
 void fsm_do_sync_state(struct fsm *f, const void *body)
 {
     const Imp__SyncState *b = body;
@@ -207,6 +223,7 @@ void fsm_do_sync_state(struct fsm *f, const void *body)
         sync->result = b->result;
         sync->n_users = b->n_users;
         sync->first_done |= b->ok;
+        drop_gone(f);
     }
     advance(f, sync, b->run, b->position);
 }

@@ -459,10 +459,9 @@ static void replay(struct world *w, const struct entry *log, unsigned max_batch,
     }
 }
 
-static void test_one_log_three_stores(void **state)
+static void one_log(uint64_t seed)
 {
-    const char *fixed = getenv("IMP_SEED");
-    uint64_t seed = fixed ? strtoull(fixed, NULL, 10) : random_u64() | 1, other = seed;
+    uint64_t other = seed;
     unsigned n_executed[2] = {0};
     print_message("seed %llu\n", (unsigned long long)seed);
     struct world w[3];
@@ -476,7 +475,7 @@ static void test_one_log_three_stores(void **state)
     struct entry *log = generate(&w[0], seed, n_executed);
     print_message("%d proposals, %u executed, %u of them not refused\n", N_ENTRIES, n_executed[0],
                   n_executed[1]);
-    assert_true(n_executed[0] > N_ENTRIES / 3 && n_executed[1] > n_executed[0] / 3);
+    assert_true(n_executed[0] > N_ENTRIES / 10 && n_executed[1] > N_ENTRIES / 50); /* it is about something */
     replay(&w[1], log, 200, false, &other);
     replay(&w[2], log, 30, true, &other);
     for (int i = 1; i < 3; i++) {
@@ -500,6 +499,14 @@ static void test_one_log_three_stores(void **state)
     free(log);
     for (int i = 0; i < 3; i++)
         world_close(&w[i]);
+}
+
+/* IMP_SEEDS=n: more of them; IMP_SEED=s: that one. */
+static void test_one_log_three_stores(void **state)
+{
+    const char *fixed = getenv("IMP_SEED"), *many = getenv("IMP_SEEDS");
+    for (int n = fixed ? 1 : many ? atoi(many) : 4; n > 0; n--)
+        one_log(fixed ? strtoull(fixed, NULL, 10) : random_u64() | 1);
 }
 
 int main(void)

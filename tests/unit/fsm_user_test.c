@@ -316,11 +316,16 @@ static void test_sync(void **state)
     st.completed = st.ok = true;
     st.result = (char *)"2 users";
     st.n_users = 2;
+    assert_int_equal(DONE(world_sync_user(&w, "u5", "eve", 3)).value, 1);
+    DONE(world_sync_user(&w, "u5", "eva", 3));
+    assert_int_equal(world_rows(&w, TABLE_USER_GONE), 1);
+    world_tick(&w, 31ull * 24 * 3600 * 1000);
     DONE(APPLY(&w, SYNC_STATE, sync_state, &st));
     struct key none;
     key_init(&none);
     const Imp__SyncRow *row = store_find_row(world_read(&w), TABLE_SYNC, &none, &w.arena);
     assert_true(row->first_done && row->completed_ok);
+    assert_int_equal(world_rows(&w, TABLE_USER_GONE), 0);
     assert_string_equal(row->queue_id, "q1"); /* kept, as the last command gave none */
     assert_int_equal(row->next_change, 42);
     assert_int_equal(row->run, 3);
