@@ -180,6 +180,10 @@ static void send_to_node(struct shard *s, uint32_t node, struct envelope *e, str
 {
     const struct im_backend *b = im_backend(s->im);
     struct peer *p = find_peer(s->router, node);
+    /* The choice of NODE rests on what was applied here: the other one must know it, too, or would send it
+     * on. */
+    if (e->after_index < s->route_index)
+        e->after_index = s->route_index;
     if (p && !list_is_empty(&p->queue)) {
         queue_for(s, p, e, from);
         return;

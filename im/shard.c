@@ -217,8 +217,10 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
     }
     if (members)
         user_check_homes(s);
-    if (members || homes)
+    if (members || homes) {
+        s->route_index = applied_index;
         router_homes_changed(s);
+    }
     router_advance(s);
 }
 

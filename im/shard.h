@@ -109,6 +109,7 @@ struct shard {
     struct loop *loop;
     struct log *log;
     struct store_reader *reader;
+    uint64_t route_index;   /* of the last change that may have moved a home */
     uint64_t applied_index; /* feed handled up to here */
     enum shard_lease lease;
     uint64_t lease_lost_ms, stop_ms;
