@@ -27,6 +27,7 @@ struct admin {
     struct listener *listener;
     struct list connections;
     unsigned n_connections;
+    bool closed; /* freed with its last connection */
 };
 
 /* One front end: reading -> called -> answered -> closing. The call may outlive the stream (gone). Or a call
@@ -53,9 +54,10 @@ static admin_handler_fn *const handlers[N_COMMANDS] = {
 
 static void connection_free(struct admin_connection *c)
 {
+    struct admin *a = c->admin;
     timer_stop(&c->timeout);
     list_remove(&c->link);
-    c->admin->n_connections--;
+    a->n_connections--;
     if (c->in.data)
         mem_wipe(c->in.data, c->in.n);
     buf_fini(&c->in);
@@ -66,6 +68,8 @@ static void connection_free(struct admin_connection *c)
     }
     arena_fini(&c->call.arena);
     mem_free(c);
+    if (a->closed && a->n_connections == 0)
+        mem_free(a);
 }
 
 /* ---- answers ---- */
@@ -466,5 +470,7 @@ void admin_close(struct admin *a)
         if (c->stream)
             stream_abort(c->stream);
     }
-    /* What handlers still wait for does not come any more: the process ends right after. */
+    a->closed = true;
+    if (a->n_connections == 0)
+        mem_free(a);
 }

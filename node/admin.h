@@ -41,7 +41,9 @@ struct admin_env {
 
 struct admin;
 int admin_open(struct admin **out, const struct admin_env *env, struct err_ctx *err);
-void admin_close(struct admin *a); /* ends every call; may be NULL */
+/* Ends the connections; A is freed with the last of them. No call of another node may come any more (the links end, or the
+ * loop no longer turns), and calls whose answer is still awaited are dropped. May be NULL. */
+void admin_close(struct admin *a);
 
 struct admin_call {
     const struct admin_env *env;
