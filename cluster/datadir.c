@@ -355,17 +355,33 @@ static int parse_identity(struct identity_file *f, char *text)
     return f->seen == 63 ? 0 : ERR_INVALID;
 }
 
-int datadir_read_identity(const struct datadir *d, struct datadir_identity *id, struct err_ctx *err)
+static int read_identity_file(const struct datadir *d, struct identity_file *out, struct err_ctx *err)
 {
     struct buf b = {0};
     int rc = datadir_read(d, "identity", &b, 4096, err);
     if (rc == ERR_NOTFOUND)
         rc = err_set(err, ERR_NOTFOUND,
                      "there is no node in %s; make one with 'impnode init' or 'impnode join'", d->path);
-    struct identity_file f = {0};
-    if (!rc && (!b.n || parse_identity(&f, b.data)))
+    memset(out, 0, sizeof(*out));
+    if (!rc && (!b.n || parse_identity(out, b.data)))
         rc = err_set(err, ERR_CORRUPT, "%s/identity is damaged; restore this node by joining anew", d->path);
     buf_fini(&b);
+    return rc;
+}
+
+int datadir_read_identity_of_copy(const struct datadir *d, struct datadir_identity *id, struct err_ctx *err)
+{
+    struct identity_file f;
+    int rc = read_identity_file(d, &f, err);
+    if (!rc)
+        *id = f.id;
+    return rc;
+}
+
+int datadir_read_identity(const struct datadir *d, struct datadir_identity *id, struct err_ctx *err)
+{
+    struct identity_file f;
+    int rc = read_identity_file(d, &f, err);
     if (rc)
         return rc;
     char path[DATADIR_PATH_MAX + 64], machine[65];

@@ -51,6 +51,8 @@ int datadir_write_identity(const struct datadir *d, const struct datadir_identit
 /* ERR_NOTFOUND: no node was made here. ERR_CONFLICT: this is a copy, or restored; the text says what to do.
  */
 int datadir_read_identity(const struct datadir *d, struct datadir_identity *id, struct err_ctx *err);
+/* The same, without asking whether this is a copy: for impnode recover. */
+int datadir_read_identity_of_copy(const struct datadir *d, struct datadir_identity *id, struct err_ctx *err);
 
 void datadir_hex(char *out, const uint8_t *data, size_t n_bytes); /* 2 * n_bytes digits and a NUL */
 int datadir_unhex(uint8_t *out, size_t n_bytes,

@@ -68,7 +68,7 @@ static void on_changed(struct deferred *d)
         on_services(n);
     if (dirty & DIRTY_CA)
         node_tls_on_ca(n);
-    if (dirty & (DIRTY_CERTS | DIRTY_CA | DIRTY_MEMBERS))
+    if (dirty & (DIRTY_CERTS | DIRTY_CA))
         node_tls_on_certs(n);
     feature_on_change(n, dirty);
     control_step(n);

@@ -47,6 +47,10 @@ struct replica_options {
  * init. ERR_EXISTS if there is a log already. */
 int replica_bootstrap(const char *dir, const Imp__Command *bootstrap, struct err_ctx *err);
 
+/* impnode recover: from now on the log in DIR is that of a cluster whose only voter is NODE. What others have acknowledged
+ * and this log does not hold is lost; *last_index: what it holds. The node must not run. */
+int replica_force_new_cluster(const char *dir, uint32_t node, uint64_t *last_index, struct err_ctx *err);
+
 /* Opens log and vote, finishes a pending snapshot install, refuses with text what raft-level checks refuse.
  */
 /* On failure the store stays the caller's. */
