@@ -154,7 +154,8 @@ static const struct disk_ops directory_ops = {
 
 int disk_open_directory(struct disk **out, const char *dir, struct err_ctx *err)
 {
-    if (mkdir(dir, 0700) && errno != EEXIST)
+    bool is_new = mkdir(dir, 0700) == 0;
+    if (!is_new && errno != EEXIST)
         return err_set(err, map_errno(), "cannot make %s: %s", dir, strerror(errno));
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
@@ -168,6 +169,11 @@ int disk_open_directory(struct disk **out, const char *dir, struct err_ctx *err)
             close(lock_fd);
         close(fd);
         return rc;
+    }
+    int parent = is_new ? openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (parent >= 0) { /* or a power loss takes the new directory with all that is synced in it */
+        fsync(parent);
+        close(parent);
     }
     struct directory *d = mem_new(struct directory);
     d->disk.ops = &directory_ops;

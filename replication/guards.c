@@ -112,9 +112,21 @@ static bool is_stale_refusal(const struct driver *d, const struct raft_msg *m)
            m->append_result.rejected <= match;
 }
 
+/* Not a hole: a broken promise. The core would abort on it; say why instead. */
+static bool is_second_leader(struct driver *d, const struct raft_msg *m)
+{
+    if (raft_state(&d->r) != RAFT_LEADER || m->term != raft_current_term(&d->r))
+        return false;
+    driver_fatal(d, "node %llu leads term %llu, as this node does: is there a second copy of a node?",
+                 (unsigned long long)m->peer, (unsigned long long)m->term);
+    return true;
+}
+
 bool guards_accept(struct driver *d, struct raft_msg *m)
 {
     uint64_t term = raft_current_term(&d->r);
+    if ((m->type == RAFT_MSG_APPEND || m->type == RAFT_MSG_INSTALL) && is_second_leader(d, m))
+        return false;
     switch (m->type) {
     case RAFT_MSG_APPEND:
         if (m->term >= term) {
@@ -133,6 +145,8 @@ bool guards_accept(struct driver *d, struct raft_msg *m)
         /* 14: during an install the core forgets to free it. Heartbeats keep the contact. */
         return !(d->is_installing && driver_has_guard(d, DRIVER_GUARD_INSTALL_TWICE));
     case RAFT_MSG_VOTE:
+        if (m->vote.candidate != m->peer) /* nobody asks for another's vote */
+            return false;
         d->vote_request = m;
         fix_vote_request(d, m);
         return true;

@@ -1,4 +1,5 @@
-/* sim --seeds N [--seed S] [--guards-off MASK] [--options MASK] [--jobs N] [--expect-failure] [--verbose]
+/* sim --seeds N [--seed S] [--guards-off MASK] [--options MASK] [--jobs N] [--seconds N] [--expect-failure]
+ * [--verbose]
  *
  * Runs seeds S .. S + N - 1 in child processes, and prints those that fail. With --expect-failure
  * it is a success if one does: this keeps the guards honest. */
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { SECONDS_PER_SEED = 60, SEEDS_PER_CHILD = 25, MAX_JOBS = 64, MAX_SHOWN = 10 };
@@ -18,7 +20,7 @@ struct options {
     uint64_t first, n;
     unsigned guards_off, sim_options;
     bool has_options, expects_failure, is_verbose;
-    unsigned jobs;
+    unsigned jobs, seconds;
 };
 struct outcome {
     char why[256];
@@ -175,6 +177,7 @@ static void run_all(const struct options *o, struct totals *t)
 {
     struct job jobs[MAX_JOBS];
     uint64_t next = o->first, end = o->first + o->n;
+    time_t began = time(NULL);
     memset(jobs, 0, sizeof(jobs));
     for (bool is_any = true; is_any;) {
         is_any = false;
@@ -182,6 +185,8 @@ static void run_all(const struct options *o, struct totals *t)
             struct job *j = &jobs[i];
             bool is_enough = o->expects_failure && t->n_bad;
             if (!j->pid && !is_enough) {
+                if (o->seconds && time(NULL) - began >= (time_t)o->seconds)
+                    end = next;
                 if (j->next == j->end) {
                     j->next = next;
                     j->end = end - next < SEEDS_PER_CHILD ? end : next + SEEDS_PER_CHILD;
@@ -213,6 +218,7 @@ static int parse(struct options *o, int argc, char **argv)
         {"guards-off", required_argument, NULL, 'g'},
         {"options", required_argument, NULL, 'o'},
         {"jobs", required_argument, NULL, 'j'},
+        {"seconds", required_argument, NULL, 't'},
         {"expect-failure", no_argument, NULL, 'x'},
         {"verbose", no_argument, NULL, 'v'},
         {"help", no_argument, NULL, 'h'},
@@ -237,6 +243,9 @@ static int parse(struct options *o, int argc, char **argv)
         case 'j':
             o->jobs = (unsigned)strtoul(optarg, NULL, 0);
             break;
+        case 't':
+            o->seconds = (unsigned)strtoul(optarg, NULL, 0);
+            break;
         case 'x':
             o->expects_failure = true;
             break;
@@ -246,6 +255,7 @@ static int parse(struct options *o, int argc, char **argv)
         default:
             fprintf(stderr,
                     "usage: %s [--seeds N] [--seed S] [--guards-off MASK] [--options MASK] [--jobs N] "
+                    "[--seconds N] "
                     "[--expect-failure] [--verbose]\n",
                     argv[0]);
             return c == 'h' ? 0 : 2;

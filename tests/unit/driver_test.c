@@ -640,6 +640,41 @@ static void test_commit_is_spread_at_once(void **state)
     destroy(f);
 }
 
+/* A follower that says nothing gets a heartbeat now and then, whatever is written. */
+static void test_stopped_follower_costs_nothing(void **state)
+{
+    struct fixture *f = make(3, DRIVER_GUARD_ALL);
+    elect(f);
+    driver_applied(f->driver, f->now, f->applied);
+    unsigned n = 0;
+    for (unsigned i = 0; i < 3000; i++) {
+        forget_sent(f);
+        assert_int_equal(submit(f, "x"), 0);
+        settle(f);
+        answer_append(f, 2);
+        driver_applied(f->driver, f->now, f->applied);
+        for (unsigned k = 0; k < f->n_sent; k++)
+            n += f->sent[k].peer == 3 && f->sent[k].append.n_entries;
+    }
+    assert_int_equal(f->applied, rlog_last(f->log));
+    assert_true(n <= 8); /* no time has passed: the window, once */
+    destroy(f);
+}
+
+static void test_strange_messages(void **state)
+{
+    struct fixture *f = make(3, DRIVER_GUARD_ALL);
+    receive(f, 2,
+            (struct raft_msg){.type = RAFT_MSG_VOTE, .term = 50, .vote = {.candidate = 3, .disrupt = true}});
+    assert_true(driver_get_term(f->driver) < 50);
+    receive(f, 1, append_from(60, 1, 1, 0, 1)); /* from ourselves */
+    assert_true(driver_get_term(f->driver) < 50);
+    elect(f);
+    receive(f, 3, append_from(driver_get_term(f->driver), 1, 1, 0, 1));
+    assert_non_null(strstr(f->fatal, "second copy"));
+    destroy(f);
+}
+
 static void test_apply_window(void **state)
 {
     struct fixture *f = make(1, DRIVER_GUARD_ALL);
@@ -684,6 +719,8 @@ int main(void)
         cmocka_unit_test(test_guards_that_sanitizers_see),
 #endif
         cmocka_unit_test(test_commit_is_spread_at_once),
+        cmocka_unit_test(test_stopped_follower_costs_nothing),
+        cmocka_unit_test(test_strange_messages),
         cmocka_unit_test(test_apply_window),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
