@@ -111,7 +111,8 @@ class Node:
         sh('ip link set v%s up' % self.name)
 
     def init(self, domain='example.com'):
-        self.run_once('init', '--data', self.dir, '--name', self.name, '--address', self.address, '--domain', domain)
+        self.run_once('init', '--data', self.dir, '--name', self.name, '--address', self.address, '--domain', domain,
+                      *self.cluster.config)
 
     def run_once(self, *args, check=True, timeout=60):
         p = subprocess.run(self.command(IMPNODE, *args), capture_output=True, text=True, timeout=timeout * SLOW)
@@ -123,7 +124,7 @@ class Node:
 
     def join(self, member, token, check=True, timeout=60, extra=()):
         return self.run_once('join', member.address, '--token', token, '--data', self.dir, '--name', self.name, '--address',
-                             self.address, *extra, check=check, timeout=timeout)
+                             self.address, *self.cluster.config, *extra, check=check, timeout=timeout)
 
     def start(self):
         out = open(self.log, 'a')
@@ -196,8 +197,9 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, n=3, lan=False, users=None, node_args=()):
-        self.lan = lan
+    def __init__(self, n=3, lan=False, users=None, node_args=(), config=()):
+        """node_args: for impnode run; config: for init and join, kept in impnode.yaml."""
+        self.lan, self.config = lan, list(config)
         self.dir = tempfile.mkdtemp(prefix='imp-test-')
         self.nodes = []
         self.sim = None

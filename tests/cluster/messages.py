@@ -129,4 +129,4 @@ def test(cluster):
 
 
 if __name__ == '__main__':
-    run_test(test)
+    run_test(test, config=['--shards', '2'])
