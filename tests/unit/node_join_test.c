@@ -1,5 +1,5 @@
-/* Joining, both sides: a cluster of one made by enrol_new_cluster, its replica and port in this process, joiners by
- * join_ask. What each refusal says, and that a half-made join is finished by asking again. */
+/* Joining, both sides: a cluster of one made by enrol_new_cluster, its replica and port in this process,
+ * joiners by join_ask. What each refusal says, and that a half-made join is finished by asking again. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -95,7 +95,9 @@ static int start(void **state)
     assert_int_equal(loop_new(&m->loop, "control", m->log), 0);
     char store[80];
     snprintf(store, sizeof(store), "%s/store", m->dir);
-    assert_int_equal(store_open(&m->store, &(struct store_options){.dir = store, .log = m->log, .map_bytes = 1 << 28}, &err),
+    assert_int_equal(store_open(&m->store,
+                                &(struct store_options){.dir = store, .log = m->log, .map_bytes = 1 << 28},
+                                &err),
                      0);
     m->reader = store_reader_new(m->store);
     m->hook.fn = on_before_poll;
@@ -206,7 +208,8 @@ static void make_token(struct member_side *m, struct token *t, unsigned ttl_ms)
     uint64_t until = clock_monotonic_ms() + 20000;
     token_init(t, m->ca_info.fingerprint, clock_wall_ms() + ttl_ms);
     do { /* until the replica has its session */
-        a = (struct add_letter){.letter = {NULL, on_add, NULL}, .m = m, .expires_ms = clock_wall_ms() + ttl_ms};
+        a = (struct add_letter){
+            .letter = {NULL, on_add, NULL}, .m = m, .expires_ms = clock_wall_ms() + ttl_ms};
         token_hash(a.hash, t->secret);
         loop_post(m->loop, &a.letter);
         while (!atomic_load(&a.done) && clock_monotonic_ms() < until)
