@@ -1,4 +1,4 @@
-set(replica_fixture replica_fixture.c replica_fsm.c test_certs.c)
+set(replica_fixture replica_fixture.c cut_proxy.c replica_fsm.c test_certs.c)
 set(replica_link imp_replication PkgConfig::SSL)
 imp_unit_test(replica_parts LINK imp_replication)
 imp_unit_test(replica_single SOURCES ${replica_fixture} LINK ${replica_link})

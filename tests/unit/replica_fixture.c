@@ -211,6 +211,8 @@ static void close_listener(struct tnode *n)
 {
     listener_close(n->listener);
     n->listener = NULL;
+    if (n->proxy)
+        cut_proxy_close(n->proxy);
 }
 
 void node_listen(struct tnode *n)
@@ -219,6 +221,8 @@ void node_listen(struct tnode *n)
         return;
     assert_int_equal(loop_new(&n->loop, "control", n->c->log), 0);
     open_listener(n);
+    if (n->c->cut_after && !n->proxy)
+        n->proxy = cut_proxy_new(n->loop, n->port, n->c->cut_after);
     assert_int_equal(loop_start_thread(n->loop), 0);
 }
 
@@ -231,6 +235,9 @@ static void end_loop(struct tnode *n)
     loop_join_thread(n->loop);
     loop_free(n->loop);
     n->loop = NULL;
+    if (n->proxy)
+        cut_proxy_free(n->proxy);
+    n->proxy = NULL;
 }
 
 struct tnode *node_start(struct cluster *c, uint32_t id)
@@ -413,7 +420,7 @@ static void join(struct tnode *leader, struct tnode *n)
     node_listen(n);
     body.name = name;
     body.address = (char *)"127.0.0.1";
-    body.cluster_port = n->port;
+    body.cluster_port = n->proxy ? cut_proxy_port(n->proxy) : n->port;
     command.body_case = IMP__COMMAND__BODY_NODE_JOIN;
     command.node_join = &body;
     struct proposal_outcome o = propose(leader, &command);

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cut_proxy.h"
 #include "replication/replica.h"
 #include "test_certs.h"
 #include <cmocka.h>
@@ -22,6 +23,7 @@ struct tnode {
     struct loop *loop; /* control */
     struct listener *listener;
     unsigned port;
+    struct cut_proxy *proxy; /* with cluster.cut_after: what the others are told of */
     struct tls_ctx *server, *client;
     struct tls_sni *sni;
     struct store *store;
@@ -38,6 +40,8 @@ struct cluster {
     struct log *log;
     unsigned election_ms, heartbeat_ms;
     uint64_t log_keep_bytes;
+    size_t cut_after; /* bytes after which connections between nodes are cut; 0: never. For nodes that join
+                         later */
     struct tnode nodes[MAX_NODES + 1]; /* by id */
 };
 

@@ -5,7 +5,6 @@
 #include "base/mem.h"
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { TEXT_BYTES = 64 << 10 };
 
@@ -108,11 +107,49 @@ static void test_install_interrupted(void **state)
     cluster_free(c);
 }
 
+/* The stream is cut every 16 MiB: it goes on where it was, with the same copy. */
+static void test_install_cut(void **state)
+{
+    struct cluster *c = cluster_new();
+    c->log_keep_bytes = 1 << 20;
+    node_start(c, 1);
+    c->cut_after = 16 << 20; /* nodes 2 and 3 */
+    cluster_grow(c, 3);
+    struct tnode *away = &c->nodes[1], *source = &c->nodes[2];
+    if (cluster_leader(c) == away)
+        await(transfer(away, 3) == 0, "leadership of node 3");
+    uint64_t last = last_of(away);
+    node_stop(away);
+    write_much(&c->nodes[3]);
+    await_compacted(c, last + 1, "x");
+    unsigned n_cut = cut_proxy_n_cut(source->proxy) + cut_proxy_n_cut(c->nodes[3].proxy);
+    struct replica_status s;
+    uint64_t done = 0, total = 0;
+    bool went_back = false;
+    node_start(c, 1);
+    struct await_clock clock = await_begin();
+    for (; atomic_load(&away->n_fatal) == 0; await_step(&clock, "a finished install", __FILE__, __LINE__)) {
+        replica_get_status(away->r, &s);
+        went_back |= total && s.install_done < done;
+        done = s.install_done;
+        total = s.install_total;
+    }
+    n_cut = cut_proxy_n_cut(source->proxy) + cut_proxy_n_cut(c->nodes[3].proxy) - n_cut;
+    assert_true(n_cut >= 3);
+    assert_true(total > 48 << 20);
+    assert_false(went_back);
+    node_stop(away);
+    node_start(c, 1);
+    await_equal(c);
+    cluster_free(c);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_install),
         cmocka_unit_test(test_install_interrupted),
+        cmocka_unit_test(test_install_cut),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
