@@ -10,8 +10,10 @@
 enum {
     WINDOW_ROWS = 256, /* stored messages in a session's output */
     WINDOW_BYTES = 256 << 10,
-    HOLD_BYTES = 256 << 10, /* of messages that wait behind stored ones in memory */
-    STORING_SOFT = 512,     /* per user, before senders are slowed */
+    HOLD_BYTES = 4 << 20, /* of messages that wait in memory behind stored ones, or for a slow reader */
+    HOLD_SOFT = 1 << 20,  /* before senders are slowed */
+    HOLD_THROTTLE_MS = 50,
+    STORING_SOFT = 512, /* per user, before senders are slowed */
     N_RETRIES = 3,
 };
 
@@ -134,16 +136,18 @@ void mail_store(struct shard *s, struct envelope *e)
         return;
     }
     if (++q->n_storing > STORING_SOFT)
-        router_throttle(s, e);
+        router_throttle(s, e, HOLD_THROTTLE_MS);
 }
 
 void mail_queue(struct shard *s, struct user *u, struct envelope *e)
 {
     struct mailqueue *q = mail_get(u);
     struct session *any[1];
-    if (message_pick(u, any, 1) && q->hold_bytes + e->n_bytes <= HOLD_BYTES) {
+    if ((message_pick(u, any, 1) || message_has_behind(u)) && q->hold_bytes + e->n_bytes <= HOLD_BYTES) {
         q->hold_bytes += e->n_bytes;
         list_append(&q->hold, &e->link);
+        if (q->hold_bytes > HOLD_SOFT)
+            router_throttle(s, e, HOLD_THROTTLE_MS);
         return;
     }
     /* Nobody to wait for, or too much to wait with: all of it becomes stored messages, in this order. */
@@ -233,6 +237,8 @@ static void release_hold(struct mailqueue *q)
     struct session *sessions[32];
     for (struct list *item; (item = list_first(&q->hold)) && !q->more && !q->n_storing;) {
         size_t n = message_pick(q->user, sessions, n_elements(sessions));
+        if (!n && message_has_behind(q->user))
+            return;
         list_remove(item);
         struct envelope *e = list_entry(item, struct envelope, link);
         q->hold_bytes -= e->n_bytes;
@@ -366,7 +372,7 @@ void mail_tick(struct mailqueue *q)
     mail_pump(q);
     struct session *any[1];
     bool waits = !list_is_empty(&q->hold) || (q->more && message_pick(u, any, 1));
-    if (!list_is_empty(&q->hold) && !message_pick(u, any, 1) && !q->n_storing) {
+    if (!list_is_empty(&q->hold) && !message_pick(u, any, 1) && !message_has_behind(u)) {
         struct envelope *e = list_entry(list_first(&q->hold), struct envelope, link);
         list_remove(&e->link);
         q->hold_bytes -= e->n_bytes;

@@ -40,6 +40,8 @@ void mail_tick(struct mailqueue *q); /* marks, pump, end; may free the user */
 
 /* Of message.c: the sessions that get a message to the bare JID, at most MAX; returns how many. */
 size_t message_pick(const struct user *u, struct session **out, size_t max);
+/* Is there a session that will take messages once it has caught up? */
+bool message_has_behind(const struct user *u);
 /* Writes E to the picked sessions. Takes E. */
 void message_deliver(struct shard *s, struct envelope *e, struct session **sessions, size_t n);
 

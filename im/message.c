@@ -7,7 +7,8 @@
 
 enum {
     SLOW_BYTES = 256 << 10, /* queued for a client: who feeds it is read less */
-    BEHIND_BYTES = 1 << 20, /* its messages go through the store from here on */
+    THROTTLE_EVERY_MS = 2,
+    THROTTLE_STEP_MS = 10, /* per SLOW_BYTES that are queued */
     PICK_MAX = 32,
 };
 
@@ -34,10 +35,24 @@ size_t message_pick(const struct user *u, struct session **out, size_t max)
 static void watch_speed(struct shard *s, const struct envelope *e, struct session *to)
 {
     size_t queued = session_queued(to);
-    if (queued > SLOW_BYTES)
-        router_throttle(s, e);
-    if (queued > BEHIND_BYTES)
+    if (queued <= SLOW_BYTES)
+        return;
+    uint64_t now = loop_now_ms(s->loop);
+    if (now - to->throttled_ms >= THROTTLE_EVERY_MS) {
+        to->throttled_ms = now;
+        router_throttle(s, e, (unsigned)(queued / SLOW_BYTES) * THROTTLE_STEP_MS);
+    }
+    /* Beyond half of what may be queued at all, messages wait elsewhere. */
+    if (queued > s->settings.output_bytes / 2)
         to->behind = true;
+}
+
+bool message_has_behind(const struct user *u)
+{
+    struct session *s;
+    list_for_each(s, &u->sessions, struct session,
+                  link) if (s->presence && s->behind && s->priority >= 0) return true;
+    return false;
 }
 
 void message_deliver(struct shard *s, struct envelope *e, struct session **sessions, size_t n)
@@ -68,13 +83,11 @@ static bool is_worth_storing(const struct envelope *e)
 static void to_best_or_store(struct shard *s, struct envelope *e)
 {
     struct user *u = user_find(s, e->to_uid);
-    if (u && mail_is_busy(u)) {
-        mail_queue(s, u, e);
-        return;
-    }
     struct session *sessions[PICK_MAX];
     size_t n = u ? message_pick(u, sessions, PICK_MAX) : 0;
-    if (n)
+    if (u && (mail_is_busy(u) || (!n && message_has_behind(u))))
+        mail_queue(s, u, e);
+    else if (n)
         message_deliver(s, e, sessions, n);
     else if (is_worth_storing(e))
         mail_store(s, e);
@@ -109,10 +122,8 @@ static void to_session(struct shard *s, struct envelope *e, struct session *sess
         else
             session->ops->deliver(session, e, NULL);
         envelope_free(e);
-    } else if (mail_is_busy(session->user)) {
+    } else if (mail_is_busy(session->user) || session->behind) {
         mail_queue(s, session->user, e);
-    } else if (session->behind) {
-        mail_store(s, e);
     } else {
         message_deliver(s, e, &session, 1);
     }

@@ -11,10 +11,11 @@
 enum {
     HOLD_MS = 5000,   /* for after_index */
     BLOCK_MS = 10000, /* for a node that takes nothing */
-    THROTTLE_MS = 5,
+    THROTTLE_MAX_MS = 200,
+    INBOX_THROTTLE_MS = 20,
     HELD_MAX = 16 << 20,  /* bytes */
     PEER_MAX = 16 << 20,  /* bytes queued for one node, beyond what the link holds */
-    INBOX_SOFT = 8 << 20, /* bytes in another shard's mailbox before senders are slowed */
+    INBOX_SOFT = 1 << 20, /* bytes in another shard's mailbox before senders are slowed */
 };
 
 /* Another node, as far as this shard has something for it that its link does not take. */
@@ -79,7 +80,12 @@ static void deliver_letter(struct letter *letter)
 {
     struct envelope *e = container_of(letter, struct envelope, letter);
     struct shard *s = e->shard;
-    atomic_fetch_sub_explicit(&s->inbox_bytes, e->n_bytes, memory_order_relaxed);
+    size_t left = atomic_fetch_sub_explicit(&s->inbox_bytes, e->n_bytes, memory_order_relaxed) - e->n_bytes;
+    uint64_t now = loop_now_ms(s->loop);
+    if (left > INBOX_SOFT && now != s->throttled_ms && e->session && !(e->flags & ENVELOPE_THROTTLE)) {
+        s->throttled_ms = now; /* this shard cannot keep up: one sender per millisecond is slowed */
+        router_throttle(s, e, INBOX_THROTTLE_MS);
+    }
     router_receive(s, e);
 }
 
@@ -268,6 +274,7 @@ void router_send(struct shard *s, struct envelope *e, struct session *from)
 {
     if (from) {
         e->session = from->id;
+        from->n_fed += e->n_bytes;
         e->from_uid = from->user->uid;
         if (from->after_index > e->after_index)
             e->after_index = from->after_index;
@@ -279,7 +286,7 @@ void router_send(struct shard *s, struct envelope *e, struct session *from)
     route(s, e, from);
 }
 
-void router_throttle(struct shard *s, const struct envelope *e)
+void router_throttle(struct shard *s, const struct envelope *e, unsigned ms)
 {
     if (!e->session || !e->from_uid)
         return;
@@ -287,6 +294,7 @@ void router_throttle(struct shard *s, const struct envelope *e)
     t->flags = ENVELOPE_THROTTLE | ENVELOPE_NO_BOUNCE;
     t->to_uid = e->from_uid;
     t->session = e->session;
+    t->from_uid = ms; /* a throttle has no other use for it */
     route(s, t, NULL);
 }
 
@@ -311,7 +319,8 @@ static void deliver(struct shard *s, struct envelope *e)
     if (e->flags & ENVELOPE_THROTTLE) {
         struct session *session = session_find(s, e->session);
         if (session)
-            session_throttle(session, THROTTLE_MS);
+            session_throttle(session,
+                             e->from_uid < THROTTLE_MAX_MS ? (unsigned)e->from_uid : THROTTLE_MAX_MS);
         envelope_free(e);
         return;
     }

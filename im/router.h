@@ -27,8 +27,8 @@ void router_receive(struct shard *s, struct envelope *e);
 /* Sends a broadcast presence to NODE, in order with this shard's envelopes; dropped while the link is down,
  * since its next session begins with a full set. Takes E. */
 void router_send_presence(struct shard *s, uint32_t node, struct envelope *e);
-/* E's sender feeds somebody who is too slow: read it less. */
-void router_throttle(struct shard *s, const struct envelope *e);
+/* E's sender feeds somebody who is too slow: do not read it for MS. */
+void router_throttle(struct shard *s, const struct envelope *e, unsigned ms);
 /* Posts E, which is for a user of shard TO, there. */
 void router_post(struct shard *to, struct envelope *e);
 void router_link_up(struct shard *s, uint32_t node);

@@ -240,6 +240,10 @@ static void on_throttle_end(struct timer *t)
 
 void session_throttle(struct session *s, unsigned ms)
 {
+    enum { BURST_BYTES = 32 << 10 };
+    if (s->n_fed - s->n_fed_paused < BURST_BYTES)
+        return;
+    s->n_fed_paused = s->n_fed;
     session_pause(s, PAUSE_THROTTLE);
     if (!s->throttle.fn)
         timer_init(&s->throttle, s->shard->loop, on_throttle_end);

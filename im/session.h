@@ -85,6 +85,8 @@ struct session {
     unsigned n_in_flight; /* proposals it caused and that are not answered */
     uint64_t after_index; /* highest index it has caused */
     struct timer throttle;
+    uint64_t n_fed;        /* bytes it has sent to others, */
+    uint64_t n_fed_paused; /* and those when it was throttled last */
     uint64_t throttled_ms; /* CLOCK_MONOTONIC of the last throttle sent because of this session's slowness */
     struct list unsent;    /* envelopes delivered directly, until their bytes are with the kernel */
 };
@@ -109,7 +111,8 @@ int session_submit(struct session *s, Imp__Command *command, session_done_fn *on
 
 void session_pause(struct session *s, enum session_pause why);
 void session_resume(struct session *s, enum session_pause why);
-/* Does not read the session for MS from now. */
+/* Does not read the session for MS from now; without effect right after it was throttled, so that something
+ * gets through between two pauses. */
 void session_throttle(struct session *s, unsigned ms);
 /* Writes a message to the client and keeps it until its bytes are sent; if the session ends before, the
  * message goes on to whoever else there is, or to the store. Takes E. */

@@ -132,6 +132,7 @@ struct shard {
     struct deferred check_sent;
     bool check_done;            /* this turn's output was looked at */
     struct list flushing;       /* struct session with messages not known to be sent */
+    uint64_t throttled_ms;      /* when a sender was last slowed because of the inbox */
     _Atomic size_t inbox_bytes; /* of envelopes posted to this shard and not taken yet */
     struct list watchers;       /* struct shard_watcher */
     unsigned n_busy;            /* connections that still write; im_stop waits for them */
