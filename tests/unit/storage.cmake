@@ -1,5 +1,5 @@
 imp_unit_test(storage_basic LINK imp_storage)
-imp_unit_test(storage_powerloss LINK imp_storage TIMEOUT 180 NO_TSAN)
+imp_unit_test(storage_powerloss LINK imp_storage TIMEOUT 180)
 imp_unit_test(storage_fault LINK imp_storage)
 imp_unit_test(fsm_node SOURCES fsm_fixture.c LINK imp_fsm)
 imp_unit_test(fsm_user SOURCES fsm_fixture.c LINK imp_fsm)
