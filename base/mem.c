@@ -81,6 +81,13 @@ char *mem_strndup(const char *s, size_t n_bytes)
     return copy;
 }
 
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+
+bool mem_has_leaks(void)
+{
+    return __lsan_do_recoverable_leak_check && __lsan_do_recoverable_leak_check();
+}
+
 char *mem_printf(const char *format, ...)
 {
     char *text;

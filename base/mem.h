@@ -3,6 +3,7 @@
 #ifndef BASE_MEM_H
 #define BASE_MEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 void *mem_alloc(size_t n_bytes);                  /* never NULL, not cleared */
@@ -16,6 +17,9 @@ char *mem_strdup(const char *s);                  /* NULL stays NULL */
 char *mem_strndup(const char *s, size_t n_bytes); /* always terminated */
 char *mem_printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void mem_wipe(void *p, size_t n_bytes);           /* not optimised away; for secrets */
+/* Tells on stderr what nothing points to any more, if the program is built with LeakSanitizer. For programs that end
+ * by _exit: true if there was something. */
+bool mem_has_leaks(void);
 
 #define mem_new(type) ((type *)mem_zalloc(sizeof(type)))
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))

@@ -211,7 +211,8 @@ static int open_tmp(const struct datadir *d, const char *name, unsigned mode, ch
     unlink(tmp);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
     if (fd < 0)
-        return err_set(err, ERR_SYSTEM, "cannot write %s: %s", tmp, strerror(errno));
+        return err_set(err, errno == ENOSPC ? ERR_NOSPACE : ERR_SYSTEM, "cannot write %s: %s", tmp,
+                       strerror(errno));
     return fd;
 }
 

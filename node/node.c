@@ -158,6 +158,13 @@ static int open_directory(struct node *n, struct err_ctx *err)
     return seal_ring_load(&n->ring, &n->dir, err);
 }
 
+/* What may have passed in a moment is tried again; what a person must repair is not. */
+static int end_status(int rc)
+{
+    bool again = rc == ERR_NOSPACE || rc == ERR_IO || rc == ERR_AGAIN || rc == ERR_SYSTEM;
+    return again ? SUPERVISOR_AGAIN : SUPERVISOR_REFUSED;
+}
+
 int node_run(const struct node_options *o)
 {
     struct err_ctx err = {0};
@@ -169,7 +176,8 @@ int node_run(const struct node_options *o)
         rc = open_log(n, &err);
     if (rc) {
         fprintf(stderr, "impnode: %s\n", err.text);
-        return SUPERVISOR_REFUSED;
+        /* a missing file or permission does not come by waiting */
+        _exit(rc == ERR_SYSTEM ? SUPERVISOR_REFUSED : end_status(rc));
     }
     random_bytes(n->start_nonce, sizeof(n->start_nonce));
     char hex[33];
@@ -181,13 +189,12 @@ int node_run(const struct node_options *o)
         node_fatal(n, true, "cannot start the control loop");
     if ((rc = boot_start(n, &err))) {
         log_error(n->log, "cannot start: %s", err.text);
-        bool again = rc == ERR_NOSPACE || rc == ERR_IO || rc == ERR_AGAIN || rc == ERR_SYSTEM;
-        _exit(again ? SUPERVISOR_AGAIN : SUPERVISOR_REFUSED);
+        _exit(end_status(rc));
     }
     node_notify(n, "READY=1");
     loop_run(n->loop);
     boot_stop(n);
     log_notice(n->log, "stopped");
     /* Nothing is freed on the way out: a stop is a crash with better manners. */
-    _exit(SUPERVISOR_DONE);
+    _exit(mem_has_leaks() ? SUPERVISOR_REFUSED : SUPERVISOR_DONE);
 }
