@@ -15,13 +15,13 @@
 
 struct await_clock await_begin(void)
 {
-    return (struct await_clock){clock_monotonic_ms() + 20000};
+    return (struct await_clock){clock_monotonic_ms() + 60000};
 }
 
 void await_step(struct await_clock *clock, const char *what, const char *file, int line)
 {
     if (clock_monotonic_ms() > clock->end_ms) {
-        print_error("%s:%d: not within 20 s: %s\n", file, line, what);
+        print_error("%s:%d: not within 60 s: %s\n", file, line, what);
         abort();
     }
     nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);

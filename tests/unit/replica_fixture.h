@@ -59,7 +59,7 @@ void cluster_grow(struct cluster *c, unsigned n);
  * are equal. */
 void await_equal(struct cluster *c);
 struct tnode *cluster_leader(struct cluster *c); /* waits for one that all running nodes agree on */
-/* Waits until the condition holds; fails the test with WHAT after 20 s. */
+/* Waits until the condition holds; fails the test with WHAT after 60 s. */
 #define await(condition, what)                                                                               \
     do {                                                                                                     \
         struct await_clock await_clock = await_begin();                                                      \
