@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { THROTTLE_ENTRIES = 65536 };
+enum { THROTTLE_ENTRIES = 65536, KNOWN_ACCOUNTS = 16384 };
 
 static bool id_equal(const struct hnode *node, const void *key, size_t n)
 {
@@ -24,6 +24,7 @@ const struct edge_settings *edge_settings(struct edge_shard *es)
         .bind = strcmp(binding, "off") != 0,
         .bind_strict = strcmp(binding, "strict") == 0,
         .require_tls = setting_bool(t, node, SETTING_XMPP_REQUIRE_TLS),
+        .plain_in_clear = setting_bool(t, node, SETTING_XMPP_PLAIN_WITHOUT_TLS),
         .ask_backend = setting_string(t, node, SETTING_AUTH_MODE, &a)[0] != 'l', /* not "local" */
         .handshake_ms = (unsigned)setting_int(t, node, SETTING_LIMIT_HANDSHAKE) * 1000,
         .stanza_bytes_early = (unsigned)setting_int(t, node, SETTING_LIMIT_STANZA_BYTES_EARLY),
@@ -107,6 +108,7 @@ int c2s_edge_new(struct c2s_edge **out, struct im *im, const struct c2s_edge_opt
     e->node_name = mem_strdup(o->node_name);
     e->hand_over = hand_over;
     e->throttle = c2s_throttle_new(THROTTLE_ENTRIES);
+    e->known = c2s_known_new(KNOWN_ACCOUNTS);
     e->log = log_category(o->log ? o->log : im_log(im), "xmpp");
     int code = 0;
     for (; e->n_shards < n && code == 0; e->n_shards++) {
@@ -140,6 +142,7 @@ void c2s_edge_free(struct c2s_edge *e)
         htab_fini(&es->conns);
     }
     c2s_throttle_free(e->throttle);
+    c2s_known_free(e->known);
     mem_wipe(e->options.secret, sizeof(e->options.secret));
     mem_free(e->addresses[0]);
     mem_free(e->addresses[1]);

@@ -9,6 +9,7 @@
 
 #include "base/htab.h"
 #include "protocols/xmpp/c2s_edge.h"
+#include "protocols/xmpp/c2s_known.h"
 #include "protocols/xmpp/c2s_throttle.h"
 #include <stdatomic.h>
 
@@ -38,7 +39,7 @@ enum edge_element {
 enum edge_after { AFTER_NOTHING, AFTER_START_TLS, AFTER_HAND_OVER };
 
 struct edge_settings {
-    bool require_tls, ask_backend;
+    bool require_tls, plain_in_clear, ask_backend;
     bool bind, bind_strict; /* xmpp.channel_binding */
     unsigned handshake_ms, stanza_bytes_early, stanza_bytes;
     unsigned connections_per_address, unauthenticated, logins_per_address, login_failures;
@@ -62,6 +63,7 @@ struct c2s_edge {
     char *addresses[2], *node_name;
     c2s_hand_over_fn *hand_over;
     struct c2s_throttle *throttle;
+    struct c2s_known *known;
     struct log *log;
     _Atomic unsigned n_waiting; /* connections */
     _Atomic unsigned n_checks;  /* passwords being checked */

@@ -34,6 +34,7 @@ static struct sasl_offer get_offer(struct edge_conn *c)
         .tls = stream_is_tls(c->stream),
         .local_passwords = !edge_settings(c->es)->ask_backend || edge_has_local_passwords(c->es),
         .plain = true,
+        .plain_in_clear = edge_settings(c->es)->plain_in_clear,
         .bind_exporter = can_bind(c, TLS_BIND_EXPORTER),
         .bind_server_end_point = can_bind(c, TLS_BIND_SERVER_END_POINT),
     };
@@ -326,6 +327,7 @@ void edge_auth(struct edge_conn *c, const struct xml *x)
         .user = c,
         .domain = c->domain,
         .tls = offer.tls,
+        .plain_in_clear = offer.plain_in_clear,
         .plus_offered = edge_settings(c->es)->bind_strict && offer.local_passwords &&
                         (offer.bind_exporter || offer.bind_server_end_point),
         .binding = channel_binding,

@@ -73,7 +73,9 @@ struct check {
     struct work work;
     struct edge_shard *es;
     uint64_t conn;
-    bool known;
+    struct deferred at_once; /* instead of the work, where the answer is known */
+    uint64_t uid;            /* 0: no local account */
+    uint8_t mac[C2S_KNOWN_MAC];
     struct credential credential;
     enum sasl_check result;
     size_t n_password;
@@ -94,13 +96,44 @@ static void finish(struct check *k)
 static void derive(struct work *w)
 {
     struct check *k = container_of(w, struct check, work);
-    bool ok = credential_check(k->known ? &k->credential : NULL, k->password, k->n_password);
+    bool ok = credential_check(k->uid ? &k->credential : NULL, k->password, k->n_password);
     k->result = ok ? SASL_CHECK_OK : SASL_CHECK_WRONG;
 }
 
 static void derived(struct work *w)
 {
-    finish(container_of(w, struct check, work));
+    struct check *k = container_of(w, struct check, work);
+    if (k->result == SASL_CHECK_OK)
+        c2s_known_add(k->es->edge->known, k->uid, k->mac);
+    finish(k);
+}
+
+static void on_known(struct deferred *d)
+{
+    finish(container_of(d, struct check, at_once));
+}
+
+static void check_local(struct check *k, const struct edge_user *u, const char *password)
+{
+    struct loop *loop = k->es->shard->loop;
+    size_t n = strlen(password);
+    if (u->account == ACCOUNT_LOCAL) {
+        c2s_known_mac(k->es->edge->known, u->uid, &u->credential, password, n, k->mac);
+        if (c2s_known_has(k->es->edge->known, u->uid, k->mac)) {
+            k->result = SASL_CHECK_OK;
+            k->at_once = (struct deferred){.fn = on_known};
+            list_init(&k->at_once.link);
+            loop_defer(loop, &k->at_once);
+            return;
+        }
+        k->uid = u->uid;
+    }
+    /* Unknown users take the same way, so that it takes the same time. */
+    k->credential = u->credential;
+    k->n_password = n;
+    snprintf(k->password, sizeof(k->password), "%s", password);
+    k->work = (struct work){.work = derive, .done = derived};
+    loop_run_work(loop, &k->work);
 }
 
 static void on_backend(void *user, enum sasl_check result)
@@ -130,13 +163,7 @@ bool edge_check_password(struct edge_conn *c, const char *localpart, const char 
                                        .password = password};
         e->options.check_password(e->options.user, &p, c->es->shard->loop, on_backend, k);
     } else {
-        /* Unknown users take the same way, so that it takes the same time. */
-        k->known = u.account == ACCOUNT_LOCAL;
-        k->credential = u.credential;
-        k->n_password = strlen(password);
-        snprintf(k->password, sizeof(k->password), "%s", password);
-        k->work = (struct work){.work = derive, .done = derived};
-        loop_run_work(c->es->shard->loop, &k->work);
+        check_local(k, &u, password);
     }
     credential_wipe(&u.credential);
     return true;

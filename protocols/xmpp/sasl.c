@@ -33,7 +33,7 @@ bool sasl_mechanism_binds(const struct sasl_mechanism *m)
 
 bool sasl_mechanism_is_offered(const struct sasl_mechanism *m, const struct sasl_offer *offer)
 {
-    if (m->needs_tls && !(offer->tls && offer->plain))
+    if (m->needs_tls && !(offer->plain && (offer->tls || offer->plain_in_clear)))
         return false;
     if (m->needs_local && !offer->local_passwords)
         return false;
@@ -89,7 +89,7 @@ enum sasl_result sasl_step(struct sasl *s, const void *data, size_t n_bytes, str
     *out = (struct sasl_answer){0};
     if (s->ended || s->pending)
         return sasl_fail(s, "malformed-request", out);
-    if (s->mechanism->needs_tls && !s->env->tls)
+    if (s->mechanism->needs_tls && !s->env->tls && !s->env->plain_in_clear)
         return sasl_fail(s, "encryption-required", out);
     if (!data) {
         out->data = "";

@@ -22,6 +22,7 @@ struct sasl_env {
     void *user;
     const char *domain; /* prepared: an authzid must be the user's own bare JID in it */
     bool tls;
+    bool plain_in_clear; /* PLAIN may be used without TLS */
     bool plus_offered; /* some -PLUS mechanism was advertised: a client that says "y" was deceived (RFC 5802
                           §6) */
     bool pass_on_passwords; /* PLAIN: passwords are checked elsewhere (AXL, LDAP), so everybody may try */
@@ -38,7 +39,8 @@ struct sasl_env {
 struct sasl_offer {
     bool tls;
     bool local_passwords; /* stored credentials exist here: SCRAM */
-    bool plain;           /* PLAIN is allowed (always only under TLS) */
+    bool plain;           /* PLAIN is allowed under TLS */
+    bool plain_in_clear;  /* and without it, too */
     bool bind_exporter, bind_server_end_point;
 };
 

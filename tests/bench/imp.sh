@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # imp.sh start|stop: one imp node (or IMP_BENCH_NODES of them) with the accounts that the load generator expects: user0 ...
 # and pr0 ... pr499, password "secret", domain localhost. Prints PID, HOSTS, TLSHOSTS, DOMAIN as shell assignments. Data
-# and accounts are kept in $IMP_BENCH_DIR (default /tmp/imp-bench) for the next run.
+# and accounts are kept in $IMP_BENCH_DIR (default /tmp/imp-bench) for the next run. IMP_BENCH_PORT: the clients' port
+# (default 5722); direct TLS is the one after it, the cluster's is 2148 after it.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=${IMP_BENCH_DIR:-/tmp/imp-bench}
 bin=${IMP_BUILD:-$root/build/release}
 nodes=${IMP_BENCH_NODES:-1}
 users=${IMP_BENCH_USERS:-2000}
+port=${IMP_BENCH_PORT:-5722}
 node=$bin/node/impnode
 cli() { "$bin/cli/impcli" --data "$dir/n1" "$@"; }
 say() { echo "imp.sh: $*" >&2; }
@@ -24,7 +26,7 @@ stop() {
     for p in "$dir"/*.pid; do
         [ -s "$p" ] || continue
         i=$(cat "$p")
-        if tr '\0' ' ' < "/proc/$i/cmdline" 2>/dev/null | grep -q impnode; then
+        if { tr '\0' ' ' < "/proc/$i/cmdline"; } 2>/dev/null | grep -q impnode; then
             kill "$i"
             while [ -d "/proc/$i" ]; do sleep 0.1; done
         fi
@@ -40,12 +42,12 @@ running() { cli --json dbreplication runtimestate "n$1" | grep -q '"services":"r
 case ${1:-} in
 stop) stop; exit 0 ;;
 start) ;;
-*) sed -n '2,5s/^# //p' "$0"; exit 2 ;;
+*) sed -n '2,6s/^# //p' "$0"; exit 2 ;;
 esac
 stop
 mkdir -p "$dir"
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
-ports=(--listen-xmpp 5722 --listen-xmpps 5723 --listen-cluster 7870 --listen-https off)
+ports=(--listen-xmpp "$port" --listen-xmpps $((port + 1)) --listen-cluster $((port + 2148)) --listen-https off)
 if [ ! -d "$dir/n1" ]; then
     "$node" init --data "$dir/n1" --name n1 --address 127.0.0.1 --domain localhost "${ports[@]}" >&2
 fi
@@ -53,7 +55,7 @@ run 1
 retry 20 cli node list
 for ((i = 2; i <= nodes; i++)); do
     if [ ! -d "$dir/n$i" ]; then
-        "$node" join 127.0.0.1:7870 --token "$(cli node token)" --data "$dir/n$i" --name "n$i" --address "127.0.0.$i" \
+        "$node" join "127.0.0.1:$((port + 2148))" --token "$(cli node token)" --data "$dir/n$i" --name "n$i" --address "127.0.0.$i" \
             "${ports[@]}" >&2
     fi
     run "$i"
@@ -61,6 +63,7 @@ done
 for ((i = 1; i <= nodes; i++)); do retry 60 running "$i"; done
 # as the peers are set up: clear text allowed, no limits in the way
 cli settings set xmpp.require_tls false > /dev/null
+cli settings set xmpp.plain_without_tls true > /dev/null
 cli settings set limits.connections_per_address 1000000 > /dev/null
 cli settings set limits.unauthenticated 100000 > /dev/null
 have=$(cat "$dir/users" 2>/dev/null || echo 0)
@@ -75,7 +78,7 @@ fi
 pid= hosts= tls=
 for ((i = 1; i <= nodes; i++)); do
     pid=$pid${pid:+,}$(cat "$dir/n$i/worker.pid")
-    hosts=$hosts${hosts:+,}127.0.0.$i:5722
-    tls=$tls${tls:+,}127.0.0.$i:5723
+    hosts=$hosts${hosts:+,}127.0.0.$i:$port
+    tls=$tls${tls:+,}127.0.0.$i:$((port + 1))
 done
 echo "PID=$pid HOSTS=$hosts TLSHOSTS=$tls DOMAIN=localhost"

@@ -2,6 +2,7 @@
  */
 #include "base/base64.h"
 #include "protocols/xmpp/c2s_edge.h"
+#include "protocols/xmpp/c2s_known.h"
 #include "protocols/xmpp/c2s_throttle.h"
 #include "protocols/xmpp/xmpp.h"
 #include "store_test.h"
@@ -594,6 +595,91 @@ static void test_in_clear(void **state)
     node_free(n);
 }
 
+/* PLAIN without TLS takes two settings. */
+static void test_plain_in_clear(void **state)
+{
+    static const struct {
+        const char *require, *plain, *answer;
+    } cases[] = {
+        {"true", "true", "<encryption-required/>"},
+        {"false", "false", "<invalid-mechanism/>"},
+        {"false", "true", "<success "},
+    };
+    for (size_t i = 0; i < n_elements(cases); i++) {
+        struct node *n = node_new((const char *const[]){"xmpp.require_tls", cases[i].require,
+                                                        "xmpp.plain_without_tls", cases[i].plain, NULL},
+                                  1);
+        struct client *c = dial(n, false);
+        say(c, HEADER);
+        uint64_t until = now_ms() + DEADLINE_MS;
+        while (!has_heard(c, "</stream:features>") && now_ms() < until)
+            hear(c, until);
+        assert_int_equal(has_heard(c, "<mechanism>PLAIN</mechanism>"), i == 2);
+        say(c, "<auth " SASL " mechanism='PLAIN'>AHVzZXIAcGVuY2ls</auth>");
+        expect(c, cases[i].answer);
+        hang_up(c);
+        node_free(n);
+    }
+}
+
+static void log_in(struct node *n, const char *base64, const char *answer)
+{
+    struct client *c = dial(n, false);
+    say(c, HEADER "<auth " SASL " mechanism='PLAIN'>");
+    say(c, base64);
+    say(c, "</auth>");
+    expect(c, answer);
+    hang_up(c);
+}
+
+/* A password that was right is known, but only as long as it is the password. */
+static void test_known_password(void **state)
+{
+    static const char pencil[] = "AHVzZXIAcGVuY2ls", eraser[] = "AHVzZXIAZXJhc2Vy";
+    struct node *n = node_new(
+        (const char *const[]){"xmpp.require_tls", "false", "xmpp.plain_without_tls", "true", NULL}, 2);
+    log_in(n, pencil, "<success ");
+    log_in(n, pencil, "<success ");
+    log_in(n, eraser, "<not-authorized/>");
+    log_in(n, pencil, "<success ");
+    struct store_txn *t = store_begin(n->store);
+    put_credential(t, 1, "eraser");
+    assert_int_equal(store_commit(t, NULL), 0);
+    log_in(n, pencil, "<not-authorized/>");
+    log_in(n, eraser, "<success ");
+    log_in(n, eraser, "<success ");
+    node_free(n);
+}
+
+static void test_known_bounds(void **state)
+{
+    struct c2s_known *k = c2s_known_new(2), *other = c2s_known_new(2);
+    struct credential c = {.keys[CREDENTIAL_SHA256] = {.iterations = 1, .stored_key = {1}}}, changed = c;
+    changed.keys[CREDENTIAL_SHA256].stored_key[31] = 1;
+    uint8_t mac[4][C2S_KNOWN_MAC], differs[C2S_KNOWN_MAC];
+    for (uint64_t uid = 1; uid <= 3; uid++)
+        c2s_known_mac(k, uid, &c, "secret", 6, mac[uid]);
+    assert_memory_not_equal(mac[1], mac[2], C2S_KNOWN_MAC);
+    c2s_known_mac(k, 1, &c, "secret2", 7, differs);
+    assert_memory_not_equal(mac[1], differs, C2S_KNOWN_MAC);
+    c2s_known_mac(k, 1, &changed, "secret", 6, differs);
+    assert_memory_not_equal(mac[1], differs, C2S_KNOWN_MAC);
+    c2s_known_mac(other, 1, &c, "secret", 6, differs);
+    assert_memory_not_equal(mac[1], differs, C2S_KNOWN_MAC);
+
+    assert_false(c2s_known_has(k, 1, mac[1]));
+    c2s_known_add(k, 1, mac[1]);
+    c2s_known_add(k, 2, mac[2]);
+    assert_true(c2s_known_has(k, 1, mac[1]));
+    assert_false(c2s_known_has(k, 1, differs));
+    c2s_known_add(k, 3, mac[3]); /* 2 was not used for longest */
+    assert_true(c2s_known_has(k, 1, mac[1]));
+    assert_false(c2s_known_has(k, 2, mac[2]));
+    assert_true(c2s_known_has(k, 3, mac[3]));
+    c2s_known_free(other);
+    c2s_known_free(k);
+}
+
 /* What follows <starttls/> in clear is never taken as said inside TLS (CVE-2011-0411). */
 static void test_starttls_injection(void **state)
 {
@@ -882,6 +968,9 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_in_clear),
+        cmocka_unit_test(test_plain_in_clear),
+        cmocka_unit_test(test_known_password),
+        cmocka_unit_test(test_known_bounds),
         cmocka_unit_test(test_starttls_injection),
         cmocka_unit_test(test_floods),
         cmocka_unit_test(test_timeout),
