@@ -18,22 +18,22 @@ struct exchange {
     struct http_answer answer;
     size_t sent;
     bool head, counted;
+    bool closes; /* a body comes that nobody reads: the connection ends with the answer */
 };
 struct http_server {
     struct http_server_options o;
     char address[64];
     struct lws_context *context;
-    struct lws_vhost *vhost;
-    const char *cert_pem, *key_pem; /* while a vhost is made */
-    int load_result;
-    unsigned n_vhosts, n_connections;
-    char vhost_name[32];
+    SSL_CTX *ssl; /* the vhost's */
+    unsigned n_connections;
 };
 
-/* ---- certificates: libwebsockets would take one certificate only, so we fill its context ourselves ---- */
+/* ---- certificates: libwebsockets would take one alone and cannot replace it, so we fill its context
+ * ourselves ---- */
 
 static int load_chain(SSL_CTX *ctx, const char *cert_pem, const char *key_pem)
 {
+    SSL_CTX_clear_chain_certs(ctx);
     BIO *certs = BIO_new_mem_buf(cert_pem, -1), *key = BIO_new_mem_buf(key_pem, -1);
     X509 *leaf = certs ? PEM_read_bio_X509(certs, NULL, NULL, NULL) : NULL;
     EVP_PKEY *pkey = key ? PEM_read_bio_PrivateKey(key, NULL, NULL, NULL) : NULL;
@@ -82,7 +82,8 @@ static int on_request(struct http_server *s, struct lws *wsi, struct exchange *x
     x->head = lws_hdr_total_length(wsi, WSI_TOKEN_HEAD_URI) > 0;
     bool get = lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI) > 0;
     const struct http_route *route = find_route(s, path);
-    if (!get && !x->head) {
+    x->closes = !get && !x->head;
+    if (x->closes) {
         x->answer.status = 405;
         buf_adds(&x->answer.body, "method not allowed\n");
     } else if (!route) {
@@ -120,7 +121,7 @@ static int on_writable(struct lws *wsi, struct exchange *x)
         return 0;
     }
     buf_fini(&x->answer.body);
-    return lws_http_transaction_completed(wsi) ? -1 : 0;
+    return x->closes || lws_http_transaction_completed(wsi) ? -1 : 0;
 }
 
 static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
@@ -130,8 +131,8 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     struct http_server *s = context ? lws_context_user(context) : NULL;
     switch (reason) {
     case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS:
-        if (s && s->cert_pem)
-            s->load_result = load_chain(user, s->cert_pem, s->key_pem);
+        if (s)
+            s->ssl = user;
         return 0;
     case LWS_CALLBACK_FILTER_NETWORK_CONNECTION:
         return s && s->n_connections >= MAX_CONNECTIONS;
@@ -152,7 +153,8 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     case LWS_CALLBACK_HTTP_WRITEABLE:
         return x ? on_writable(wsi, x) : -1;
     case LWS_CALLBACK_HTTP_BODY:
-        return -1;
+    case LWS_CALLBACK_HTTP_BODY_COMPLETION:
+        return 0; /* not looked at */
     case LWS_CALLBACK_CLOSED_HTTP:
         if (x)
             buf_fini(&x->answer.body);
@@ -169,40 +171,43 @@ static const struct lws_protocols protocols[] = {
 
 /* ---- life ---- */
 
-static int make_vhost(struct http_server *s, const char *cert_pem, const char *key_pem, struct err_ctx *err)
+static int make_vhost(struct http_server *s, struct err_ctx *err)
 {
     struct lws_context_creation_info info = {0};
-    snprintf(s->vhost_name, sizeof(s->vhost_name), "https%u", s->n_vhosts++);
     info.port = (int)s->o.port;
     info.iface = *s->address ? s->address : NULL;
     info.protocols = protocols;
-    info.vhost_name = s->vhost_name;
+    info.vhost_name = "https";
     info.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_CREATE_VHOST_SSL_CTX |
                    LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND;
     if (strchr(s->address, '.'))
         info.options |= LWS_SERVER_OPTION_DISABLE_IPV6; /* else it takes an IPv4 address for "any" */
     info.keepalive_timeout = IDLE_S;
     info.timeout_secs = IDLE_S;
-    s->cert_pem = cert_pem;
-    s->key_pem = key_pem;
-    s->load_result = ERR_TLS;
-    struct lws_vhost *vhost = lws_create_vhost(s->context, &info);
-    s->cert_pem = s->key_pem = NULL;
-    if (!vhost)
+    if (!lws_create_vhost(s->context, &info) || !s->ssl)
         return err_set(err, ERR_IO, "cannot listen on %s port %u", *s->address ? s->address : "any address",
                        s->o.port);
-    if (s->load_result) {
-        lws_vhost_destroy(vhost);
-        return err_set(err, ERR_TLS, "the certificate or its key cannot be used");
-    }
-    if (s->vhost)
-        lws_vhost_destroy(s->vhost); /* its listening socket passes to the new one */
-    s->vhost = vhost;
     return 0;
 }
 
-/* libwebsockets does not survive a port that is taken while it sits on somebody else's loop (its context's teardown
- * closes handles that were never opened), so we look first. */
+/* Into a context of no use first: what cannot be loaded must not spoil the one in use. */
+static int check_chain(const char *cert_pem, const char *key_pem, struct err_ctx *err)
+{
+    SSL_CTX *scratch = SSL_CTX_new(TLS_server_method());
+    int rc = scratch ? load_chain(scratch, cert_pem, key_pem) : ERR_NOMEM;
+    SSL_CTX_free(scratch);
+    return rc ? err_set(err, ERR_TLS, "the certificate or its key cannot be used") : 0;
+}
+
+int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem,
+                         struct err_ctx *err)
+{
+    int rc = check_chain(cert_pem, key_pem, err);
+    return rc ? rc : load_chain(s->ssl, cert_pem, key_pem);
+}
+
+/* libwebsockets does not survive a port that is taken while it sits on somebody else's loop (its context's
+ * teardown closes handles that were never opened), so we look first. */
 static int check_port(const struct http_server_options *o, struct err_ctx *err)
 {
     struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)o->port)};
@@ -214,21 +219,22 @@ static int check_port(const struct http_server_options *o, struct err_ctx *err)
     if (fd < 0)
         return err_set(err, ERR_SYSTEM, "socket: %s", strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    int rc = is_v4 ? bind(fd, (struct sockaddr *)&v4, sizeof(v4)) : bind(fd, (struct sockaddr *)&any, sizeof(any));
+    int rc =
+        is_v4 ? bind(fd, (struct sockaddr *)&v4, sizeof(v4)) : bind(fd, (struct sockaddr *)&any, sizeof(any));
     if (!rc)
         rc = listen(fd, 1);
     if (rc)
-        rc = err_set(err, ERR_IO, "cannot listen on %s port %u: %s", *o->address ? o->address : "any address", o->port,
-                     strerror(errno));
+        rc = err_set(err, ERR_IO, "cannot listen on %s port %u: %s", *o->address ? o->address : "any address",
+                     o->port, strerror(errno));
     close(fd);
     return rc;
 }
 
 int http_server_open(struct http_server **out, const struct http_server_options *o, struct err_ctx *err)
 {
-    int refused = check_port(o, err);
-    if (refused)
-        return refused;
+    int rc = check_port(o, err);
+    if (rc || (rc = check_chain(o->cert_pem, o->key_pem, err)))
+        return rc;
     struct http_server *s = mem_new(struct http_server);
     s->o = *o;
     snprintf(s->address, sizeof(s->address), "%s", o->address);
@@ -249,19 +255,15 @@ int http_server_open(struct http_server **out, const struct http_server_options 
         mem_free(s);
         return err_set(err, ERR_INTERNAL, "the HTTPS server could not be made");
     }
-    int rc = make_vhost(s, o->cert_pem, o->key_pem, err);
+    rc = make_vhost(s, err);
+    if (!rc)
+        rc = load_chain(s->ssl, o->cert_pem, o->key_pem);
     if (rc) {
         http_server_close(s);
         return rc;
     }
     *out = s;
     return 0;
-}
-
-int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem,
-                         struct err_ctx *err)
-{
-    return make_vhost(s, cert_pem, key_pem, err);
 }
 
 void http_server_close(struct http_server *s)

@@ -1,0 +1,201 @@
+/* The HTTPS server, asked by libcurl. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/mem.h"
+#include "protocols/http/http_server.h"
+#include "test_certs.h"
+#include <arpa/inet.h>
+#include <cmocka.h>
+#include <curl/curl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { BIG = 200 * 1000 };
+
+struct scene {
+    struct test_ca ca;
+    char *cert, *key, *cert2, *key2;
+    struct log *log;
+    struct loop *loop;
+    struct http_server *server;
+    unsigned port;
+    int rc;
+};
+
+static void on_ok(void *user, struct http_answer *answer)
+{
+    (void)user;
+    buf_adds(&answer->body, "ok\n");
+}
+static void on_not_ready(void *user, struct http_answer *answer)
+{
+    (void)user;
+    answer->status = 503;
+    answer->content_type = "application/json";
+    buf_adds(&answer->body, "{\"ready\":false}");
+}
+static void on_big(void *user, struct http_answer *answer)
+{
+    (void)user;
+    for (int i = 0; i < BIG; i++)
+        buf_addc(&answer->body, (char)('a' + i % 26));
+}
+static const struct http_route routes[] = {
+    {"/ok", on_ok}, {"/not", on_not_ready}, {"/big", on_big}, {NULL, NULL}};
+
+static unsigned free_port(void)
+{
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof(sa);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &n), 0);
+    close(fd);
+    return ntohs(sa.sin_port);
+}
+
+static int start(void **state)
+{
+    struct scene *s = mem_new(struct scene);
+    struct err_ctx err = {0};
+    *state = s;
+    test_ca_make(&s->ca, "test CA");
+    test_cert_make(&s->cert, &s->key, &s->ca, "first", "DNS:example.com", "SHA256");
+    test_cert_make(&s->cert2, &s->key2, &s->ca, "second", "DNS:other.example", "SHA256");
+    s->log = log_new(2, LOG_TEXT, LOG_ERROR, "");
+    assert_int_equal(loop_new(&s->loop, "http", s->log), 0);
+    s->port = free_port();
+    struct http_server_options o = {.loop = s->loop,
+                                    .log = s->log,
+                                    .address = "127.0.0.1",
+                                    .port = s->port,
+                                    .cert_pem = s->cert,
+                                    .key_pem = s->key,
+                                    .routes = routes};
+    assert_int_equal(http_server_open(&s->server, &o, &err), 0);
+    struct http_server *second = NULL;
+    assert_int_equal(http_server_open(&second, &o, &err),
+                     ERR_IO); /* the port is taken: nothing is broken by it */
+    assert_null(second);
+    assert_int_equal(loop_start_thread(s->loop), 0);
+    return 0;
+}
+
+struct call {
+    struct letter letter;
+    struct scene *s;
+    volatile int done;
+};
+static void on_swap(struct letter *l)
+{
+    struct call *c = container_of(l, struct call, letter);
+    c->s->rc = http_server_set_cert(c->s->server, c->s->cert2, c->s->key2, NULL);
+    __atomic_store_n(&c->done, 1, __ATOMIC_RELEASE);
+}
+static void on_end(struct letter *l)
+{
+    struct call *c = container_of(l, struct call, letter);
+    http_server_close(c->s->server);
+    loop_stop(c->s->loop);
+}
+static int stop(void **state)
+{
+    struct scene *s = *state;
+    struct call c = {{NULL, on_end, NULL}, s, 0};
+    loop_post(s->loop, &c.letter);
+    loop_join_thread(s->loop);
+    /* libwebsockets finishes on the loop's next turns, which a test does not wait for: the loop stays. */
+    test_ca_free(&s->ca);
+    mem_free(s->cert);
+    mem_free(s->key);
+    mem_free(s->cert2);
+    mem_free(s->key2);
+    return 0;
+}
+
+static size_t on_body(char *data, size_t size, size_t n, void *user)
+{
+    buf_add(user, data, size * n);
+    return size * n;
+}
+
+/* Status, or -curl's code. */
+static long ask(struct scene *s, const char *host, const char *path, const char *post, struct buf *body,
+                char type[64])
+{
+    char url[128], to[128];
+    long status = 0;
+    snprintf(url, sizeof(url), "https://%s:%u%s", host, s->port, path);
+    snprintf(to, sizeof(to), "%s:%u:127.0.0.1", host, s->port);
+    struct curl_slist *resolve = curl_slist_append(NULL, to);
+    struct curl_blob ca = {s->ca.pem, strlen(s->ca.pem), CURL_BLOB_COPY};
+    CURL *c = curl_easy_init();
+    curl_easy_setopt(c, CURLOPT_URL, url);
+    curl_easy_setopt(c, CURLOPT_RESOLVE, resolve);
+    curl_easy_setopt(c, CURLOPT_CAINFO_BLOB, &ca);
+    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(c, CURLOPT_WRITEDATA, body);
+    curl_easy_setopt(c, CURLOPT_TIMEOUT, 20L);
+    if (post)
+        curl_easy_setopt(c, CURLOPT_POSTFIELDS, post);
+    CURLcode rc = curl_easy_perform(c);
+    const char *t = NULL;
+    curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
+    curl_easy_getinfo(c, CURLINFO_CONTENT_TYPE, &t);
+    snprintf(type, 64, "%s", t ? t : "");
+    curl_easy_cleanup(c);
+    curl_slist_free_all(resolve);
+    return rc ? -(long)rc : status;
+}
+
+static void answers(void **state)
+{
+    struct scene *s = *state;
+    struct buf body = {0};
+    char type[64];
+    assert_int_equal(ask(s, "example.com", "/ok", NULL, &body, type), 200);
+    assert_string_equal(body.data, "ok\n");
+    buf_reset(&body);
+    assert_int_equal(ask(s, "example.com", "/not", NULL, &body, type), 503);
+    assert_string_equal(type, "application/json");
+    assert_string_equal(body.data, "{\"ready\":false}");
+    buf_reset(&body);
+    assert_int_equal(ask(s, "example.com", "/nothing", NULL, &body, type), 404);
+    buf_reset(&body);
+    assert_int_equal(ask(s, "example.com", "/ok", "x=1", &body, type), 405);
+    buf_reset(&body);
+    assert_int_equal(ask(s, "example.com", "/big", NULL, &body, type), 200);
+    assert_int_equal(body.n, BIG);
+    for (int i = 0; i < BIG; i += 997)
+        assert_int_equal(body.data[i], 'a' + i % 26);
+    buf_fini(&body);
+}
+
+static void certificate_is_swapped(void **state)
+{
+    struct scene *s = *state;
+    struct buf body = {0};
+    char type[64];
+    struct call c = {{NULL, on_swap, NULL}, s, 0};
+    assert_true(ask(s, "other.example", "/ok", NULL, &body, type) < 0); /* it names another host */
+    loop_post(s->loop, &c.letter);
+    while (!__atomic_load_n(&c.done, __ATOMIC_ACQUIRE))
+        usleep(1000);
+    assert_int_equal(s->rc, 0);
+    assert_int_equal(ask(s, "other.example", "/ok", NULL, &body, type), 200);
+    buf_fini(&body);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(answers, start, stop),
+        cmocka_unit_test_setup_teardown(certificate_is_swapped, start, stop),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
