@@ -24,33 +24,54 @@ struct http_server {
     struct http_server_options o;
     char address[64];
     struct lws_context *context;
-    SSL_CTX *ssl; /* the vhost's */
+    struct identity {
+        X509 *leaf;
+        STACK_OF(X509) * chain;
+        EVP_PKEY *key;
+    } identity; /* shown to new connections */
     unsigned n_connections;
 };
 
-/* ---- certificates: libwebsockets would take one alone and cannot replace it, so we fill its context
- * ourselves ---- */
+/* ---- certificates: libwebsockets would take one alone and cannot replace it, so each handshake asks us ----
+ */
 
-static int load_chain(SSL_CTX *ctx, const char *cert_pem, const char *key_pem)
+static void identity_fini(struct identity *i)
 {
-    SSL_CTX_clear_chain_certs(ctx);
+    X509_free(i->leaf);
+    EVP_PKEY_free(i->key);
+    sk_X509_pop_free(i->chain, X509_free);
+    *i = (struct identity){0};
+}
+
+static int identity_load(struct identity *out, const char *cert_pem, const char *key_pem, struct err_ctx *err)
+{
+    struct identity i = {.chain = sk_X509_new_null()};
     BIO *certs = BIO_new_mem_buf(cert_pem, -1), *key = BIO_new_mem_buf(key_pem, -1);
-    X509 *leaf = certs ? PEM_read_bio_X509(certs, NULL, NULL, NULL) : NULL;
-    EVP_PKEY *pkey = key ? PEM_read_bio_PrivateKey(key, NULL, NULL, NULL) : NULL;
-    int ok = leaf && pkey && SSL_CTX_use_certificate(ctx, leaf) == 1 &&
-             SSL_CTX_use_PrivateKey(ctx, pkey) == 1 && SSL_CTX_check_private_key(ctx) == 1 &&
-             SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) == 1;
+    i.leaf = certs ? PEM_read_bio_X509(certs, NULL, NULL, NULL) : NULL;
+    i.key = key ? PEM_read_bio_PrivateKey(key, NULL, NULL, NULL) : NULL;
+    bool ok = i.chain && i.leaf && i.key && X509_check_private_key(i.leaf, i.key) == 1;
     X509 *more;
-    while (ok && (more = PEM_read_bio_X509(certs, NULL, NULL, NULL))) {
-        ok = SSL_CTX_add1_chain_cert(ctx, more) == 1;
-        X509_free(more);
-    }
-    X509_free(leaf);
-    EVP_PKEY_free(pkey);
+    while (ok && (more = PEM_read_bio_X509(certs, NULL, NULL, NULL)))
+        if (!(ok = sk_X509_push(i.chain, more) > 0))
+            X509_free(more);
     BIO_free(certs);
     BIO_free(key);
     ERR_clear_error();
-    return ok ? 0 : ERR_TLS;
+    if (!ok) {
+        identity_fini(&i);
+        return err_set(err, ERR_TLS, "the certificate or its key cannot be used");
+    }
+    identity_fini(out);
+    *out = i;
+    return 0;
+}
+
+static int on_certificate(SSL *ssl, void *user)
+{
+    struct http_server *s = user;
+    SSL_certs_clear(ssl);
+    return s->identity.leaf && SSL_use_certificate(ssl, s->identity.leaf) == 1 &&
+           SSL_use_PrivateKey(ssl, s->identity.key) == 1 && SSL_set1_chain(ssl, s->identity.chain) == 1;
 }
 
 /* ---- answers ---- */
@@ -131,8 +152,8 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     struct http_server *s = context ? lws_context_user(context) : NULL;
     switch (reason) {
     case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS:
-        if (s)
-            s->ssl = user;
+        if (s && SSL_CTX_set_min_proto_version(user, TLS1_2_VERSION) == 1)
+            SSL_CTX_set_cert_cb(user, on_certificate, s);
         return 0;
     case LWS_CALLBACK_FILTER_NETWORK_CONNECTION:
         return s && s->n_connections >= MAX_CONNECTIONS;
@@ -184,26 +205,16 @@ static int make_vhost(struct http_server *s, struct err_ctx *err)
         info.options |= LWS_SERVER_OPTION_DISABLE_IPV6; /* else it takes an IPv4 address for "any" */
     info.keepalive_timeout = IDLE_S;
     info.timeout_secs = IDLE_S;
-    if (!lws_create_vhost(s->context, &info) || !s->ssl)
+    if (!lws_create_vhost(s->context, &info))
         return err_set(err, ERR_IO, "cannot listen on %s port %u", *s->address ? s->address : "any address",
                        s->o.port);
     return 0;
 }
 
-/* Into a context of no use first: what cannot be loaded must not spoil the one in use. */
-static int check_chain(const char *cert_pem, const char *key_pem, struct err_ctx *err)
-{
-    SSL_CTX *scratch = SSL_CTX_new(TLS_server_method());
-    int rc = scratch ? load_chain(scratch, cert_pem, key_pem) : ERR_NOMEM;
-    SSL_CTX_free(scratch);
-    return rc ? err_set(err, ERR_TLS, "the certificate or its key cannot be used") : 0;
-}
-
 int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem,
                          struct err_ctx *err)
 {
-    int rc = check_chain(cert_pem, key_pem, err);
-    return rc ? rc : load_chain(s->ssl, cert_pem, key_pem);
+    return identity_load(&s->identity, cert_pem, key_pem, err);
 }
 
 /* libwebsockets does not survive a port that is taken while it sits on somebody else's loop (its context's
@@ -232,11 +243,13 @@ static int check_port(const struct http_server_options *o, struct err_ctx *err)
 
 int http_server_open(struct http_server **out, const struct http_server_options *o, struct err_ctx *err)
 {
+    struct identity identity = {0};
     int rc = check_port(o, err);
-    if (rc || (rc = check_chain(o->cert_pem, o->key_pem, err)))
+    if (rc || (rc = identity_load(&identity, o->cert_pem, o->key_pem, err)))
         return rc;
     struct http_server *s = mem_new(struct http_server);
     s->o = *o;
+    s->identity = identity;
     snprintf(s->address, sizeof(s->address), "%s", o->address);
     void *loops[] = {loop_uv(o->loop)};
     struct lws_context_creation_info info = {0};
@@ -252,12 +265,11 @@ int http_server_open(struct http_server **out, const struct http_server_options 
     lws_set_log_level(0, NULL);
     s->context = lws_create_context(&info);
     if (!s->context) {
+        identity_fini(&identity);
         mem_free(s);
         return err_set(err, ERR_INTERNAL, "the HTTPS server could not be made");
     }
     rc = make_vhost(s, err);
-    if (!rc)
-        rc = load_chain(s->ssl, o->cert_pem, o->key_pem);
     if (rc) {
         http_server_close(s);
         return rc;
