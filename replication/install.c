@@ -28,6 +28,7 @@ struct install {
     struct replica *r; /* NULL: ended; the work under way frees this */
     enum install_state state;
     uint64_t wanted;
+    bool is_repair; /* asked for by a person: the node goes on meanwhile */
     char *root, *dir;
     struct conn *conn;
     uint32_t source; /* of the copy begun */
@@ -391,13 +392,16 @@ static bool choose_source(struct install *x, uint32_t *node)
 {
     struct replica *r = x->r;
     struct transport_info links[TRANSPORT_MAX_PEERS];
-    uint32_t candidates[TRANSPORT_MAX_PEERS + 1];
+    uint32_t candidates[TRANSPORT_MAX_PEERS + 2], leader = (uint32_t)r->status.leader;
+    bool has_leader = leader && transport_is_up(r->transport, leader);
     unsigned n = 0, n_links = transport_get_info(r->transport, links, TRANSPORT_MAX_PEERS);
+    if (has_leader && x->is_repair)
+        candidates[n++] = leader;
     for (unsigned i = 0; i < n_links; i++)
-        if (links[i].connected && links[i].node != r->status.leader)
+        if (links[i].connected && links[i].node != leader)
             candidates[n++] = links[i].node;
-    if (r->status.leader && transport_is_up(r->transport, (uint32_t)r->status.leader))
-        candidates[n++] = (uint32_t)r->status.leader;
+    if (has_leader && !x->is_repair)
+        candidates[n++] = leader;
     if (x->has_info && x->same_source < SAME_SOURCE && transport_is_up(r->transport, x->source)) {
         x->same_source++;
         *node = x->source;
@@ -425,28 +429,28 @@ static void dial(struct install *x)
     memcpy(hello.nonce, r->options.start_nonce, 16);
     x->state = INSTALL_OPENING;
     x->heard_ms = replica_now_ms(r);
-    x->conn = conn_dial(r->loop, address, port, transport_tls(r->transport), node, replica_identify, r, &hello,
-                        &events, x);
+    x->conn = conn_dial(r->loop, address, port, transport_tls(r->transport), node, replica_identify, r,
+                        &hello, &events, x);
 }
 
-void install_begin(struct replica *r, const struct driver_snapshot *meta)
+void install_begin(struct replica *r, uint64_t wanted, bool is_repair)
 {
     if (r->install) {
-        if (meta->index > r->install->wanted)
-            r->install->wanted = meta->index;
+        if (wanted > r->install->wanted)
+            r->install->wanted = wanted;
         return;
     }
     struct install *x = mem_new(struct install);
     x->r = r;
-    x->wanted = meta->index;
+    x->wanted = wanted;
+    x->is_repair = is_repair;
     x->root = mem_strdup(r->dir);
     x->dir = mem_printf("%s/" INSTALL_DIR, r->dir);
     copy_remove_dir(x->dir);
     r->install = x; /* install_tick begins */
-    log_notice(
-        r->log,
-        "the leader's log no longer reaches back to ours: a copy of the store is needed (%llu or later)",
-        (unsigned long long)meta->index);
+    log_notice(r->log, "%s: a copy of the store is needed (%llu or later)",
+               is_repair ? "repair" : "the leader's log no longer reaches back to ours",
+               (unsigned long long)wanted);
 }
 
 void install_tick(struct replica *r, uint64_t now_ms)

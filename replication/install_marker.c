@@ -128,7 +128,10 @@ static int reset_log(const char *dir, uint64_t index, uint64_t term, struct err_
     struct rlog_config config = {
         .disk = disk, .salt = random_u64(), .on_done = on_log_done, .on_fatal = on_log_fatal, .user = &fatal};
     if ((code = rlog_open(&l, &config, err)) == 0 && (code = vote_open(&vote, disk, err)) == 0) {
-        if (rlog_first(l) != index + 1 || rlog_last(l) != index) {
+        /* A log that goes on from the copy stays: what is behind Y may have been acknowledged by us. */
+        bool goes_on = rlog_first(l) <= index + 1 && rlog_last(l) >= index &&
+                       (rlog_first(l) == index + 1 || rlog_term(l, index) == term);
+        if (!goes_on) {
             rlog_reset(l, index);
             while (rlog_write_begin(l))
                 rlog_write_finish(l);

@@ -132,7 +132,7 @@ static void fill(struct replica *r, struct replica_status *out)
     out->first_index = d->first;
     out->snapshot_index = d->snapshot_index;
     out->durable_index = d->durable;
-    out->installing = d->is_installing;
+    out->installing = d->is_installing || r->install;
     install_progress(r, &out->install_done, &out->install_total);
     out->epoch = session.epoch;
     out->in_flight = session.in_flight;

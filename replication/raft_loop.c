@@ -87,7 +87,7 @@ static void on_state(void *user)
 
 static void on_install(void *user, const struct driver_snapshot *meta, const void *data, size_t n_bytes)
 {
-    install_begin(user, meta);
+    install_begin(user, meta->index, false);
 }
 
 static void on_snapshot_data(void *user, uint64_t index, struct buf *out)

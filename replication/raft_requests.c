@@ -215,6 +215,33 @@ static void pump_change(struct replica *r, struct change_request *q, uint64_t no
     }
 }
 
+/* ---- repair ---- */
+
+struct repair_letter {
+    struct letter letter;
+    struct replica *r;
+};
+
+static void drop_repair(struct letter *letter)
+{
+    mem_free(container_of(letter, struct repair_letter, letter));
+}
+
+static void begin_repair(struct letter *letter)
+{
+    struct replica *r = container_of(letter, struct repair_letter, letter)->r;
+    if (r->is_running && !r->stopping)
+        install_begin(r, apply_index(r->apply), true);
+    drop_repair(letter);
+}
+
+void replica_take_copy(struct replica *r)
+{
+    struct repair_letter *x = mem_new(struct repair_letter);
+    *x = (struct repair_letter){{.deliver = begin_repair, .discard = drop_repair}, r};
+    loop_post(r->loop, &x->letter);
+}
+
 /* ---- certificates ---- */
 
 struct tls_letter {

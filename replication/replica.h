@@ -117,6 +117,12 @@ void replica_change(struct replica *r, enum replica_change change, uint32_t node
 void replica_transfer(struct replica *r, uint32_t to /* 0: the driver picks */, struct loop *loop,
                       void (*on_done)(void *user, int code, const char *text), void *user);
 
+/* Repair, or reset: takes a fresh copy of the store from a member (the leader first) while this node goes on, then ends
+ * through on_fatal(exit_again): the next start has the copy. Its log stays, as far as it goes on from the copy, so that
+ * nothing is forgotten that this node has acknowledged as a voter. Status shows it as installing; tried until it
+ * succeeds. Any thread. */
+void replica_take_copy(struct replica *r);
+
 /* ---- status ---- */
 enum replica_role { REPLICA_FOLLOWER, REPLICA_CANDIDATE, REPLICA_LEADER };
 enum replica_member { REPLICA_NOT_MEMBER, REPLICA_STANDBY, REPLICA_VOTER };

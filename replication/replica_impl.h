@@ -152,7 +152,7 @@ struct copy_server *copy_server_new(struct replica *r);
 void copy_server_take(struct copy_server *s, struct conn *c);
 void copy_server_tick(struct copy_server *s, uint64_t now_ms);
 void copy_server_end(struct copy_server *s);
-void install_begin(struct replica *r, const struct driver_snapshot *meta);
+void install_begin(struct replica *r, uint64_t wanted, bool is_repair); /* a copy at WANTED or later */
 void install_tick(struct replica *r, uint64_t now_ms);
 void install_end(struct replica *r);
 void install_progress(const struct replica *r, uint64_t *done, uint64_t *total);

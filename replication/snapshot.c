@@ -46,6 +46,8 @@ void snapshot_consider(struct replica *r)
     /* The driver may not have heard yet of what the store has: the next tick looks again. */
     if (durable <= r->snapshot.index || durable > r->driver_applied || r->status.is_installing)
         return;
+    if (r->install) /* the log must go on from the copy that is being taken */
+        return;
     uint64_t first = rlog_first(r->rlog), from = keep_from(r, keep, durable + 1);
     if (from <= first || rlog_bytes_from(r->rlog, first) - rlog_bytes_from(r->rlog, from) < threshold)
         return;

@@ -85,6 +85,20 @@ static void test_tables_differ(void **state)
     /* No lease for it in this life. */
     replica_want_lease(odd->r, true);
     assert_int_equal(replica_lease_until(odd->r), 0);
+    /* A fresh copy repairs it; it goes on meanwhile, and keeps its log. */
+    struct replica_status before, after;
+    replica_get_status(odd->r, &before);
+    replica_take_copy(odd->r);
+    await((propose_alarm(odd, "meanwhile"), atomic_load(&odd->n_fatal)), "the copy");
+    assert_int_equal(atomic_load(&odd->n_exit_again), 1);
+    node_stop(odd);
+    node_start(c, odd->id);
+    replica_get_status(odd->r, &after);
+    await((replica_get_status(odd->r, &after), after.applied_index >= before.applied_index),
+          "the node to go on");
+    assert_int_equal(after.first_index, before.first_index);
+    propose_alarm_until_done(odd, "repaired");
+    await_equal(c);
     cluster_free(c);
 }
 
