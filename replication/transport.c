@@ -1,58 +1,13 @@
-#include "replication/transport.h"
+#include "replication/transport_impl.h"
 
 #include "base/clock.h"
-#include "base/list.h"
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 5000, BACKOFF_REFUSED_MS = 10000, WATCH_GRACE_MS = 200 };
-
-enum link_kind {
-    LINK_OUT,
-    LINK_PENDING, /* accepted, no hello yet */
-    LINK_HELD,    /* hello of another start nonce while the connection of the old one still stands */
-    LINK_IN,
-};
-
-struct link {
-    struct list list;
-    struct transport *t;
-    struct peer *peer; /* NULL while pending */
-    struct conn *conn;
-    enum link_kind kind;
-    uint64_t since_ms;
-};
-
-struct peer {
-    struct transport *t;
-    uint32_t node;
-    char address[256];
-    uint16_t port;
-    bool is_member, is_seen;
-    struct link *out, *in, *held;
-    uint64_t generation, pong_ms, heard_ms;
-    unsigned backoff_ms;
-    uint32_t ping_us;
-    char release[64];
-    struct timer retry, watch;
-};
-
-struct transport {
-    struct transport_config config;
-    struct peer *peers[TRANSPORT_MAX_PEERS];
-    unsigned n_peers;
-    struct list links;
-    struct timer pinger;
-    bool stopping;
-    struct deferred stopped;
-    void (*on_stopped)(void *user);
-    void *stopped_user;
-};
-
 static const struct conn_events link_events;
 
-static struct peer *peer_find(const struct transport *t, uint32_t node)
+struct peer *transport_find(const struct transport *t, uint32_t node)
 {
     for (unsigned i = 0; i < t->n_peers; i++)
         if (t->peers[i]->node == node)
@@ -106,7 +61,7 @@ static void retry(struct peer *p, unsigned at_least_ms)
 
 static void on_watch(struct timer *timer);
 
-static struct peer *peer_add(struct transport *t, uint32_t node)
+struct peer *transport_add(struct transport *t, uint32_t node)
 {
     if (t->n_peers == TRANSPORT_MAX_PEERS)
         return NULL;
@@ -120,7 +75,7 @@ static struct peer *peer_add(struct transport *t, uint32_t node)
     return p;
 }
 
-static void peer_free(struct peer *p)
+void transport_drop(struct peer *p)
 {
     struct link *links[] = {p->out, p->in, p->held};
     for (unsigned i = 0; i < n_elements(links); i++) {
@@ -134,7 +89,7 @@ static void peer_free(struct peer *p)
     mem_free(p);
 }
 
-static bool set_where(struct peer *p, const char *address, uint16_t port)
+bool transport_set_where(struct peer *p, const char *address, uint16_t port)
 {
     if (strcmp(p->address, address) == 0 && p->port == port)
         return false;
@@ -143,7 +98,7 @@ static bool set_where(struct peer *p, const char *address, uint16_t port)
     return true;
 }
 
-static void redial(struct peer *p)
+void transport_redial(struct peer *p)
 {
     p->backoff_ms = BACKOFF_MIN_MS;
     timer_stop(&p->retry);
@@ -181,10 +136,10 @@ static void take_in(struct link *x)
     x->kind = LINK_IN;
     p->in = x;
     snprintf(p->release, sizeof(p->release), "%s", hello->release);
-    if (!p->is_member && hello->address[0] && set_where(p, hello->address, hello->port))
-        redial(p);
+    if (!p->is_member && hello->address[0] && transport_set_where(p, hello->address, hello->port))
+        transport_redial(p);
     else if (!p->out && timer_is_on(&p->retry))
-        redial(p); /* it is back: do not wait out the back-off */
+        transport_redial(p); /* it is back: do not wait out the back-off */
     if (!p->is_seen) {
         p->is_seen = true;
         t->config.ops->on_peer_seen(t->config.user, p->node);
@@ -241,9 +196,9 @@ static void on_accepted_hello(struct link *x, const struct conn_hello *hello)
         t->config.ops->on_copy(t->config.user, c);
         return;
     }
-    struct peer *p = peer_find(t, hello->node);
+    struct peer *p = transport_find(t, hello->node);
     if (!p)
-        p = peer_add(t, hello->node);
+        p = transport_add(t, hello->node);
     if (!p) {
         conn_abort(x->conn);
         return;
@@ -410,7 +365,7 @@ void transport_stop(struct transport *t, void (*on_stopped)(void *user), void *u
 void transport_free(struct transport *t)
 {
     for (unsigned i = 0; i < t->n_peers; i++)
-        peer_free(t->peers[i]);
+        transport_drop(t->peers[i]);
     tls_ctx_unref(t->config.tls);
     mem_free(t);
 }
@@ -424,112 +379,4 @@ void transport_set_tls(struct transport *t, struct tls_ctx *tls)
 struct tls_ctx *transport_tls(const struct transport *t)
 {
     return t->config.tls;
-}
-
-/* ---- peers ---- */
-
-static void drop_unnamed(struct transport *t)
-{
-    for (unsigned i = 0; i < t->n_peers;) {
-        struct peer *p = t->peers[i];
-        bool removed = t->config.ops->is_removed(t->config.user, p->node);
-        /* Who has spoken to us without being in the table may be joining. */
-        if (p->is_member || (!removed && p->in)) {
-            i++;
-            continue;
-        }
-        t->peers[i] = t->peers[--t->n_peers];
-        peer_free(p);
-    }
-}
-
-void transport_set_peers(struct transport *t, const struct transport_peer *peers, unsigned n)
-{
-    for (unsigned i = 0; i < t->n_peers; i++)
-        t->peers[i]->is_member = false;
-    for (unsigned i = 0; i < n; i++) {
-        if (peers[i].node == t->config.hello.node)
-            continue;
-        struct peer *p = peer_find(t, peers[i].node);
-        if (!p && !(p = peer_add(t, peers[i].node)))
-            break;
-        p->is_member = true;
-        if (set_where(p, peers[i].address, peers[i].port))
-            redial(p);
-    }
-    drop_unnamed(t);
-}
-
-void transport_set_address(struct transport *t, const char *address, uint16_t port)
-{
-    snprintf(t->config.hello.address, sizeof(t->config.hello.address), "%s", address);
-    t->config.hello.port = port;
-}
-
-static struct peer *peer_open(const struct transport *t, uint32_t node)
-{
-    struct peer *p = peer_find(t, node);
-    return p && p->out && conn_is_open(p->out->conn) && !t->stopping ? p : NULL;
-}
-
-bool transport_is_up(const struct transport *t, uint32_t node)
-{
-    return peer_open(t, node) != NULL;
-}
-
-uint64_t transport_generation(const struct transport *t, uint32_t node)
-{
-    struct peer *p = peer_find(t, node);
-    return p ? p->generation : 0;
-}
-
-void transport_send(struct transport *t, uint32_t node, enum conn_frame type, const void *body,
-                    size_t n_bytes)
-{
-    struct peer *p = peer_open(t, node);
-    if (p)
-        conn_send(p->out->conn, type, body, n_bytes);
-}
-
-struct buf *transport_begin(struct transport *t, uint32_t node, enum conn_frame type)
-{
-    struct peer *p = peer_open(t, node);
-    return p ? conn_frame_begin(p->out->conn, type) : NULL;
-}
-
-void transport_end(struct transport *t, uint32_t node)
-{
-    struct peer *p = peer_open(t, node);
-    assert(p);
-    conn_frame_end(p->out->conn);
-}
-
-size_t transport_queued(const struct transport *t, uint32_t node)
-{
-    struct peer *p = peer_open(t, node);
-    return p ? conn_queued(p->out->conn) : 0;
-}
-
-unsigned transport_get_info(const struct transport *t, struct transport_info *out, unsigned max)
-{
-    unsigned n = 0;
-    for (; n < t->n_peers && n < max; n++) {
-        const struct peer *p = t->peers[n];
-        out[n] = (struct transport_info){.node = p->node,
-                                         .connected = p->out && conn_is_open(p->out->conn),
-                                         .heard_ms = p->heard_ms,
-                                         .ping_us = p->ping_us,
-                                         .release = p->release};
-    }
-    return n;
-}
-
-bool transport_get_address(const struct transport *t, uint32_t node, const char **address, uint16_t *port)
-{
-    const struct peer *p = peer_find(t, node);
-    if (!p || !p->address[0])
-        return false;
-    *address = p->address;
-    *port = p->port;
-    return true;
 }

@@ -1,0 +1,111 @@
+/* Who the peers are, and sending to them by node id. */
+#include "replication/transport_impl.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+static void drop_unnamed(struct transport *t)
+{
+    for (unsigned i = 0; i < t->n_peers;) {
+        struct peer *p = t->peers[i];
+        bool removed = t->config.ops->is_removed(t->config.user, p->node);
+        /* Who has spoken to us without being in the table may be joining. */
+        if (p->is_member || (!removed && p->in)) {
+            i++;
+            continue;
+        }
+        t->peers[i] = t->peers[--t->n_peers];
+        transport_drop(p);
+    }
+}
+
+void transport_set_peers(struct transport *t, const struct transport_peer *peers, unsigned n)
+{
+    for (unsigned i = 0; i < t->n_peers; i++)
+        t->peers[i]->is_member = false;
+    for (unsigned i = 0; i < n; i++) {
+        if (peers[i].node == t->config.hello.node)
+            continue;
+        struct peer *p = transport_find(t, peers[i].node);
+        if (!p && !(p = transport_add(t, peers[i].node)))
+            break;
+        p->is_member = true;
+        if (transport_set_where(p, peers[i].address, peers[i].port))
+            transport_redial(p);
+    }
+    drop_unnamed(t);
+}
+
+void transport_set_address(struct transport *t, const char *address, uint16_t port)
+{
+    snprintf(t->config.hello.address, sizeof(t->config.hello.address), "%s", address);
+    t->config.hello.port = port;
+}
+
+static struct peer *peer_open(const struct transport *t, uint32_t node)
+{
+    struct peer *p = transport_find(t, node);
+    return p && p->out && conn_is_open(p->out->conn) && !t->stopping ? p : NULL;
+}
+
+bool transport_is_up(const struct transport *t, uint32_t node)
+{
+    return peer_open(t, node) != NULL;
+}
+
+uint64_t transport_generation(const struct transport *t, uint32_t node)
+{
+    struct peer *p = transport_find(t, node);
+    return p ? p->generation : 0;
+}
+
+void transport_send(struct transport *t, uint32_t node, enum conn_frame type, const void *body,
+                    size_t n_bytes)
+{
+    struct peer *p = peer_open(t, node);
+    if (p)
+        conn_send(p->out->conn, type, body, n_bytes);
+}
+
+struct buf *transport_begin(struct transport *t, uint32_t node, enum conn_frame type)
+{
+    struct peer *p = peer_open(t, node);
+    return p ? conn_frame_begin(p->out->conn, type) : NULL;
+}
+
+void transport_end(struct transport *t, uint32_t node)
+{
+    struct peer *p = peer_open(t, node);
+    assert(p);
+    conn_frame_end(p->out->conn);
+}
+
+size_t transport_queued(const struct transport *t, uint32_t node)
+{
+    struct peer *p = peer_open(t, node);
+    return p ? conn_queued(p->out->conn) : 0;
+}
+
+unsigned transport_get_info(const struct transport *t, struct transport_info *out, unsigned max)
+{
+    unsigned n = 0;
+    for (; n < t->n_peers && n < max; n++) {
+        const struct peer *p = t->peers[n];
+        out[n] = (struct transport_info){.node = p->node,
+                                         .connected = p->out && conn_is_open(p->out->conn),
+                                         .heard_ms = p->heard_ms,
+                                         .ping_us = p->ping_us,
+                                         .release = p->release};
+    }
+    return n;
+}
+
+bool transport_get_address(const struct transport *t, uint32_t node, const char **address, uint16_t *port)
+{
+    const struct peer *p = transport_find(t, node);
+    if (!p || !p->address[0])
+        return false;
+    *address = p->address;
+    *port = p->port;
+    return true;
+}
