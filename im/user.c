@@ -167,6 +167,17 @@ static struct user *find_by_key(struct shard *s, const struct key *key)
     return k.failed || im_shard_of(s->im, uid) != s ? NULL : user_find(s, uid);
 }
 
+/* The roster of a removed user goes in the same command. Who sees the user is kept until its sessions have
+ * ended, so that their end is seen. */
+static bool is_known(struct user *u)
+{
+    struct arena a;
+    arena_init(&a);
+    bool known = shard_user_row(u->shard, u->uid, &a) != NULL;
+    arena_fini(&a);
+    return known;
+}
+
 void user_on_feed(struct shard *s, const struct feed_event *event)
 {
     struct user *u;
@@ -179,7 +190,8 @@ void user_on_feed(struct shard *s, const struct feed_event *event)
     case TABLE_ROSTER:
         u = find_by_key(s, &event->key);
         if (u) {
-            drop_caches(u);
+            if (!event->deleted || is_known(u))
+                drop_caches(u);
             roster_on_feed(s, event);
         }
         break;

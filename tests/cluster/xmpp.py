@@ -58,7 +58,10 @@ class Client:
 
     async def open_stream(self):
         self.write(STREAM % self.domain)
-        return await self.read_until(r'</stream:features>|<stream:features\s*/>|</stream:stream>')
+        answer = await self.read_until(r'</stream:features>|<stream:features\s*/>|</stream:stream>')
+        if '<stream:error' in answer:
+            raise Closed(answer)
+        return answer
 
     async def start_tls(self):
         features = await self.open_stream()
