@@ -251,6 +251,9 @@ static void release_hold(struct mailqueue *q)
 
 void mail_pump(struct mailqueue *q)
 {
+    /* Without the lease the user may be at home elsewhere, and get it there. The tick tries again. */
+    if (!shard_has_lease(q->user->shard))
+        return;
     struct session *sessions[32];
     struct arena a;
     arena_init(&a);

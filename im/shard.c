@@ -87,6 +87,12 @@ static void set_lease(struct shard *s, enum shard_lease lease)
         router_advance(s);
 }
 
+bool shard_has_lease(const struct shard *s)
+{
+    const struct im_backend *b = im_backend(s->im);
+    return b->lease_until(b->user) > clock_boot_ms();
+}
+
 enum shard_lease shard_check_lease(struct shard *s)
 {
     const struct im_backend *b = &s->im->options.backend;
@@ -162,8 +168,12 @@ static void read_members(struct shard *s)
         const struct member *was = &before->list[i];
         const struct member *is = members_find(s->members, was->id);
         /* Down, or down and up again in between: what it said of its users' resources is void. */
-        if (was->id != s->im->options.node_id && was->up && (!is || !is->up || is->epoch != was->epoch))
+        if (!was->up || (is && is->up && is->epoch == was->epoch))
+            continue;
+        if (was->id != s->im->options.node_id)
             presence_node_down(s, was->id);
+        else
+            s->homes_lost = true;
     }
     members_free(before);
 }
@@ -212,11 +222,16 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         read_settings(s);
     struct shard_watcher *w;
     for (size_t i = 0; i < n; i++) {
-        user_on_feed(s, &events[i]);
+        if (events[i].table != TABLE_MESSAGE_INDEX)
+            user_on_feed(s, &events[i]);
         list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_feed) w->on_feed(w, &events[i]);
     }
     if (members)
         user_check_homes(s);
+    /* Stored messages last: they must not go to a session whose user is at home elsewhere by now. */
+    for (size_t i = 0; i < n; i++)
+        if (events[i].table == TABLE_MESSAGE_INDEX)
+            user_on_feed(s, &events[i]);
     if (members || homes) {
         s->route_index = applied_index;
         router_homes_changed(s);

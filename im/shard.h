@@ -113,6 +113,7 @@ struct shard {
     uint64_t applied_index; /* feed handled up to here */
     enum shard_lease lease;
     uint64_t lease_lost_ms, stop_ms;
+    bool homes_lost; /* this node was declared down: nobody is at home here until logged in again */
     struct im_settings settings;
     struct members *members;
     uint32_t default_domain; /* id */
@@ -141,6 +142,7 @@ struct shard {
 
 /* Looks at the lease now; called before anything is done for a client or a peer. */
 enum shard_lease shard_check_lease(struct shard *s);
+bool shard_has_lease(const struct shard *s); /* now; changes nothing */
 
 /* The read transaction of this loop turn; ends before the loop sleeps and when a newer index must be seen.
  * Rows borrowed from it do not outlive the event that asked. */

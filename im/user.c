@@ -154,7 +154,7 @@ static void check_row(struct user *u)
         close_sessions(u, SESSION_REMOVED);
     else if (row->locked)
         close_sessions(u, SESSION_LOCKED);
-    else if (home_active(s->members, row->home, u->uid) != im_node_id(s->im))
+    else if (s->homes_lost || home_active(s->members, row->home, u->uid) != im_node_id(s->im))
         close_sessions(u, SESSION_MOVED);
     arena_fini(&a);
 }
@@ -221,6 +221,7 @@ void user_check_homes(struct shard *s)
         if (u)
             check_row(u);
     }
+    s->homes_lost = false;
     mem_free(uids);
 }
 
