@@ -10,6 +10,9 @@
 #include <arpa/inet.h>
 #include <cmocka.h>
 #include <curl/curl.h>
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
+#include <openssl/x509v3.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -118,6 +121,40 @@ static int stop(void **state)
     return 0;
 }
 
+static char *pem_of(BIO *bio)
+{
+    char *data;
+    long n = BIO_get_mem_data(bio, &data);
+    char *pem = mem_strndup(data, (size_t)n);
+    BIO_free(bio);
+    return pem;
+}
+
+static void make_rsa(struct scene *s)
+{
+    EVP_PKEY *key = EVP_RSA_gen(2048);
+    X509 *cert = X509_new();
+    X509_set_version(cert, X509_VERSION_3);
+    ASN1_INTEGER_set(X509_get_serialNumber(cert), 77);
+    X509_gmtime_adj(X509_getm_notBefore(cert), -60);
+    X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
+    X509_set_pubkey(cert, key);
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC, (const uint8_t *)"rsa", -1,
+                               -1, 0);
+    X509_set_issuer_name(cert, X509_get_subject_name(s->ca.cert));
+    X509_EXTENSION *san = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, "DNS:other.example");
+    X509_add_ext(cert, san, -1);
+    X509_EXTENSION_free(san);
+    assert_true(X509_sign(cert, s->ca.key, EVP_sha256()) > 0);
+    BIO *cert_bio = BIO_new(BIO_s_mem()), *key_bio = BIO_new(BIO_s_mem());
+    assert_int_equal(PEM_write_bio_X509(cert_bio, cert), 1);
+    assert_int_equal(PEM_write_bio_PrivateKey(key_bio, key, NULL, NULL, 0, NULL, NULL), 1);
+    s->cert2 = pem_of(cert_bio);
+    s->key2 = pem_of(key_bio);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+}
+
 static size_t on_body(char *data, size_t size, size_t n, void *user)
 {
     buf_add(user, data, size * n);
@@ -182,6 +219,9 @@ static void certificate_is_swapped(void **state)
     struct buf body = {0};
     char type[64];
     struct call c = {{NULL, on_swap, NULL}, s, 0};
+    mem_free(s->cert2);
+    mem_free(s->key2);
+    make_rsa(s); /* of another kind than the first one: it must not stay beside it */
     assert_true(ask(s, "other.example", "/ok", NULL, &body, type) < 0); /* it names another host */
     loop_post(s->loop, &c.letter);
     while (!__atomic_load_n(&c.done, __ATOMIC_ACQUIRE))
