@@ -88,6 +88,9 @@ struct store_txn *admin_read(struct admin_call *call);
 bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done);
 /* The command line of the call as the audit shows it. */
 void admin_audit_line(struct buf *line, struct admin_call *call);
+/* admin_done of an act that has no proposal of its own (a kick, a service): its audit record is written, but not waited
+ * for. */
+void admin_acted(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* For on_done: false when the result is a refusal; the call has then been answered. */
 bool admin_accepted(struct admin_call *call, const struct proposal_result *result);
 

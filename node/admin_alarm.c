@@ -101,5 +101,5 @@ void admin_log_level(struct admin_call *call)
         admin_fail(call, "no part of the node logs as '%s'", category);
         return;
     }
-    admin_done(call, "log level of %s is %s", category ? category : "everything", text);
+    admin_acted(call, "log level of %s is %s", category ? category : "everything", text);
 }

@@ -4,6 +4,7 @@
 #include "im/address.h"
 #include "node/admin.h"
 #include <assert.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -65,7 +66,7 @@ void admin_audit_line(struct buf *line, struct admin_call *call)
     }
 }
 
-bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done)
+static int submit(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done, void *user)
 {
     Imp__Audited audited = IMP__AUDITED__INIT;
     struct buf line = {0};
@@ -76,9 +77,35 @@ bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done
     audited.command = line.data;
     /* a look at the state (a hash point) is no change of it */
     command->audited = call->command->access == COMMAND_WRITE ? &audited : NULL;
-    int rv = proposal_submit(call->env->replica, command, call->env->loop, 0, on_done, call);
+    int rv = proposal_submit(call->env->replica, command, call->env->loop, 0, on_done, user);
     command->audited = NULL;
     buf_fini(&line);
+    return rv;
+}
+
+static void on_noted(void *user, const struct proposal_result *result)
+{
+    (void)user, (void)result;
+}
+
+void admin_acted(struct admin_call *call, const char *format, ...)
+{
+    Imp__Note body = IMP__NOTE__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    char line[1024];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(line, sizeof line, format, ap);
+    va_end(ap);
+    command.body_case = IMP__COMMAND__BODY_NOTE;
+    command.note = &body;
+    submit(call, &command, on_noted, NULL);
+    admin_done(call, "%s", line);
+}
+
+bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done)
+{
+    int rv = submit(call, command, on_done, call);
     if (rv == ERR_LIMIT)
         admin_fail(call, "this node has too many writes under way: try again in a moment");
     else if (rv)

@@ -272,7 +272,7 @@ static void on_transferred(void *user, int code, const char *text)
     struct admin_call *call = user;
     const struct node_state *state = call->state;
     if (code == 0)
-        admin_done(call, "leadership goes to %s", state->name);
+        admin_acted(call, "leadership goes to %s", state->name);
     else
         admin_fail(call, "leadership did not move to %s: %s", state->name,
                    text && *text ? text : err_text(code));

@@ -119,7 +119,7 @@ static void request(struct admin_call *call, enum service_request what)
         admin_fail(call, "%s", err.text);
     } else {
         services_get(call->env->services, (enum service_id)id, &st);
-        admin_done(call, "%s on %s is %s%s%s", service_name((enum service_id)id), call->env->node_name,
+        admin_acted(call, "%s on %s is %s%s%s", service_name((enum service_id)id), call->env->node_name,
                    service_state_name(st.state), st.reason && *st.reason ? ": " : "",
                    st.reason ? st.reason : "");
     }

@@ -154,7 +154,7 @@ static void kick_part_done(struct kick *k)
     if (--k->n_parts)
         return;
     if (k->n_closed)
-        admin_done(k->gather.call, "%llu session%s ended", (unsigned long long)k->n_closed,
+        admin_acted(k->gather.call, "%llu session%s ended", (unsigned long long)k->n_closed,
                    k->n_closed == 1 ? "" : "s");
     else
         admin_fail(k->gather.call, "%s has no such session", k->gather.call->args[0]);

@@ -74,7 +74,7 @@ void admin_sync_start(struct admin_call *call)
     if (sync_agent_run_now(call->env->sync, full, &err))
         admin_fail(call, "%s", err.text);
     else
-        admin_done(call, full ? "a full sync begins; see impcli sync status" : "the Sync Agent runs");
+        admin_acted(call, full ? "a full sync begins; see impcli sync status" : "the Sync Agent runs");
 }
 
 void admin_sync_stop(struct admin_call *call)
@@ -85,5 +85,5 @@ void admin_sync_stop(struct admin_call *call)
     if (sync_agent_hold(call->env->sync, &err))
         admin_fail(call, "%s", err.text);
     else
-        admin_done(call, "the Sync Agent is stopped; impcli sync start lets it go on");
+        admin_acted(call, "the Sync Agent is stopped; impcli sync start lets it go on");
 }
