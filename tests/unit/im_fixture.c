@@ -731,13 +731,15 @@ void client_read(struct client *c, int ms)
 
 bool client_has(struct client *c, const char *text)
 {
-    return c->in && strstr(c->in, text);
+    return c->in && memmem(c->in, c->n, text, strlen(text));
 }
 
 unsigned client_count(struct client *c, const char *text)
 {
     unsigned n = 0;
-    for (const char *p = c->in; p && (p = strstr(p, text)); p += strlen(text))
+    size_t n_text = strlen(text);
+    const char *end = c->in + c->n;
+    for (const char *p = c->in; p && (p = memmem(p, (size_t)(end - p), text, n_text)); p += n_text)
         n++;
     return n;
 }
