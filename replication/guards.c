@@ -65,7 +65,7 @@ static void fix_below_log(struct driver *d, struct raft_msg *m)
  * left. */
 static void fix_rollback(struct driver *d, const struct raft_msg *m)
 {
-    if (!driver_has_guard(d, DRIVER_GUARD_ROLLBACK) || raft_state(&d->r) == RAFT_LEADER)
+    if (!driver_has_guard(d, DRIVER_GUARD_ROLLBACK))
         return;
     if (m->append.prev_index && driver_term_of(d, m->append.prev_index) != m->append.prev_term)
         return;

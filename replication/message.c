@@ -5,6 +5,8 @@
 #include <string.h>
 
 enum { VERSION = 1, ENTRY_HEAD_BYTES = 8 + 1 + 4 };
+/* Terms and indexes count up from 1: none gets here, and sums of two do not overflow. */
+static const uint64_t COUNT_MAX = UINT64_MAX / 4;
 enum vote_flag { VOTE_DISRUPT = 1, VOTE_PRE = 2, VOTE_GRANTED = 4 };
 
 static void encode_append(struct buf *out, const struct raft_msg *m)
@@ -99,7 +101,7 @@ static int decode_append(struct raft_msg *m, struct reader *r)
     m->append.entries = NULL;
     m->append.n_entries = 0;
     if (r->failed || (m->append.prev_index == 0) != (m->append.prev_term == 0) ||
-        m->append.prev_term > m->term || m->append.prev_index > UINT64_MAX / 2)
+        m->append.prev_term > m->term || m->append.prev_index > COUNT_MAX)
         return ERR_MALFORMED;
     if (n > RAFT_MSG_MAX_ENTRIES)
         return ERR_LIMIT;
@@ -132,7 +134,7 @@ static int decode_install(struct raft_msg *m, struct reader *r)
     const void *conf = read_bytes(r, n_conf);
     uint32_t n_data = read_u32(r);
     const void *data = read_bytes(r, n_data);
-    if (r->failed || m->install.last_index == 0 || m->install.last_index > UINT64_MAX / 2 ||
+    if (r->failed || m->install.last_index == 0 || m->install.last_index > COUNT_MAX ||
         m->install.last_term == 0 || m->install.last_term > m->term || m->install.conf_index == 0 ||
         m->install.conf_index > m->install.last_index)
         return ERR_MALFORMED;
@@ -154,7 +156,7 @@ static int decode_body(struct raft_msg *m, struct reader *r)
     case RAFT_MSG_APPEND_RESULT:
         m->append_result.rejected = read_u64(r);
         m->append_result.last_index = read_u64(r);
-        return m->append_result.last_index > UINT64_MAX / 2 ? ERR_MALFORMED : 0;
+        return m->append_result.last_index > COUNT_MAX || m->append_result.rejected > COUNT_MAX ? ERR_MALFORMED : 0;
     case RAFT_MSG_VOTE:
         m->vote.candidate = read_u64(r);
         m->vote.last_index = read_u64(r);
@@ -162,7 +164,7 @@ static int decode_body(struct raft_msg *m, struct reader *r)
         flags = read_u8(r);
         m->vote.disrupt = flags & VOTE_DISRUPT;
         m->vote.pre_vote = flags & VOTE_PRE;
-        return m->vote.candidate == 0 || flags > (VOTE_DISRUPT | VOTE_PRE) ? ERR_MALFORMED : 0;
+        return m->vote.candidate == 0 || m->vote.last_index > COUNT_MAX || flags > (VOTE_DISRUPT | VOTE_PRE) ? ERR_MALFORMED : 0;
     case RAFT_MSG_VOTE_RESULT:
         flags = read_u8(r);
         m->vote_result.granted = flags & VOTE_GRANTED;
@@ -189,7 +191,7 @@ int raft_msg_decode(struct raft_msg *out, const void *data, size_t n_bytes)
     unsigned type = read_u8(&r), version = read_u8(&r);
     m.term = read_u64(&r);
     if (r.failed || version != VERSION || type < RAFT_MSG_APPEND || type > RAFT_MSG_TIMEOUT_NOW ||
-        m.term == 0)
+        m.term == 0 || m.term > COUNT_MAX)
         return ERR_MALFORMED;
     m.type = (enum raft_msg_type)type;
     int rc = decode_body(&m, &r);

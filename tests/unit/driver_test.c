@@ -463,6 +463,56 @@ static void test_follower_acknowledges_what_is_durable(void **state)
     destroy(f);
 }
 
+static struct rlog_entry change_entry(uint64_t term, unsigned n_servers)
+{
+    struct configuration conf = {0};
+    struct buf b = {0};
+    for (unsigned i = 1; i <= n_servers; i++)
+        configuration_add(&conf, i, i <= 3 ? CONFIGURATION_VOTER : CONFIGURATION_STANDBY);
+    configuration_encode(&b, &conf);
+    struct rlog_entry e = {term, RLOG_CHANGE, blob_new(b.data, b.n)};
+    buf_fini(&b);
+    return e;
+}
+
+/* 7, where the log that is cut is that of a leader whose time is over: nothing made it a follower before. */
+static void test_deposed_leader_goes_back_one_change(void **state)
+{
+    struct fixture *f = make(3, DRIVER_GUARD_ALL);
+    for (unsigned i = 0; i < 2; i++) {
+        struct raft_msg m = append_from(4, 1 + i, i ? 4 : 1, 1, 1);
+        blob_unref(m.append.entries[0].payload);
+        m.append.entries[0] = change_entry(4, 4 + i);
+        receive(f, 2, m);
+        raft_msg_fini(&m);
+    }
+    settle(f);
+    assert_int_equal(status(f).conf.n, 5);
+    for (unsigned i = 0; i < 40 && driver_get_role(f->driver) != DRIVER_LEADER; i++) {
+        forget_sent(f);
+        tick(f);
+        for (unsigned round = 0; round < 2; round++) {
+            const struct raft_msg *v = last_sent(f, RAFT_MSG_VOTE, 2);
+            if (v)
+                receive(f, 2,
+                        (struct raft_msg){.type = RAFT_MSG_VOTE_RESULT,
+                                          .term = v->term,
+                                          .vote_result = {.granted = true, .pre_vote = v->vote.pre_vote}});
+        }
+    }
+    assert_int_equal(driver_get_role(f->driver), DRIVER_LEADER);
+    struct raft_msg m = append_from(driver_get_term(f->driver) + 1, 2, 4, 1, 1);
+    receive(f, 3, m);
+    raft_msg_fini(&m);
+    assert_int_equal(driver_get_role(f->driver), DRIVER_FOLLOWER);
+    assert_int_equal(driver_get_leader(f->driver), 3);
+    assert_int_equal(status(f).conf.n, 4); /* that of entry 2, which is still there */
+    assert_int_equal(status(f).pending_change, 2);
+    assert_int_equal(status(f).last, 3);
+    assert_string_equal(f->fatal, "");
+    destroy(f);
+}
+
 /* 13: the answer to an older term must not read as success. */
 static void check_old_term_answer(unsigned guards, bool is_guarded)
 {
@@ -711,6 +761,7 @@ int main(void)
         cmocka_unit_test(test_transfer_picks_who_is_up_to_date),
         cmocka_unit_test(test_changes_open_their_message_and_messages_are_split),
         cmocka_unit_test(test_follower_acknowledges_what_is_durable),
+        cmocka_unit_test(test_deposed_leader_goes_back_one_change),
         cmocka_unit_test(test_answer_to_an_older_term),
         cmocka_unit_test(test_no_flood_of_empty_messages),
         cmocka_unit_test(test_install_during_an_install),
