@@ -200,6 +200,12 @@ static void read_work(struct work *w)
 
 static void read_next(struct copy_session *x);
 
+/* Another copy may have been made since: its bytes are not to be mixed with those that the peer has. */
+static bool has_its_copy(const struct copy_session *x)
+{
+    return x->s && x->s->state == COPY_READY && memcmp(x->id, x->s->info.id, sizeof(x->id)) == 0;
+}
+
 static void read_done(struct work *w)
 {
     struct copy_session *x = container_of(w, struct copy_session, work);
@@ -210,8 +216,9 @@ static void read_done(struct work *w)
     }
     if (x->s)
         x->s->used_ms = replica_now_ms(x->s->r);
-    if (x->code != 0) {
-        send_fail(x->conn, x->code);
+    if (x->code != 0 || !has_its_copy(x)) {
+        x->n_asked = 0;
+        send_fail(x->conn, x->code ? x->code : ERR_NOTFOUND);
         return;
     }
     struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_DATA);
@@ -245,7 +252,7 @@ static void on_get(struct copy_session *x, struct reader *in)
     struct asked a = {.file = read_u16(in)};
     a.offset = read_u64(in);
     a.length = read_u32(in);
-    if (s->state != COPY_READY || memcmp(x->id, s->info.id, sizeof(x->id)) != 0) {
+    if (!has_its_copy(x)) {
         send_fail(x->conn, ERR_NOTFOUND); /* another copy has been made meanwhile */
         return;
     }
