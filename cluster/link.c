@@ -308,10 +308,11 @@ static void update_peer(struct links *l, const struct member *m)
     p->member = true;
     if (p->out && moved)
         link_session_end(p->out, "its address has changed");
-    struct link_session *both[] = {p->out, p->in};
-    for (unsigned i = 0; i < 2; i++)
-        if (both[i] && both[i]->state == SESSION_OPEN && both[i]->epoch && both[i]->epoch < m->epoch)
-            link_session_end(both[i], "its epoch has ended");
+    /* All of them: one may have been accepted before we knew of the member. */
+    struct link_session *s;
+    list_for_each(s, &l->sessions, struct link_session, link)
+        if (s->node == m->id && s->state == SESSION_OPEN && s->epoch && s->epoch < m->epoch)
+            link_session_end(s, "its epoch has ended");
     if (!p->out)
         schedule(p);
 }
@@ -326,10 +327,10 @@ void links_set_members(struct links *l, const struct members *m)
             continue;
         p->member = false;
         timer_stop(&p->retry);
-        if (p->out)
-            link_session_end(p->out, "it is no longer a member");
-        if (p->in)
-            link_session_end(p->in, "it is no longer a member");
+        struct link_session *s;
+        list_for_each(s, &l->sessions, struct link_session, link)
+            if (s->node == p->node)
+                link_session_end(s, "it is no longer a member");
     }
 }
 

@@ -66,8 +66,8 @@ struct envelope {
     uint8_t kind, type;
     uint16_t flags;
     uint16_t sender;      /* of a broadcast from another node: its shard, */
-    uint32_t generation;  /* the full set it belongs to, */
-    uint64_t epoch;       /* and the epoch of the node */
+    uint32_t generation;  /* and the full set it belongs to */
+    uint64_t epoch;       /* of from_node, when a link brought this; 0: made here */
     uint32_t from_node;   /* node of the sender's home; 0: this one */
     uint64_t from_uid;    /* 0: not a user here (the server itself, a foreign JID) */
     uint64_t to_uid;      /* 0: not resolved */

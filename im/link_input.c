@@ -7,13 +7,13 @@
 void im_on_envelope(void *user, uint32_t from_node, uint64_t epoch, const uint8_t *data, size_t n_bytes)
 {
     struct im *im = user;
-    (void)epoch;
     struct envelope *e;
     if (envelope_decode(&e, data, n_bytes) < 0 || !e->to_uid || e->flags & ENVELOPE_BROADCAST) {
         log_warning(im->log, "node %u sent an envelope that cannot be read", from_node);
         return;
     }
     e->from_node = from_node;
+    e->epoch = epoch;
     router_post(im_shard_of(im, e->to_uid), e);
 }
 

@@ -1,6 +1,7 @@
 /* Presence of users whose home is another node, cached once per resource. */
 #include "im/im_impl.h"
 #include "im/presence.h"
+#include "im/router.h"
 #include "im/user.h"
 #include <string.h>
 
@@ -38,16 +39,9 @@ static void forget(struct remote_resource *r)
     mem_free(r);
 }
 
-/* Is the epoch the frame was sent in one that ended here already? */
-static bool is_void(struct shard *s, const struct envelope *e)
-{
-    const struct member *m = members_find(s->members, e->from_node);
-    return m && e->epoch < m->epoch;
-}
-
 void presence_remote(struct shard *s, struct envelope *e)
 {
-    if (is_void(s, e)) {
+    if (router_is_void(s, e)) {
         envelope_free(e);
         return;
     }

@@ -314,8 +314,18 @@ static void receive_iq(struct shard *s, struct envelope *e)
     envelope_free(e);
 }
 
+bool router_is_void(struct shard *s, const struct envelope *e)
+{
+    const struct member *m = e->epoch ? members_find(s->members, e->from_node) : NULL;
+    return m && e->epoch < m->epoch;
+}
+
 static void deliver(struct shard *s, struct envelope *e)
 {
+    if (router_is_void(s, e)) {
+        envelope_free(e);
+        return;
+    }
     if (e->flags & ENVELOPE_THROTTLE) {
         struct session *session = session_find(s, e->session);
         if (session)

@@ -24,6 +24,8 @@ void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error 
 /* An envelope for a user of this shard has arrived from a shard or a node: waits for after_index, then is
  * delivered. */
 void router_receive(struct shard *s, struct envelope *e);
+/* Was E on its way here when the epoch of the node that sent it ended? Its sessions and resources are gone then. */
+bool router_is_void(struct shard *s, const struct envelope *e);
 /* Sends a broadcast presence to NODE, in order with this shard's envelopes; dropped while the link is down,
  * since its next session begins with a full set. Takes E. */
 void router_send_presence(struct shard *s, uint32_t node, struct envelope *e);

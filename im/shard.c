@@ -243,7 +243,7 @@ static void on_reload(void *user, uint64_t applied_index)
 {
     struct shard *s = user;
     drop_reader(s);
-    s->applied_index = applied_index;
+    s->applied_index = s->route_index = applied_index; /* homes may have moved */
     reload(s);
     router_advance(s);
 }

@@ -331,6 +331,28 @@ static void test_ended_epoch(void **state)
     assert_int_equal(c->node[0].up_epoch, 12);
 }
 
+static bool second_up(struct cluster *c)
+{
+    return link_is_up(c->node[1].links, 1);
+}
+static bool second_down(struct cluster *c)
+{
+    return !second_up(c);
+}
+
+/* Node 1 has not applied yet that node 2 is a member when node 2 dials it; then it applies that, and its node_down. */
+static void test_ended_epoch_of_a_stranger(void **state)
+{
+    struct cluster *c = *state;
+    links_set_epoch(c->node[0].links, 10);
+    links_set_epoch(c->node[1].links, 11);
+    links_set_members(c->node[1].links, c->members);
+    wait_for(c, second_up);
+    c->members->list[1].epoch = 12;
+    links_set_members(c->node[0].links, c->members);
+    wait_for(c, second_down);
+}
+
 static void test_removed_and_stranger(void **state)
 {
     struct cluster *c = *state;
@@ -427,6 +449,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_calls_without_epoch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_frames_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ended_epoch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_ended_epoch_of_a_stranger, setup, teardown),
         cmocka_unit_test_setup_teardown(test_removed_and_stranger, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
