@@ -364,3 +364,28 @@ void admin_dbrepl_setrepltimeout(struct admin_call *call)
     command.settings_apply = &body;
     admin_propose(call, &command, on_timeout_set);
 }
+
+/* ---- a fresh copy ---- */
+
+void admin_dbrepl_repair(struct admin_call *call)
+{
+    struct replica_status st;
+    Imp__NodeRow *n = admin_find_node(call, call->args[0]);
+    if (!n)
+        return;
+    replica_get_status(call->env->replica, &st);
+    if (n->id != call->env->node_id) {
+        admin_forward(call, n->id);
+    } else if (st.leader == 0 || st.n_peers == 0) {
+        admin_fail(call, "%s", st.n_peers ? "no leader is known: a majority of the voters must be reachable first"
+                                          : "there is no other member to take a copy from");
+    } else {
+        replica_take_copy(call->env->replica);
+        admin_acted(call, "%s takes a fresh copy and restarts with it; see impcli dbreplication runtimestate", n->name);
+    }
+}
+
+void admin_dbrepl_reset(struct admin_call *call)
+{
+    admin_dbrepl_repair(call);
+}

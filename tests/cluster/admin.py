@@ -154,6 +154,12 @@ def test(cluster):
     assert status == 503 and 'drained' in body, body
     n2.cli('node', 'undrain', 'n2')
     wait('n2 is ready', lambda: fetch(n2, '/readyz')[0] == 200)
+    step('a fresh copy')
+    pid = n3.worker_pid()
+    n1.cli('dbreplication', 'repair', 'n3')
+    wait('n3 has started again', lambda: n3.worker_pid() != pid)
+    cluster.wait_running([n3])
+    cluster.check_equal()
     refused(n2, 'node', 'remove', 'n1', words=['publisher'])
     n2.cli('node', 'remove', 'n3')
     wait('n3 is gone', lambda: [n['name'] for n in n1.json('node', 'list')] == ['n1', 'n2'])
