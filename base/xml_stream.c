@@ -339,6 +339,8 @@ enum xml_error xml_stream_feed(struct xml_stream *x, const void *data, size_t n_
     }
     if (x->paused && n_bytes > 0 && !x->stopped)
         buf_add(&x->waiting, d, n_bytes);
+    if (x->stopped) /* nothing will be parsed any more, but the stream may linger */
+        drop_reader(x);
     return x->stopped ? XML_OK : x->error;
 }
 

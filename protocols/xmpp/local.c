@@ -3,7 +3,7 @@
 #include "protocols/xmpp/shard.h"
 #include <string.h>
 
-enum { PARK_MS = 5000, LOW_WATER = 32 << 10, HIGH_WATER = 64 << 10 };
+enum { PARK_MS = 1000, LOW_WATER = 32 << 10, HIGH_WATER = 64 << 10 };
 
 struct c2s_local {
     struct c2s_conn conn;
