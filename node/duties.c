@@ -167,6 +167,18 @@ static void check_quorum(struct node *n, uint64_t now_ms)
     }
 }
 
+static void check_clock(struct node *n)
+{
+    const struct replica_status *s = &n->status;
+    if (s->is_clock_skewed)
+        alarms_raise(n->alarms, ALARM_CLOCK_SKEW, n->id.node,
+                     "the clock of %s is %" PRId64 " s %s those of the other nodes: set it, and let NTP keep it",
+                     n->id.name, (s->clock_ahead_ms < 0 ? -s->clock_ahead_ms : s->clock_ahead_ms) / 1000,
+                     s->clock_ahead_ms < 0 ? "behind" : "ahead of");
+    else
+        alarms_clear(n->alarms, ALARM_CLOCK_SKEW, n->id.node);
+}
+
 void duties_step(struct node *n, uint64_t now_ms)
 {
     if (n->stopping || !n->members)
@@ -179,6 +191,7 @@ void duties_step(struct node *n, uint64_t now_ms)
     if (!n->disk_checked_ms || now_ms - n->disk_checked_ms >= DISK_EVERY_MS) {
         n->disk_checked_ms = now_ms;
         check_disk(n);
+        check_clock(n);
         if (n->scrubber)
             scrubber_set_round(n->scrubber, scrub_round_s(n));
     }

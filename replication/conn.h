@@ -40,7 +40,7 @@ enum conn_frame {
     FRAME_READ = 10,       /* id 8: up to where must I have applied? */
     FRAME_READ_INDEX = 11, /* id 8, index 8; index 0: not now */
     FRAME_PING = 12,       /* time 8 */
-    FRAME_PONG = 13,
+    FRAME_PONG = 13,       /* the same, wall clock of who answers 8 */
     FRAME_HASH = 14,      /* index 8, state hash 16 */
     FRAME_COPY_OPEN = 20, /* wanted index 8 */
     FRAME_COPY_INFO = 21, /* id 16, applied 8, n 2, n x {name length 1, name, size 8} */

@@ -311,6 +311,7 @@ static void on_tick(struct timer *t)
     lease_grantor_tick(&r->grantor, now);
     differ_judge(r, now);
     check_disk(r, now);
+    clocks_check(r, now);
     snapshot_consider(r);
     if (r->copy_server)
         copy_server_tick(r->copy_server, now);

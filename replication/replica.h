@@ -148,6 +148,8 @@ struct replica_status {
     unsigned n_voters;
     bool is_fenced;   /* this node's tables differ from the majority's */
     bool is_disk_low; /* less than 64 MiB free: no new proposals, no lease */
+    bool is_clock_skewed;   /* our clock has been more than 10 s from the median of the members for 3 s */
+    int64_t clock_ahead_ms; /* of that median */
     bool quorum; /* the leader heard a majority within an election timeout; followers: a leader is known */
     unsigned n_peers;
     struct replica_peer peers[REPLICA_MAX_PEERS];

@@ -70,7 +70,9 @@ struct replica {
     struct arena arena;
     bool members_dirty, is_disk_low, is_fenced, stopping, is_scrubbing;
     atomic_bool cancel_scrub;
-    uint64_t disk_checked_ms;
+    uint64_t disk_checked_ms, clocks_checked_ms, skewed_since_ms;
+    bool is_skewed;
+    int64_t clock_ahead_ms; /* of the median of the members */
 
     /* the way to the leader: a new number with each leader, term, connection */
     uint64_t route, route_count, route_term, route_generation;
@@ -138,6 +140,9 @@ void raft_requests_barrier_done(struct barrier_wait *w, int code);
 void members_refresh(struct replica *r);
 bool members_is_removed(struct replica *r, uint32_t node);
 void members_publish(struct replica *r, bool notify);
+
+/* ---- clocks.c ---- */
+void clocks_check(struct replica *r, uint64_t now_ms);
 
 /* ---- differ.c ---- */
 void differ_judge(struct replica *r, uint64_t now_ms);

@@ -117,6 +117,7 @@ static void open_out(struct link *x, const struct conn_hello *hello)
     p->backoff_ms = BACKOFF_MIN_MS;
     p->generation++;
     p->pong_ms = loop_now_ms(t->config.loop);
+    p->has_clock = false;
     snprintf(p->release, sizeof(p->release), "%s", hello->release);
     log_info(t->config.log, "connected to node %u", p->node);
     t->config.ops->on_link(t->config.user, p->node, true);
@@ -223,6 +224,8 @@ static void on_hello(void *user, struct conn *c, const struct conn_hello *hello)
 
 /* ---- frames ---- */
 
+static const uint64_t CLOCK_MAX_MS = 1ull << 50; /* sums of a few do not overflow */
+
 static void on_pong(struct link *x, const uint8_t *body, size_t n_bytes)
 {
     struct reader r;
@@ -232,6 +235,20 @@ static void on_pong(struct link *x, const uint8_t *body, size_t n_bytes)
         return;
     x->peer->ping_us = now_us - sent_us > UINT32_MAX ? UINT32_MAX : (uint32_t)(now_us - sent_us);
     x->peer->pong_ms = loop_now_ms(x->t->config.loop);
+    uint64_t theirs = read_u64(&r); /* half the way ago */
+    x->peer->has_clock = !r.failed && theirs < CLOCK_MAX_MS;
+    if (x->peer->has_clock)
+        x->peer->clock_ms = (int64_t)(theirs + x->peer->ping_us / 2000) - (int64_t)clock_wall_ms();
+}
+
+static void answer_ping(struct conn *c, const uint8_t *body, size_t n_bytes)
+{
+    uint8_t pong[16] = {0};
+    uint64_t wall = clock_wall_ms();
+    memcpy(pong, body, n_bytes < 8 ? n_bytes : 8);
+    for (unsigned i = 0; i < 8; i++)
+        pong[8 + i] = (uint8_t)(wall >> 8 * i);
+    conn_send(c, FRAME_PONG, pong, sizeof(pong));
 }
 
 static void on_frame(void *user, struct conn *c, enum conn_frame type, const uint8_t *body, size_t n_bytes)
@@ -245,7 +262,7 @@ static void on_frame(void *user, struct conn *c, enum conn_frame type, const uin
         if (type == FRAME_PONG)
             on_pong(x, body, n_bytes);
     } else if (type == FRAME_PING) {
-        conn_send(c, FRAME_PONG, body, n_bytes < 8 ? n_bytes : 8);
+        answer_ping(c, body, n_bytes);
     } else {
         t->config.ops->on_frame(t->config.user, x->peer->node, type, body, n_bytes);
     }

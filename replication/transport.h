@@ -76,6 +76,8 @@ struct transport_info {
     bool connected;
     uint64_t heard_ms;
     uint32_t ping_us;
+    bool has_clock; /* since the connection opened */
+    int64_t clock_ms; /* its wall clock minus ours */
     const char *release; /* borrowed */
 };
 unsigned transport_get_info(const struct transport *t, struct transport_info *out, unsigned max);

@@ -33,6 +33,8 @@ struct peer {
     uint64_t generation, pong_ms, heard_ms;
     unsigned backoff_ms;
     uint32_t ping_us;
+    bool has_clock;
+    int64_t clock_ms; /* its wall clock minus ours */
     char release[64];
     struct timer retry, watch;
 };

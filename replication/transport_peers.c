@@ -95,6 +95,8 @@ unsigned transport_get_info(const struct transport *t, struct transport_info *ou
                                          .connected = p->out && conn_is_open(p->out->conn),
                                          .heard_ms = p->heard_ms,
                                          .ping_us = p->ping_us,
+                                         .has_clock = p->has_clock,
+                                         .clock_ms = p->clock_ms,
                                          .release = p->release};
     }
     return n;

@@ -11,6 +11,7 @@
 #include "replication/fsm.h"
 #include "replication/hashes.h"
 #include "replication/pack.h"
+#include "replication/skew.h"
 #include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
@@ -285,6 +286,20 @@ static void test_hashes(void **state)
     assert_false(hashes_judge(&h, HASHES_WAIT_MS - 1, 3, &out));
 }
 
+/* ---- clocks ---- */
+
+static void test_clocks(void **state)
+{
+    assert_int_equal(skew_median(NULL, 0), 0);
+    /* Two disagree: nobody knows who is right. */
+    assert_int_equal(skew_median((int64_t[]){30000}, 1), 15000);
+    /* Ours is the odd one out, then another's is. */
+    assert_int_equal(skew_median((int64_t[]){-60000, -60100}, 2), -60000);
+    assert_int_equal(skew_median((int64_t[]){90000, 20}, 2), 20);
+    assert_int_equal(skew_median((int64_t[]){5, -7, 90000, 3}, 4), 3);
+    assert_int_equal(skew_median((int64_t[]){INT64_MAX, INT64_MIN, INT64_MAX}, 3), INT64_MAX / 2);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -294,6 +309,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_barrier_leader),
         cmocka_unit_test(test_barrier_follower),
         cmocka_unit_test(test_hashes),
+        cmocka_unit_test(test_clocks),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
