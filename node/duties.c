@@ -41,7 +41,7 @@ static void on_differ(struct letter *letter)
         alarms_raise(
             n->alarms, ALARM_TABLES_DIFFER, n->id.node,
             "the tables of %s differ from the majority's at index %" PRIu64
-            ": its feature services are held back; remove %s and join it anew",
+            ": its feature services are held back; 'impcli dbreplication repair %s' gives it a fresh copy",
             n->id.name, d->index, n->id.name);
         services_set_released(n->services, false, "tables differ from the majority's");
         services_step(n->services, clock_wall_ms());
