@@ -35,7 +35,8 @@ int http_server_open(struct http_server **out, const struct http_server_options 
 /* For new connections. */
 int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem,
                          struct err_ctx *err);
-/* Ends the connections; the memory goes later on the loop. May be NULL. */
+/* Ends the connections, over the next turns of the loop; libwebsockets does not tell when it is done, so the
+ * struct itself stays until the process ends. May be NULL. */
 void http_server_close(struct http_server *s);
 
 #endif
