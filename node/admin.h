@@ -30,6 +30,7 @@ struct admin_env {
     const struct seal_ring *seal;
     struct services *services;
     struct watcher *watcher;
+    const bool *alone; /* without a majority for so long that writes are refused; NULL: never */
     struct sync_agent *sync;
     struct im *im;
     uint32_t node_id;

@@ -68,6 +68,13 @@ void admin_audit_line(struct buf *line, struct admin_call *call)
 
 static int submit(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done, void *user)
 {
+    /* Better than half a minute of waiting for an answer that cannot come. A leader's change is shorter than
+     * this. */
+    if (call->env->alone && *call->env->alone) {
+        admin_fail(call, "%s has no contact to a majority of the voters: nothing was written",
+                   call->env->node_name);
+        return false;
+    }
     Imp__Audited audited = IMP__AUDITED__INIT;
     struct buf line = {0};
     admin_audit_line(&line, call);

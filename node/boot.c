@@ -177,6 +177,7 @@ static int start_admin(struct node *n, struct err_ctx *err)
         .seal = &n->ring,
         .services = n->services,
         .watcher = &n->watcher,
+        .alone = &n->alone,
         .sync = sync_glue_agent(n->sync),
         .im = n->im,
         .node_id = n->id.node,

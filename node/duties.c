@@ -148,6 +148,11 @@ static void check_disk(struct node *n)
 /* The alarm can only be written once there is a quorum again; it is cleared then after it was written. */
 static void check_quorum(struct node *n, uint64_t now_ms)
 {
+    if (n->status.quorum)
+        n->alone_ms = 0;
+    else if (!n->alone_ms)
+        n->alone_ms = now_ms;
+    n->alone = n->alone_ms && now_ms - n->alone_ms >= QUORUM_AFTER_MS;
     if (n->status.quorum) {
         if (n->quorum_lost && now_ms - n->quorum_lost_ms > 2 * ALARMS_EVERY_MS) {
             n->quorum_lost = false;

@@ -98,7 +98,9 @@ struct node {
     uint64_t epoch; /* of the proposer session, as last told to the links */
     uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, disk_checked_ms, certs_checked_ms,
         progress_ms;
-    bool quorum_lost;
+    uint64_t alone_ms; /* since when without a majority; 0: with one */
+    bool alone;        /* for so long that writes are refused at once */
+    bool quorum_lost;  /* the alarm's */
     struct replica_status status;
 
     unsigned dirty; /* enum node_dirty */
