@@ -9,12 +9,12 @@ from xmpp import Client, Closed, body_of, is_message, is_presence
 WAIT = 20 * SLOW
 
 
-async def log_in(user, node, cluster, timeout=20):
+async def log_in(user, node, cluster, resource='again', timeout=20):
     """Tries until the home answers."""
     end = asyncio.get_event_loop().time() + timeout * SLOW
     while True:
         try:
-            return await asyncio.wait_for(Client(user, host=node.address, ca=cluster.ca).log_in('again'), 5 * SLOW)
+            return await asyncio.wait_for(Client(user, host=node.address, ca=cluster.ca).log_in(resource), 5 * SLOW)
         except (Closed, OSError, asyncio.TimeoutError) as e:
             assert asyncio.get_event_loop().time() < end, '%s cannot log in on %s: %r' % (user, node.name, e)
             await asyncio.sleep(0.1)
