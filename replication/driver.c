@@ -168,7 +168,7 @@ static void handle_state(struct driver *d)
         return;
     d->stats.n_elections++;
     for (unsigned i = 0; i < d->n_links; i++)
-        d->links[i].heard_ms = d->links[i].told = 0;
+        d->links[i].heard_ms = d->links[i].told = d->links[i].install_index = 0;
 }
 
 static void handle(struct driver *d, struct raft_update *u)

@@ -137,6 +137,9 @@ int driver_submit(struct driver *d, uint64_t now_ms, struct blob *const *payload
  * may go. Ignored, with false, if a newer one exists, an install runs, or the entry is gone. */
 bool driver_snapshot_taken(struct driver *d, uint64_t now_ms, const struct driver_snapshot *meta,
                            uint64_t keep_from);
+/* Leader: the lowest snapshot that a follower is installing, 0: none. What it takes over is at least that, and the log
+ * behind it must still be here then, or it would need another copy, and another. */
+uint64_t driver_install_floor(const struct driver *d);
 /* The install that ops->install began is durable and live, at META (its index at least the one asked for). */
 void driver_installed(struct driver *d, uint64_t now_ms, const struct driver_snapshot *meta);
 

@@ -146,6 +146,23 @@ bool driver_snapshot_taken(struct driver *d, uint64_t now_ms, const struct drive
     return is_taken;
 }
 
+bool driver_link_installs(const struct driver *d, const struct driver_link *link)
+{
+    unsigned limit_ms = d->config.install_timeout_ms ? d->config.install_timeout_ms : DRIVER_INSTALL_MS;
+    uint64_t match = 0, heard_ms = link->heard_ms > link->install_ms ? link->heard_ms : link->install_ms;
+    return link->install_index && !driver_match_index(d, link->id, &match) && match < link->install_index &&
+           d->now - link->install_ms < limit_ms && d->now - heard_ms < DRIVER_INSTALL_AWAY_MS;
+}
+
+uint64_t driver_install_floor(const struct driver *d)
+{
+    uint64_t floor = 0;
+    for (unsigned i = 0; i < d->n_links; i++)
+        if (driver_link_installs(d, &d->links[i]) && (!floor || d->links[i].install_index < floor))
+            floor = d->links[i].install_index;
+    return floor;
+}
+
 void driver_installed(struct driver *d, uint64_t now_ms, const struct driver_snapshot *meta)
 {
     if (!driver_enter(d, now_ms))

@@ -24,6 +24,8 @@ enum {
     DRIVER_UNCOMMITTED_BYTES = 32 << 20,
     DRIVER_PROMOTE_LAG = 64,
     DRIVER_PENDING_SENDS = 32,
+    DRIVER_INSTALL_MS = 10 * 60 * 1000, /* an install may take so long */
+    DRIVER_INSTALL_AWAY_MS = 60 * 1000, /* who has an install behind it starts again: that long */
 };
 
 /* An AppendEntries that waits for entries from the disk. */
@@ -38,6 +40,7 @@ struct driver_link {
     uint64_t heard_ms;                           /* last AppendEntries result in this leadership, 0: none */
     uint64_t empty_ms, empty_prev, empty_commit; /* the last empty AppendEntries */
     uint64_t told; /* commit index that the last AppendEntries could tell: not above its last entry */
+    uint64_t install_index, install_ms; /* the first InstallSnapshot of one that is under way, 0: none */
     struct deque pending;                        /* struct driver_range; the first one is being read */
     struct driver_read *read;                    /* under way, or NULL */
 };
@@ -116,6 +119,8 @@ void driver_rebuild(struct driver *d); /* a fresh core from log and snapshot as 
 /* driver_apply.c */
 void driver_pump(struct driver *d);
 void driver_abandon_read(struct driver_read **read);
+
+bool driver_link_installs(const struct driver *d, const struct driver_link *link);
 
 /* driver_send.c */
 struct driver_link *driver_find_link(struct driver *d, uint64_t id);

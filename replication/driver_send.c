@@ -244,6 +244,11 @@ static void send_install(struct driver *d, const struct raft_message *m)
                      (unsigned long long)d->snapshot.index);
         return;
     }
+    struct driver_link *link = driver_find_link(d, m->server_id);
+    if (link && !driver_link_installs(d, link)) {
+        link->install_index = s->last_index;
+        link->install_ms = d->now;
+    }
     struct buf data = {0};
     d->config.ops->snapshot_data(d->config.user, d->snapshot.index, &data);
     assert(data.n <= RAFT_MSG_MAX_SNAPSHOT);

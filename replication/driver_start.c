@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include <stdio.h>
 
-enum { INSTALL_TIMEOUT_MS = 10 * 60 * 1000, MAX_INFLIGHT = 1024 };
+enum { MAX_INFLIGHT = 1024 };
 
 static void trace(struct raft_tracer *t, int type, const void *info)
 {
@@ -35,7 +35,7 @@ static void init_core(struct driver *d, unsigned seed)
     raft_set_election_timeout(&d->r, c->timing.election_ms);
     raft_set_heartbeat_timeout(&d->r, c->timing.heartbeat_ms);
     raft_set_install_snapshot_timeout(&d->r,
-                                      c->install_timeout_ms ? c->install_timeout_ms : INSTALL_TIMEOUT_MS);
+                                      c->install_timeout_ms ? c->install_timeout_ms : DRIVER_INSTALL_MS);
     raft_set_max_inflight_entries(&d->r, c->max_inflight ? c->max_inflight : MAX_INFLIGHT);
 }
 

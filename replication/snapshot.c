@@ -49,6 +49,9 @@ void snapshot_consider(struct replica *r)
     if (r->install) /* the log must go on from the copy that is being taken */
         return;
     uint64_t first = rlog_first(r->rlog), from = keep_from(r, keep, durable + 1);
+    uint64_t floor = r->is_disk_low ? 0 : driver_install_floor(r->driver);
+    if (floor && from > floor + 1)
+        from = floor + 1;
     if (from <= first || rlog_bytes_from(r->rlog, first) - rlog_bytes_from(r->rlog, from) < threshold)
         return;
     struct driver_snapshot meta = {.index = durable, .term = driver_term_of(r->driver, durable)};

@@ -603,6 +603,40 @@ static void test_install_during_an_install(void **state)
     destroy(f);
 }
 
+/* What a follower that installs will need of the log is known, until it has it or is given up. */
+static void test_install_floor(void **state)
+{
+    struct fixture *f = make(3, DRIVER_GUARD_ALL);
+    elect(f);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(submit(f, "without node 3"), 0);
+        settle(f);
+        answer_append(f, 2);
+    }
+    struct driver_status st = status(f);
+    uint64_t last = st.last;
+    assert_int_equal(f->applied, last);
+    driver_applied(f->driver, f->now, last);
+    struct driver_snapshot meta = {.index = last, .term = st.term, .conf_index = 1, .conf = st.conf};
+    assert_int_equal(driver_install_floor(f->driver), 0);
+    assert_true(driver_snapshot_taken(f->driver, f->now, &meta, last + 1));
+    receive(f, 3,
+            (struct raft_msg){.type = RAFT_MSG_APPEND_RESULT,
+                              .term = st.term,
+                              .append_result = {.rejected = last - 1, .last_index = 1}});
+    for (unsigned i = 0; i < 20 && !last_sent(f, RAFT_MSG_INSTALL, 3); i++) {
+        answer_append(f, 2);
+        tick(f);
+    }
+    assert_non_null(last_sent(f, RAFT_MSG_INSTALL, 3));
+    assert_int_equal(driver_install_floor(f->driver), last);
+    receive(f, 3,
+            (struct raft_msg){
+                .type = RAFT_MSG_APPEND_RESULT, .term = st.term, .append_result = {.last_index = last}});
+    assert_int_equal(driver_install_floor(f->driver), 0);
+    destroy(f);
+}
+
 /* 10: a vote result in another state than candidate is not looked at (the core would read a union's other
  * member; its term is what one can see without a sanitizer). */
 static void test_vote_result_of_another_time(void **state)
@@ -765,6 +799,7 @@ int main(void)
         cmocka_unit_test(test_answer_to_an_older_term),
         cmocka_unit_test(test_no_flood_of_empty_messages),
         cmocka_unit_test(test_install_during_an_install),
+        cmocka_unit_test(test_install_floor),
         cmocka_unit_test(test_vote_result_of_another_time),
 #ifdef __SANITIZE_ADDRESS__
         cmocka_unit_test(test_guards_that_sanitizers_see),
