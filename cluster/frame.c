@@ -1,5 +1,6 @@
 #include "cluster/frame.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 enum { HEADER_BYTES = 4 };
 
@@ -8,9 +9,16 @@ void frame_reader_init(struct frame_reader *r, size_t max_bytes)
     *r = (struct frame_reader){.max_bytes = max_bytes};
 }
 
+static void forget(const struct frame_reader *r, struct buf *b)
+{
+    if (r->is_secret && b->data)
+        mem_wipe(b->data, b->cap);
+    buf_fini(b);
+}
+
 void frame_reader_fini(struct frame_reader *r)
 {
-    buf_fini(&r->held);
+    forget(r, &r->held);
 }
 
 static uint32_t length_of(const uint8_t *p)
@@ -52,6 +60,8 @@ int frame_reader_feed(struct frame_reader *r, const uint8_t *data, size_t n_byte
             if (!length || length > r->max_bytes)
                 return length ? ERR_LIMIT : ERR_MALFORMED;
             want += length;
+            if (r->is_secret) /* it does not move, leaving copies behind */
+                buf_reserve(&r->held, want - r->held.n);
         }
         size_t n = want - r->held.n < n_bytes ? want - r->held.n : n_bytes;
         buf_add(&r->held, data, n);
@@ -60,13 +70,14 @@ int frame_reader_feed(struct frame_reader *r, const uint8_t *data, size_t n_byte
         if (r->held.n < want || want == HEADER_BYTES)
             continue;
         struct buf whole = r->held;
+        const struct frame_reader ended = *r; /* when on_frame stops, the reader may be gone */
         r->held = (struct buf){0};
         rc = take(r->max_bytes, (const uint8_t *)whole.data, whole.n, &used, on_frame, user);
-        if (!rc && whole.cap <= 65536) {
+        if (!rc && whole.cap <= 65536 && !ended.is_secret) {
             r->held = whole; /* its memory serves the next one */
             buf_reset(&r->held);
         } else {
-            buf_fini(&whole);
+            forget(&ended, &whole);
         }
         if (rc)
             return rc;

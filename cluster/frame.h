@@ -8,6 +8,7 @@
 struct frame_reader {
     struct buf held; /* an incomplete frame */
     size_t max_bytes;
+    bool is_secret; /* what was held is wiped; set after init */
 };
 void frame_reader_init(struct frame_reader *r, size_t max_bytes);
 void frame_reader_fini(struct frame_reader *r);

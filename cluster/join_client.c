@@ -245,6 +245,7 @@ int join_ask(struct join_result *out, const struct join_request *request, struct
         return err_set(a.err, rc, "cannot make an event loop");
     }
     frame_reader_init(&a.reader, JOIN_FRAME_MAX);
+    a.reader.is_secret = true;
     timer_init(&a.timeout, a.loop, on_timeout);
     timer_start(&a.timeout, request->timeout_ms ? request->timeout_ms : 30000, 0);
     progress(&a, "connecting");

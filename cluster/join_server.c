@@ -336,6 +336,7 @@ void join_server_accept(struct join_server *s, struct stream *stream, const char
     j->server = s;
     j->stream = stream;
     frame_reader_init(&j->reader, JOIN_FRAME_MAX);
+    j->reader.is_secret = true;
     timer_init(&j->timeout, s->o.loop, on_timeout);
     timer_start(&j->timeout, TIMEOUT_MS, 0);
     list_append(&s->joiners, &j->link);
