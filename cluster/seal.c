@@ -1,6 +1,7 @@
 #include "cluster/seal.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <string.h>
@@ -28,17 +29,24 @@ void seal_ring_rotate(struct seal_ring *ring, const uint8_t key[SEAL_KEY_BYTES])
     memcpy(ring->key[0], key, SEAL_KEY_BYTES);
 }
 
-/* The file is the keys, one after the other: 32 bytes each. */
+/* The file is the keys, one after the other, 32 bytes each, and the SHA-256 of them: a node with a damaged
+ * key would seal what nobody can open. */
 int seal_ring_load(struct seal_ring *ring, const struct datadir *d, struct err_ctx *err)
 {
     struct buf b = {0};
-    int rc = datadir_read(d, ring_file, &b, SEAL_MAX_KEYS * SEAL_KEY_BYTES, err);
-    if (!rc && (!b.n || b.n % SEAL_KEY_BYTES))
-        rc = err_set(err, ERR_CORRUPT, "%s/%s is damaged", d->path, ring_file);
+    uint8_t sum[EVP_MAX_MD_SIZE];
+    int rc = datadir_read(d, ring_file, &b, (SEAL_MAX_KEYS + 1) * SEAL_KEY_BYTES, err);
+    size_t n = b.n > SEAL_KEY_BYTES ? b.n - SEAL_KEY_BYTES : 0;
+    if (!rc && (!n || n % SEAL_KEY_BYTES || EVP_Digest(b.data, n, sum, NULL, EVP_sha256(), NULL) != 1 ||
+                CRYPTO_memcmp(sum, b.data + n, SEAL_KEY_BYTES)))
+        rc = err_set(
+            err, ERR_CORRUPT,
+            "%s/%s is damaged; restore it from a backup of this file, or remove this node and join it anew",
+            d->path, ring_file);
     if (!rc) {
         memset(ring, 0, sizeof(*ring));
-        ring->n = (unsigned)(b.n / SEAL_KEY_BYTES);
-        memcpy(ring->key, b.data, b.n);
+        ring->n = (unsigned)(n / SEAL_KEY_BYTES);
+        memcpy(ring->key, b.data, n);
     }
     seal_buf_fini(&b);
     return rc;
@@ -46,7 +54,14 @@ int seal_ring_load(struct seal_ring *ring, const struct datadir *d, struct err_c
 
 int seal_ring_store(const struct seal_ring *ring, const struct datadir *d, struct err_ctx *err)
 {
-    return datadir_write(d, ring_file, ring->key, ring->n * (size_t)SEAL_KEY_BYTES, 0600, err);
+    uint8_t file[(SEAL_MAX_KEYS + 1) * SEAL_KEY_BYTES];
+    size_t n = ring->n * (size_t)SEAL_KEY_BYTES;
+    memcpy(file, ring->key, n);
+    int rc = EVP_Digest(ring->key, n, file + n, NULL, EVP_sha256(), NULL) == 1
+                 ? datadir_write(d, ring_file, file, n + SEAL_KEY_BYTES, 0600, err)
+                 : err_set(err, ERR_SYSTEM, "SHA-256 is not available");
+    mem_wipe(file, sizeof(file));
+    return rc;
 }
 
 void seal_key_id(uint8_t out[SEAL_KEY_ID_BYTES], const uint8_t key[SEAL_KEY_BYTES])

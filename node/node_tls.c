@@ -48,11 +48,13 @@ int node_tls_load(struct node *n, struct err_ctx *err)
         rc = read_pem(&n->cert_pem, n, ENROL_CERT, err);
     if (!rc)
         rc = read_pem(&n->ca_pem, n, ENROL_CA, err);
-    struct identity_cert cert;
-    if (!rc)
-        rc = identity_read_cert(&cert, n->cert_pem, err);
     if (rc)
         return rc;
+    struct identity_cert cert, ca;
+    if ((rc = identity_read_cert(&ca, n->ca_pem, err)))
+        return err_prefix(err, rc, "%s/%s is damaged", n->dir.path, ENROL_CA);
+    if ((rc = identity_read_cert(&cert, n->cert_pem, err)))
+        return err_prefix(err, rc, "%s/%s is damaged", n->dir.path, ENROL_CERT);
     if (cert.node != n->id.node || memcmp(cert.cluster_id, n->id.cluster_id, 16))
         return err_set(err, ERR_CORRUPT, "%s/%s is not this node's certificate", n->dir.path, ENROL_CERT);
     if (cert.not_after_ms < clock_wall_ms())
@@ -60,7 +62,10 @@ int node_tls_load(struct node *n, struct err_ctx *err)
             n->log,
             "this node's certificate has expired: the others refuse it. Compare the clock, or remove the "
             "node and join anew");
-    return make_contexts(n, err);
+    if ((rc = make_contexts(n, err)))
+        return err_prefix(err, rc, "%s/%s is damaged, or does not fit %s", n->dir.path, ENROL_KEY,
+                          ENROL_CERT);
+    return 0;
 }
 
 /* New contexts for connections to come. */

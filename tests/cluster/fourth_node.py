@@ -2,6 +2,7 @@
 """A fourth node joins while clients chat. With its link cut during the catch-up it stays delayed, with an alarm, while the
 other three run on; afterwards it starts by itself."""
 import asyncio
+import subprocess
 import threading
 
 from harness import run_test, wait
@@ -66,6 +67,9 @@ def test(cluster):
     n4.start()
     wait('n4 says that it is delayed', lambda: all(
         s['state'] == 'delayed' for s in n4.json('service', 'list', 'n4') if s['kind'] == 'feature'))
+    p = subprocess.run(n4.command('curl', '-sk', '-w', ' %{http_code}', 'https://%s:8443/readyz' % n4.address), capture_output=True,
+                       text=True, timeout=20)
+    assert p.stdout.endswith(' 503') and 'replication' in p.stdout, 'not ready, and why: %s' % p.stdout
     wait('there is an alarm', lambda: ('ReplicationDelayStart', 'n4') in alarms(n1))
     before = chat.check()
     wait('the others run on', lambda: chat.check() > before + 20)

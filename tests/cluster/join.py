@@ -48,7 +48,7 @@ def test(cluster):
     n2.join(n1, token)
     refused(n3, n1, token, 'used')
     assert names(n1) == ['n1', 'n2']
-    assert not os.path.exists(os.path.join(n3.dir, 'node.crt'))
+    assert not os.path.exists(os.path.join(n3.dir, 'node.pem'))
     n2.start()
     cluster.wait_running([n1, n2])
 

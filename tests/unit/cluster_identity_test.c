@@ -162,6 +162,9 @@ static void test_seal_ring_file(void **state)
     assert_int_equal(seal_ring_load(&read, &d, NULL), 0);
     assert_int_equal(read.n, 2);
     assert_memory_equal(read.key, ring.key, 64);
+    uint8_t file[2 * SEAL_KEY_BYTES] = {1}; /* one key, and not its sum */
+    assert_int_equal(datadir_write(&d, "keys/cluster.keys", file, sizeof(file), 0600, NULL), 0);
+    assert_int_equal(seal_ring_load(&read, &d, NULL), ERR_CORRUPT);
     assert_int_equal(datadir_write(&d, "keys/cluster.keys", "short", 5, 0600, NULL), 0);
     assert_int_equal(seal_ring_load(&read, &d, NULL), ERR_CORRUPT);
     datadir_close(&d);
