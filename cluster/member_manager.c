@@ -24,6 +24,7 @@ struct member_manager {
     bool freed;
     unsigned n_pending; /* callbacks that are still to come */
     uint64_t change_retry_ms, two_since_ms;
+    uint64_t ready_term; /* leading in this term, and its first entry was applied at the last tick */
     char last_refusal[160];
     uint32_t seen[MAX_MEMBERS]; /* to be proposed */
     unsigned n_seen;
@@ -51,9 +52,18 @@ static void on_changed(void *user, int code, const char *text)
     unpend(m);
 }
 
+/* A new leader may still have to apply who its members are; with the table of before it would take out somebody who has
+ * just joined. One tick more, for the change to come to this loop. */
+static bool knows_members(struct member_manager *m)
+{
+    bool was_ready = m->ready_term == m->status.term;
+    m->ready_term = m->status.applied_term == m->status.term ? m->status.term : 0;
+    return was_ready && m->ready_term;
+}
+
 static void step_configuration(struct member_manager *m, uint64_t now)
 {
-    if (m->change_in_flight || now < m->change_retry_ms)
+    if (!knows_members(m) || m->change_in_flight || now < m->change_retry_ms)
         return;
     struct member_step step = member_policy(m->members, &m->status, m->o.node_id, clock_monotonic_ms());
     if (!step.action)
