@@ -8,6 +8,7 @@ enum {
     FORWARD_BYTES = 64 << 10,
     FORWARD_QUEUE = 8 << 20, /* no more proposals behind so much: Raft's own messages share the connection */
     FORWARD_HEAD = 20,
+    HASH_AHEAD = 1 << 20, /* entries */
 };
 
 static void put_u64(uint8_t *p, uint64_t v)
@@ -291,7 +292,9 @@ static void on_hash(struct replica *r, uint32_t node, struct reader *in)
     uint64_t index = read_u64(in);
     hash.lo = read_u64(in);
     hash.hi = read_u64(in);
-    if (!in->failed && configuration_find(&r->status.conf, node))
+    /* An index out of reach would keep its slot for ever. */
+    bool is_near = index % APPLY_HASH_EVERY == 0 && index < r->status.last + HASH_AHEAD;
+    if (!in->failed && is_near && configuration_find(&r->status.conf, node))
         hashes_add(&r->hashes, replica_now_ms(r), node, index, &hash);
 }
 
