@@ -92,6 +92,8 @@ void admin_audit_line(struct buf *line, struct admin_call *call);
 /* admin_done of an act that has no proposal of its own (a kick, a service): its audit record is written, but not waited
  * for. */
 void admin_acted(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Proposes one checked setting; the call fails when the value is not allowed. */
+void admin_set_setting(struct admin_call *call, const char *key, const char *value, proposal_done_fn *on_done);
 /* For on_done: false when the result is a refusal; the call has then been answered. */
 bool admin_accepted(struct admin_call *call, const struct proposal_result *result);
 

@@ -152,7 +152,6 @@ static void on_mode_set(void *user, const struct proposal_result *result)
 void admin_user_mode(struct admin_call *call)
 {
     const char *key = setting_defs[SETTING_ASSIGNMENT_MODE].key;
-    struct err_ctx err = {0};
     if (call->n_args == 0) {
         const char *mode = setting_string(admin_read(call), NULL, SETTING_ASSIGNMENT_MODE, &call->arena);
         struct buf text = {0};
@@ -160,18 +159,5 @@ void admin_user_mode(struct admin_call *call)
         admin_reply(call, json_pack("{s:s}", "mode", mode), &text);
         return;
     }
-    if (setting_check(key, call->args[0], &err)) {
-        admin_fail(call, "%s", err.text);
-        return;
-    }
-    Imp__SettingChange change = IMP__SETTING_CHANGE__INIT, *list[] = {&change};
-    Imp__SettingsApply body = IMP__SETTINGS_APPLY__INIT;
-    Imp__Command command = IMP__COMMAND__INIT;
-    change.key = (char *)key;
-    change.value = (char *)call->args[0];
-    body.n_changes = 1;
-    body.changes = list;
-    command.body_case = IMP__COMMAND__BODY_SETTINGS_APPLY;
-    command.settings_apply = &body;
-    admin_propose(call, &command, on_mode_set);
+    admin_set_setting(call, key, call->args[0], on_mode_set);
 }

@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "im/address.h"
 #include "node/admin.h"
+#include "replication/settings.h"
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -119,6 +120,25 @@ bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done
         admin_fail(call, "this node takes no writes now (%s): see impcli dbreplication runtimestate",
                    err_text(rv));
     return rv == 0;
+}
+
+void admin_set_setting(struct admin_call *call, const char *key, const char *value, proposal_done_fn *on_done)
+{
+    struct err_ctx err = {0};
+    Imp__SettingChange change = IMP__SETTING_CHANGE__INIT, *list[] = {&change};
+    Imp__SettingsApply body = IMP__SETTINGS_APPLY__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    if (setting_check(key, value, &err)) {
+        admin_fail(call, "%s", err.text);
+        return;
+    }
+    change.key = (char *)key;
+    change.value = (char *)value;
+    body.n_changes = 1;
+    body.changes = list;
+    command.body_case = IMP__COMMAND__BODY_SETTINGS_APPLY;
+    command.settings_apply = &body;
+    admin_propose(call, &command, on_done);
 }
 
 bool admin_accepted(struct admin_call *call, const struct proposal_result *result)

@@ -347,22 +347,8 @@ static void on_timeout_set(void *user, const struct proposal_result *result)
 
 void admin_dbrepl_setrepltimeout(struct admin_call *call)
 {
-    struct err_ctx err = {0};
     const char *key = setting_defs[SETTING_REPLICATION_TIMEOUT].key;
-    if (setting_check(key, call->args[0], &err)) {
-        admin_fail(call, "%s", err.text);
-        return;
-    }
-    Imp__SettingChange change = IMP__SETTING_CHANGE__INIT, *list[] = {&change};
-    Imp__SettingsApply body = IMP__SETTINGS_APPLY__INIT;
-    Imp__Command command = IMP__COMMAND__INIT;
-    change.key = (char *)key;
-    change.value = (char *)call->args[0];
-    body.n_changes = 1;
-    body.changes = list;
-    command.body_case = IMP__COMMAND__BODY_SETTINGS_APPLY;
-    command.settings_apply = &body;
-    admin_propose(call, &command, on_timeout_set);
+    admin_set_setting(call, key, call->args[0], on_timeout_set);
 }
 
 /* ---- a fresh copy ---- */

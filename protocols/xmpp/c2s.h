@@ -70,6 +70,10 @@ struct c2s_conn {
     struct c2s_home *home;
 };
 
+/* A connection's parser feeds the connection's home with these; USER is the struct c2s_conn. */
+extern const struct xml_stream_events c2s_conn_xml_events;
+void c2s_conn_check(struct c2s_conn *c, enum xml_error error); /* of xml_stream_feed: tells the home */
+
 /* The home's side. Takes LOGIN. */
 struct c2s_home *c2s_home_new(struct c2s_conn *conn, struct c2s_login *login);
 void c2s_home_header(struct c2s_home *h, const struct xml *header);

@@ -90,37 +90,6 @@ static const struct c2s_conn_ops conn_ops = {
     .abort = conn_abort,
 };
 
-/* ---- XML ---- */
-
-static void on_header(void *user, const struct xml *header)
-{
-    struct c2s_local *l = user;
-    if (l->conn.home)
-        c2s_home_header(l->conn.home, header);
-}
-
-static void on_stanza(void *user, struct xml_stanza *stanza)
-{
-    struct c2s_local *l = user;
-    if (l->conn.home)
-        c2s_home_stanza(l->conn.home, stanza);
-}
-
-static void on_end(void *user)
-{
-    struct c2s_local *l = user;
-    if (l->conn.home)
-        c2s_home_end(l->conn.home);
-}
-
-static const struct xml_stream_events xml_events = {on_header, on_stanza, on_end};
-
-static void check(struct c2s_local *l, enum xml_error error)
-{
-    if (error != XML_OK && l->conn.home)
-        c2s_home_parse_error(l->conn.home, error);
-}
-
 /* ---- the stream ---- */
 
 static void on_data(void *user, const uint8_t *data, size_t n_bytes)
@@ -136,7 +105,7 @@ static void on_data(void *user, const uint8_t *data, size_t n_bytes)
     l->conn.home->heard_ms = l->heard_ms;
     list_remove(&l->link);
     list_append(&l->conn.shard->xmpp->active, &l->link);
-    check(l, xml_stream_feed(l->parser, data, n_bytes));
+    c2s_conn_check(&l->conn, xml_stream_feed(l->parser, data, n_bytes));
 }
 
 static void on_drain(void *user)
@@ -210,7 +179,7 @@ static void on_arrived(void *user)
         return;
     }
     stream_resume(l->stream);
-    check(l, xml_stream_resume(l->parser));
+    c2s_conn_check(&l->conn, xml_stream_resume(l->parser));
     finish(l);
 }
 
@@ -225,7 +194,7 @@ static void on_later(struct deferred *d)
             stream_move(l->stream, l->target->loop, on_arrived);
     } else if (l->conn.home && !l->paused) {
         stream_resume(l->stream);
-        check(l, xml_stream_resume(l->parser));
+        c2s_conn_check(&l->conn, xml_stream_resume(l->parser));
         finish(l);
     }
 }
@@ -245,7 +214,7 @@ void c2s_local_open(struct shard *at, struct shard *target, struct stream *strea
     l->later.fn = on_later;
     at->n_busy++;
     /* The parser may be in the middle of its event: it goes to another thread only when that has returned. */
-    xml_stream_set_events(parser, &xml_events, l);
+    xml_stream_set_events(parser, &c2s_conn_xml_events, &l->conn);
     xml_stream_pause(parser);
     stream_set_handler(stream, &stream_events, l);
     stream_pause(stream);

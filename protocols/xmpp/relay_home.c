@@ -128,37 +128,6 @@ static const struct c2s_conn_ops conn_ops = {
     .abort = conn_abort,
 };
 
-/* ---- XML ---- */
-
-static void on_header(void *user, const struct xml *header)
-{
-    struct relay_home *r = user;
-    if (r->conn.home)
-        c2s_home_header(r->conn.home, header);
-}
-
-static void on_stanza(void *user, struct xml_stanza *stanza)
-{
-    struct relay_home *r = user;
-    if (r->conn.home)
-        c2s_home_stanza(r->conn.home, stanza);
-}
-
-static void on_end(void *user)
-{
-    struct relay_home *r = user;
-    if (r->conn.home)
-        c2s_home_end(r->conn.home);
-}
-
-static const struct xml_stream_events xml_events = {on_header, on_stanza, on_end};
-
-static void check(struct relay_home *r, enum xml_error error)
-{
-    if (error != XML_OK && r->conn.home)
-        c2s_home_parse_error(r->conn.home, error);
-}
-
 static void give_credit(struct relay_home *r)
 {
     if (!r->n_owed || r->paused)
@@ -191,7 +160,7 @@ static void on_later(struct deferred *d)
         return;
     }
     if (!r->paused)
-        check(r, xml_stream_resume(r->parser));
+        c2s_conn_check(&r->conn, xml_stream_resume(r->parser));
     if (r->gone && !r->paused && !r->ended) {
         if (r->conn.home)
             c2s_home_closed(r->conn.home);
@@ -227,7 +196,7 @@ static void open_relay(struct xmpp_shard *xs, const struct relay_frame *f, const
     r->credit = RELAY_WINDOW;
     struct xml_limits limits = xml_limits_default;
     limits.stanza_bytes = xs->shard->settings.stanza_bytes;
-    r->parser = xml_stream_new(&limits, &xml_events, r);
+    r->parser = xml_stream_new(&limits, &c2s_conn_xml_events, &r->conn);
     list_init(&r->later.link);
     r->later.fn = on_later;
     timer_init(&r->retry, xs->shard->loop, on_retry);
@@ -267,7 +236,7 @@ void relay_home_frame(struct xmpp_shard *xs, const struct relay_frame *f)
         r->conn.home->heard_ms = loop_now_ms(xs->shard->loop);
         r->n_owed += (uint32_t)f->n;
         run_later(r);
-        check(r, xml_stream_feed(r->parser, f->data, f->n));
+        c2s_conn_check(&r->conn, xml_stream_feed(r->parser, f->data, f->n));
         break;
     case RELAY_UP_CREDIT:
         credited(r, read_u32(&in));
