@@ -13,6 +13,8 @@ static int read_pem(char **out, struct node *n, const char *name, struct err_ctx
 {
     struct buf b = {0};
     int rc = datadir_read(&n->dir, name, &b, IDENTITY_PEM_MAX, err);
+    if (!rc && !b.n)
+        rc = err_set(err, ERR_CORRUPT, "%s/%s is damaged: it is empty", n->dir.path, name);
     if (!rc)
         *out = mem_strndup(b.data, b.n);
     seal_buf_fini(&b);

@@ -286,7 +286,7 @@ static void check_disk(struct replica *r, uint64_t now)
     if (now < r->disk_checked_ms + 1000)
         return;
     r->disk_checked_ms = now;
-    bool low = rlog_is_disk_low(r->rlog);
+    bool low = rlog_check_disk(r->rlog);
     if (low != r->is_disk_low) {
         r->is_disk_low = low;
         proposer_hold(r->proposer, low);

@@ -226,10 +226,17 @@ uint64_t rlog_bytes_from(const struct rlog *l, uint64_t index)
 
 bool rlog_is_disk_low(const struct rlog *l)
 {
-    /* The writer looks while it writes; when nothing is written any more, somebody has to see that it is over. */
+    /* The writer looks while it writes; when nothing is written any more, somebody has to see that it is
+     * over. */
     if (atomic_load_explicit(&l->is_disk_low, memory_order_relaxed))
         rlog_writer_check_space((struct rlog *)l);
     return atomic_load_explicit(&l->is_disk_low, memory_order_relaxed);
+}
+
+bool rlog_check_disk(struct rlog *l)
+{
+    rlog_writer_check_space(l);
+    return rlog_is_disk_low(l);
 }
 
 int rlog_get(const struct rlog *l, uint64_t index, struct rlog_entry *out)

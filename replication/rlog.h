@@ -73,6 +73,7 @@ uint64_t rlog_bytes(const struct rlog *l); /* of all segments in use */
 uint64_t rlog_bytes_from(const struct rlog *l,
                          uint64_t index);    /* on disk from INDEX on, as far as written; for the byte rule */
 bool rlog_is_disk_low(const struct rlog *l); /* less than RLOG_MIN_FREE is free: refuse proposals */
+bool rlog_check_disk(struct rlog *l);        /* looks first: others fill the disk too */
 
 /* Appends n entries at FIRST; cuts from FIRST on before that, if the log has it. FIRST is at most last + 1
  * (any value if the log is empty and nothing is queued). Takes references of its own. */
