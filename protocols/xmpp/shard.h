@@ -21,7 +21,7 @@ struct xmpp_shard {
 /* local.c */
 void c2s_local_open(struct shard *at, struct shard *target, struct stream *stream, struct xml_stream *parser,
                     struct c2s_login *login);
-void c2s_local_park(struct xmpp_shard *xs); /* parsers that have been silent for 5 s */
+void c2s_local_park(struct xmpp_shard *xs); /* parsers of clients that were silent for a second */
 
 /* relay_edge.c, relay_home.c */
 void relay_edge_open(struct shard *at, uint32_t home_node, struct stream *stream, struct xml_stream *parser,
