@@ -47,6 +47,9 @@ void stream_start_tls_client(struct stream *s, struct tls_ctx *ctx, const char *
 void stream_write(struct stream *s, const void *data, size_t n_bytes); /* copies */
 /* Takes a reference; b->data + from .. end. */
 void stream_write_blob(struct stream *s, struct blob *b, size_t from);
+/* Inside TLS: what was written up to here and what follows are different records, so that the peer reads them one after
+ * the other. */
+void stream_end_record(struct stream *s);
 size_t stream_queued(const struct stream *s); /* bytes not yet given to the kernel */
 void stream_set_water(struct stream *s, size_t low, size_t high); /* for on_drain */
 void stream_pause(struct stream *s);                              /* stop reading; idempotent */

@@ -42,6 +42,7 @@ enum { TODO_CLOSE = 1, TODO_MOVE = 2, TODO_DRAIN = 4, TODO_PUMP = 8 };
 struct chunk {
     struct chunk *next;
     struct blob *blob; /* bytes from here instead of data, if set */
+    bool sealed; /* nothing more is added: what follows is a record of its own */
     size_t pos, n, cap;
     char data[];
 };

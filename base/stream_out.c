@@ -33,6 +33,7 @@ static struct chunk *chunk_new(struct stream_hub *hub, size_t cap)
     }
     c->next = NULL;
     c->blob = NULL;
+    c->sealed = false;
     c->pos = c->n = 0;
     return c;
 }
@@ -81,7 +82,7 @@ void out_add(struct stream_hub *hub, struct out_queue *q, const void *data, size
     q->n_bytes += n_bytes;
     while (n_bytes) {
         struct chunk *c = q->last;
-        if (!c || c->blob || c->pos + c->n == c->cap) {
+        if (!c || c->blob || c->sealed || c->pos + c->n == c->cap) {
             c = chunk_new(hub, next_cap(q, n_bytes));
             append(q, c);
         }
@@ -237,6 +238,13 @@ void stream_write_blob(struct stream *s, struct blob *b, size_t from)
         return;
     out_add_blob(s->hub, queue_of(s), b, from);
     queued(s);
+}
+
+void stream_end_record(struct stream *s)
+{
+    assert(loop_is_current(s->loop));
+    if (takes_output(s) && queue_of(s)->last)
+        queue_of(s)->last->sealed = true;
 }
 
 void stream_set_water(struct stream *s, size_t low, size_t high)

@@ -32,6 +32,8 @@ void edge_write_header(struct edge_conn *c, const char *to)
     }
     buf_adds(&out, "' version='1.0' xml:lang='en'>");
     stream_write(c->stream, out.data, out.n);
+    /* there are clients that make a new parser for the header and lose what came behind it in the same read */
+    stream_end_record(c->stream);
     buf_fini(&out);
     c->header_sent = true;
 }
