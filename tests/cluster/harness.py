@@ -88,6 +88,7 @@ class Node:
         self.log = os.path.join(cluster.dir, self.name + '.log')
         self.process = None
         self.args = []
+        self.env = {}
         if cluster.lan:
             self.address = '10.77.0.%d' % index
             self.netns = 'imp%d-%s' % (os.getpid(), self.name)
@@ -115,7 +116,8 @@ class Node:
                       *self.cluster.config)
 
     def run_once(self, *args, check=True, timeout=60):
-        p = subprocess.run(self.command(IMPNODE, *args), capture_output=True, text=True, timeout=timeout * SLOW)
+        p = subprocess.run(self.command(IMPNODE, *args), capture_output=True, text=True, timeout=timeout * SLOW,
+                           env={**os.environ, **self.env})
         with open(self.log, 'a') as f:
             f.write('$ impnode %s\n%s%s' % (' '.join(map(str, args)), p.stdout, p.stderr))
         if check and p.returncode:
@@ -129,7 +131,7 @@ class Node:
     def start(self):
         out = open(self.log, 'a')
         self.process = subprocess.Popen(self.command(IMPNODE, 'run', '--data', self.dir, *self.args), stdout=out, stderr=out,
-                                        stdin=subprocess.DEVNULL, start_new_session=True)
+                                        stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **self.env})
         out.close()
 
     def worker_pid(self):

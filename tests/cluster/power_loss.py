@@ -1,0 +1,101 @@
+#!/usr/bin/python3
+"""Power losses of one node, of the leader, and of all of them, at random moments of a write load, also while a node still starts:
+of what was not synced each sector is old or new, names come and go. Every acknowledged write is there afterwards, the
+tables are equal, and no node refuses to start. IMP_ROUNDS and IMP_SEED: more of it, or the same again. With IMP_FAULT_LIES=/log/
+(or any other part of a path) syncs there do nothing, and the test must fail."""
+import os
+import random
+import threading
+import time
+
+from faultfs import Faults
+from harness import SLOW, run_test, step, wait
+
+SEED = int(os.environ.get('IMP_SEED', random.randrange(1 << 30)))
+ROUNDS = int(os.environ.get('IMP_ROUNDS', '20'))
+BATCH = 20
+
+
+class Load:
+    """Adds users through one node, all the time. A batch counts when impcli has said that it is done."""
+
+    def __init__(self, node):
+        self.node, self.acknowledged, self.stopped = node, [], threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        n = 0
+        while not self.stopped.is_set():
+            names = ['%s-%d-%d' % (self.node.name, n, i) for i in range(BATCH)]
+            n += 1
+            try:
+                p = self.node.cli('user', 'import', '-', stdin=''.join(name + ',x\n' for name in names), check=False, timeout=30)
+            except Exception:  # it hung: killed under its feet
+                continue
+            if p.returncode == 0:
+                self.acknowledged += names
+            else:
+                self.stopped.wait(0.05)
+
+    def stop(self):
+        self.stopped.set()
+        self.thread.join()
+
+
+def answers(node):
+    if node.process.poll() is not None:
+        raise AssertionError('%s refuses to start' % node.name)
+    return node.json('dbreplication', 'runtimestate', node.name)['nodes'][0]['state'] == 2
+
+
+def lose_power(rng, cluster, faults, victims):
+    for v in victims:
+        v.process.kill()  # all at one moment, as near as can be; the worker goes with its parent
+    for v in victims:
+        v.kill()
+        step('  %s: lost %s' % (v.name, faults[v].lose_power(rng)))
+        v.start()
+
+
+def one_round(rng, cluster, faults, loads, number):
+    kind = ('one', 'leader', 'all')[number % 3]
+    leader = wait('somebody leads', cluster.leader)
+    victims = {'one': [rng.choice(cluster.nodes)], 'leader': [leader], 'all': list(cluster.nodes)}[kind]
+    step('round %d: power loss of %s (%s)' % (number, ', '.join(v.name for v in victims), kind))
+    lose_power(rng, cluster, faults, victims)
+    if rng.random() < 0.3:  # and once more while it still comes up
+        time.sleep(rng.uniform(0, 0.5) * SLOW)
+        lose_power(rng, cluster, faults, victims)
+    for v in victims:
+        wait('%s answers' % v.name, lambda: answers(v))
+    before = [len(load.acknowledged) for load in loads]
+    wait('every node writes', lambda: all(len(load.acknowledged) > b for load, b in zip(loads, before)))
+    time.sleep(rng.uniform(0, 0.5))
+
+
+def test(cluster):
+    step('seed %d' % SEED)
+    rng = random.Random(SEED)
+    faults = {node: Faults(node, journal=True) for node in cluster.nodes}
+    cluster.start()
+    for f in faults.values():
+        f.rule('sync', '/log/', delay_ms=5)  # as a disk: most moments are between a write and its sync
+    loads = [Load(node) for node in cluster.nodes]
+    try:
+        for number in range(ROUNDS):
+            one_round(rng, cluster, faults, loads, number)
+    finally:
+        for load in loads:
+            load.stop()
+    cluster.wait_running()
+    acknowledged = {name for load in loads for name in load.acknowledged}
+    step('%d acknowledged' % len(acknowledged))
+    for node in cluster.nodes:
+        lost = acknowledged - {u['user'] for u in node.json('user', 'list')}
+        assert not lost, '%s has lost %d acknowledged writes: %s' % (node.name, len(lost), sorted(lost)[:20])
+    cluster.check_equal()
+
+
+if __name__ == '__main__':
+    run_test(test)
