@@ -6,31 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Deferred work and hooks may cause one another; after this many rounds the rest waits for the next turn,
- * before which the loop only looks at its files and does not sleep. */
-enum { MAX_ROUNDS = 16 };
-
-static struct letter *take_mail(struct loop *l)
-{
-    struct letter *in_order = NULL;
-    struct letter *newest = atomic_exchange_explicit(&l->mailbox, NULL, memory_order_acquire);
-    while (newest) {
-        struct letter *next = newest->next;
-        newest->next = in_order;
-        in_order = newest;
-        newest = next;
-    }
-    return in_order;
-}
-
-static void deliver_mail(struct loop *l)
-{
-    for (struct letter *letter = take_mail(l), *next; letter; letter = next) {
-        next = letter->next;
-        letter->deliver(letter);
-    }
-}
-
 static void on_wakeup(uv_async_t *handle)
 {
     struct loop *l = handle->data;
@@ -42,7 +17,7 @@ static void on_check(uv_check_t *handle)
 {
     struct loop *l = handle->data;
     atomic_store_explicit(&l->asleep, false, memory_order_relaxed);
-    deliver_mail(l);
+    loop_deliver_mail(l);
 }
 
 /* The sender writes the mailbox and then reads asleep, the loop writes asleep and then reads the mailbox, all
@@ -68,51 +43,6 @@ static bool fall_asleep(struct loop *l)
     return false;
 }
 
-static void run_deferred(struct loop *l)
-{
-    struct list batch;
-    list_init(&batch);
-    /* What is deferred meanwhile goes to the next round. */
-    for (struct list *item; (item = list_first(&l->deferred));) {
-        list_remove(item);
-        list_append(&batch, item);
-    }
-    for (struct list *item; (item = list_first(&batch));) {
-        list_remove(item);
-        struct deferred *d = list_entry(item, struct deferred, link);
-        d->fn(d);
-    }
-}
-
-static void run_hooks(struct loop *l)
-{
-    /* A marker walks along, since a hook may remove itself or any other. */
-    struct list marker;
-    list_init(&marker);
-    list_prepend(&l->hooks, &marker);
-    while (marker.next != &l->hooks) {
-        struct loop_hook *hook = list_entry(marker.next, struct loop_hook, link);
-        list_remove(&marker);
-        list_insert_before(hook->link.next, &marker);
-        hook->fn(hook);
-    }
-    list_remove(&marker);
-}
-
-/* The end of a turn: deferred work, hooks, then the output of all streams. */
-static bool settle(struct loop *l)
-{
-    for (int round = 0; round < MAX_ROUNDS; round++) {
-        run_deferred(l);
-        run_hooks(l);
-        if (l->streams)
-            l->streams_flush(l->streams);
-        if (list_is_empty(&l->deferred))
-            return true;
-    }
-    return false;
-}
-
 static void on_again(uv_idle_t *handle)
 {
 }
@@ -120,7 +50,7 @@ static void on_again(uv_idle_t *handle)
 static void on_prepare(uv_prepare_t *handle)
 {
     struct loop *l = handle->data;
-    if (settle(l) && fall_asleep(l))
+    if (loop_settle(l) && fall_asleep(l))
         uv_idle_stop(&l->again);
     else
         uv_idle_start(&l->again, on_again);
@@ -167,7 +97,7 @@ void loop_free(struct loop *l)
         l->streams_free(l->streams);
         l->streams = NULL;
     }
-    for (struct letter *letter; (letter = take_mail(l));) {
+    for (struct letter *letter; (letter = loop_take_mail(l));) {
         for (struct letter *next; letter; letter = next) {
             next = letter->next;
             if (letter->discard)
@@ -175,7 +105,7 @@ void loop_free(struct loop *l)
         }
     }
     while (!list_is_empty(&l->deferred))
-        run_deferred(l);
+        loop_run_deferred(l);
     if (l->streams) { /* made again by what ran just now */
         l->streams_free(l->streams);
         l->streams = NULL;
@@ -203,7 +133,7 @@ void loop_run(struct loop *l)
     atomic_store_explicit(&l->running, true, memory_order_release);
     while (!atomic_load_explicit(&l->stopping, memory_order_acquire))
         uv_run(&l->uv, UV_RUN_DEFAULT);
-    settle(l); /* the last turn's, too */
+    loop_settle(l); /* the last turn's, too */
     atomic_store(&l->asleep, true);
     atomic_store(&l->stopping, false);
     atomic_store_explicit(&l->running, false, memory_order_release);
@@ -275,29 +205,6 @@ struct uv_loop_s *loop_uv(struct loop *l)
 struct log *loop_log(struct loop *l)
 {
     return l->log;
-}
-
-void loop_add_before_poll(struct loop *l, struct loop_hook *hook)
-{
-    assert(loop_is_current(l));
-    list_append(&l->hooks, &hook->link);
-}
-
-void loop_remove_before_poll(struct loop_hook *hook)
-{
-    list_remove(&hook->link);
-}
-
-void loop_defer(struct loop *l, struct deferred *d)
-{
-    assert(loop_is_current(l));
-    if (list_is_empty(&d->link))
-        list_append(&l->deferred, &d->link);
-}
-
-void loop_cancel_deferred(struct deferred *d)
-{
-    list_remove(&d->link);
 }
 
 /* The pool keeps its own record, so that struct work needs no uv types. */

@@ -1,4 +1,5 @@
-/* Inside of struct loop: for loop.c, timer.c and the stream files only. */
+/* Inside of struct loop: for loop.c, loop_turn.c, timer.c and the stream files only, and for a simulation in place of
+ * loop.c. */
 #ifndef BASE_LOOP_IMPL_H
 #define BASE_LOOP_IMPL_H
 
@@ -42,6 +43,10 @@ struct loop {
     void (*streams_free)(struct stream_hub *hub);
 };
 
+struct letter *loop_take_mail(struct loop *l); /* in the order posted, NULL: none */
+void loop_deliver_mail(struct loop *l);
+void loop_run_deferred(struct loop *l);
+bool loop_settle(struct loop *l); /* the end of a turn; false: there is more to do, the loop must not sleep */
 void timer_run_due(struct loop *l);
 void timer_arm(struct loop *l); /* sets the one uv timer to the earliest */
 

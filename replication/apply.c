@@ -1,6 +1,7 @@
 #include "replication/apply.h"
 
 #include "base/clock.h"
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -34,6 +35,7 @@ struct apply {
     _Atomic uint64_t applied;
 
     /* apply thread only */
+    struct chunk *current; /* taken from the queue, not done yet */
     struct store_txn *txn;
     struct store_position position;
     struct arena arena, session_arena;
@@ -246,30 +248,40 @@ static void chunk_free(struct chunk *c)
     mem_free(c);
 }
 
+/* One transaction: E and what is queued behind it, up to MAX entries. */
+static void apply_batch(struct apply *a, struct chunk **current, struct rlog_entry *e, uint64_t index,
+                        unsigned max)
+{
+    a->txn = store_begin(a->config.store);
+    store_set_observer(a->txn, on_change, a);
+    uint64_t end_us = clock_monotonic_us() + APPLY_US;
+    do {
+        apply_entry(a, index, e);
+        blob_unref(e->payload);
+        if (--max == 0 || a->n_commands >= APPLY_COMMANDS || a->point.index || clock_monotonic_us() >= end_us)
+            break;
+        e = next_entry(a, current, false, &index);
+    } while (e);
+    commit(a);
+}
+
 static void *run(void *arg)
 {
     struct apply *a = arg;
-    struct chunk *current = NULL;
-    for (;;) {
-        uint64_t index;
-        struct rlog_entry *e = next_entry(a, &current, true, &index);
-        if (!e)
-            break;
-        a->txn = store_begin(a->config.store);
-        store_set_observer(a->txn, on_change, a);
-        uint64_t end_us = clock_monotonic_us() + APPLY_US;
-        do {
-            apply_entry(a, index, e);
-            blob_unref(e->payload);
-            if (a->n_commands >= APPLY_COMMANDS || a->point.index || clock_monotonic_us() >= end_us)
-                break;
-            e = next_entry(a, &current, false, &index);
-        } while (e);
-        commit(a);
-    }
-    if (current)
-        chunk_free(current);
+    struct rlog_entry *e;
+    uint64_t index;
+    while ((e = next_entry(a, &a->current, true, &index)))
+        apply_batch(a, &a->current, e, index, UINT_MAX);
     return NULL;
+}
+
+bool apply_step(struct apply *a, unsigned max)
+{
+    uint64_t index;
+    struct rlog_entry *e = next_entry(a, &a->current, false, &index);
+    if (e)
+        apply_batch(a, &a->current, e, index, max);
+    return e != NULL;
 }
 
 struct apply *apply_new(const struct apply_config *config)
@@ -326,6 +338,8 @@ void apply_free(struct apply *a)
 {
     if (!a)
         return;
+    if (a->current)
+        chunk_free(a->current);
     for (struct chunk *c = a->head, *next; c; c = next) {
         next = c->next;
         chunk_free(c);
@@ -353,6 +367,8 @@ void apply_push(struct apply *a, uint64_t first, const struct rlog_entry *entrie
     a->tail = c;
     pthread_cond_signal(&a->more);
     pthread_mutex_unlock(&a->lock);
+    if (a->config.on_work)
+        a->config.on_work(a->config.user);
 }
 
 void apply_take(struct apply *a, struct apply_news *out)

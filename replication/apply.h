@@ -20,12 +20,16 @@ struct apply_config {
     struct proposer *proposer;
     struct feed *feed;
     void (*on_batch)(void *user); /* apply thread, after a commit: apply_take soon */
+    void (*on_work)(void *user);  /* without a thread: something was queued, apply_step is due; may be NULL */
     void (*on_fatal)(void *user, const char *text);
     void *user;
 };
 /* Reads the position from the store, and gives the proposer this node's rows. */
 struct apply *apply_new(const struct apply_config *config);
 int apply_start(struct apply *a);
+/* Without apply_start, on the owner's thread: one transaction of at most MAX entries. False: nothing was
+ * queued. */
+bool apply_step(struct apply *a, unsigned max);
 void apply_stop(struct apply *a); /* finishes the batch under way, not the queue; joins */
 void apply_free(struct apply *a);
 

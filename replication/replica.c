@@ -26,6 +26,18 @@ static void on_rlog_done(void *user)
     kick(&r->log_kick);
 }
 
+static void on_log_work(void *user)
+{
+    const struct replica_stepper *s = ((struct replica *)user)->options.stepper;
+    s->log_work(s->user);
+}
+
+static void on_apply_work(void *user)
+{
+    const struct replica_stepper *s = ((struct replica *)user)->options.stepper;
+    s->apply_work(s->user);
+}
+
 static struct blob *bootstrap_entry(const Imp__Command *bootstrap)
 {
     Imp__Proposal proposal = IMP__PROPOSAL__INIT;
@@ -113,6 +125,8 @@ static int open_log(struct replica *r, struct err_ctx *err)
                                  .on_done = on_rlog_done,
                                  .on_fatal = on_rlog_fatal,
                                  .user = r};
+    if (r->options.stepper)
+        config.on_work = on_log_work;
     if ((code = rlog_open(&r->rlog, &config, err)) != 0)
         return code;
     return vote_open(&r->vote, r->disk, err);
@@ -147,6 +161,7 @@ static void make_parts(struct replica *r)
                                  .proposer = r->proposer,
                                  .feed = r->feed,
                                  .on_batch = on_batch,
+                                 .on_work = r->options.stepper ? on_apply_work : NULL,
                                  .on_fatal = on_apply_fatal,
                                  .user = r};
     r->apply = apply_new(&apply);
@@ -255,7 +270,8 @@ int replica_start(struct replica *r, struct err_ctx *err)
 {
     int code;
     raft_loop_begin(r);
-    if ((code = rlog_start_thread(r->rlog)) != 0 || (code = apply_start(r->apply)) != 0 ||
+    bool has_threads = !r->options.stepper;
+    if ((has_threads && ((code = rlog_start_thread(r->rlog)) != 0 || (code = apply_start(r->apply)) != 0)) ||
         (code = loop_start_thread(r->loop)) != 0)
         return err_set(err, code, "cannot start the threads of replication");
     store_on_point(r->options.store, on_point, r);

@@ -13,6 +13,14 @@
 
 struct replica;
 
+/* In place of the threads for the log and for applying: says when there is something to do, and the owner does it, a
+ * step at a time, when it thinks fit (rlog_write_begin and rlog_write_finish, apply_step). For simulation. */
+struct replica_stepper {
+    void (*log_work)(void *user);
+    void (*apply_work)(void *user);
+    void *user;
+};
+
 struct replica_options {
     const char *dir; /* DIR/log, DIR/store, DIR/snap are below it */
     uint32_t node_id;
@@ -37,6 +45,7 @@ struct replica_options {
                              unsigned n);
     uint64_t log_keep_bytes; /* of log behind a snapshot; 0: the smaller of 1 GiB and half the store, at least
                                 64 MiB */
+    const struct replica_stepper *stepper; /* NULL: threads */
     /* Nothing works any more (disk, broken invariant, finished install, second copy of this node): the
      * process must end; text says why. exit_again: starting again makes sense. Any thread. */
     void (*on_fatal)(void *user, bool exit_again, const char *text);
