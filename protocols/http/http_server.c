@@ -198,6 +198,8 @@ static int make_vhost(struct http_server *s, struct err_ctx *err)
     info.port = (int)s->o.port;
     info.iface = *s->address ? s->address : NULL;
     info.protocols = protocols;
+    info.alpn =
+        "http/1.1"; /* over HTTP/2 this library cuts an answer off whose last write is above 4096 bytes */
     info.vhost_name = "https";
     info.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_CREATE_VHOST_SSL_CTX |
                    LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND;
