@@ -1,3 +1,4 @@
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/loop_impl.h"
 #include <assert.h>
@@ -17,6 +18,7 @@ static void on_check(uv_check_t *handle)
 {
     struct loop *l = handle->data;
     atomic_store_explicit(&l->asleep, false, memory_order_relaxed);
+    l->woke_ms = uv_now(&l->uv); /* taken when the poll returned, before the turn's input was handled */
     loop_deliver_mail(l);
 }
 
@@ -47,6 +49,15 @@ static void on_again(uv_idle_t *handle)
 {
 }
 
+/* The start is known to the millisecond only: what is shorter counts as nothing. */
+static void note_turn(struct loop *l)
+{
+    if (!l->turns || !l->woke_ms)
+        return;
+    uint64_t now_us = clock_monotonic_us(), from_us = (l->woke_ms + 1) * 1000;
+    metrics_turn(l->turns, now_us, now_us > from_us ? now_us - from_us : 0);
+}
+
 static void on_prepare(uv_prepare_t *handle)
 {
     struct loop *l = handle->data;
@@ -55,6 +66,7 @@ static void on_prepare(uv_prepare_t *handle)
     else
         uv_idle_start(&l->again, on_again);
     timer_arm(l);
+    note_turn(l);
 }
 
 int loop_new(struct loop **out, const char *name, struct log *log)
@@ -205,6 +217,11 @@ struct uv_loop_s *loop_uv(struct loop *l)
 struct log *loop_log(struct loop *l)
 {
     return l->log;
+}
+
+void loop_set_metrics(struct loop *l, struct metrics *m)
+{
+    l->turns = metrics_add_loop(m, l->name);
 }
 
 /* The pool keeps its own record, so that struct work needs no uv types. */

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 struct loop;
+struct metrics;
 struct uv_loop_s;
 
 int loop_new(struct loop **out, const char *name, struct log *log);
@@ -25,6 +26,7 @@ bool loop_is_current(const struct loop *l);    /* is the caller on this loop's t
 uint64_t loop_now_ms(const struct loop *l);    /* CLOCK_MONOTONIC at the start of this turn */
 struct uv_loop_s *loop_uv(struct loop *l);
 struct log *loop_log(struct loop *l);
+void loop_set_metrics(struct loop *l, struct metrics *m); /* tells how long its turns take; before it runs */
 
 /* Mailbox. A letter is embedded in the sender's heap struct and belongs to the loop once posted. Letters of one
  * sender are delivered in order, after the turn's input, with at most one wake-up per turn. discard (may be NULL)

@@ -4,6 +4,7 @@
 #define BASE_LOOP_IMPL_H
 
 #include "base/loop.h"
+#include "base/metrics.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <uv.h>
@@ -19,6 +20,8 @@ struct loop {
     uv_timer_t clock;
     struct log *log;
     char name[16];
+    struct metrics_turns *turns; /* NULL: not counted */
+    uint64_t woke_ms;            /* when this turn began, 0: before the first */
 
     pthread_t thread;
     bool has_thread;

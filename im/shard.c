@@ -379,6 +379,7 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     s->log = im->log;
     if (loop_new(&s->loop, name, im->log) < 0)
         return err_set(err, ERR_SYSTEM, "cannot make an event loop for shard %u", index);
+    loop_set_metrics(s->loop, im->options.metrics);
     htab_init(&s->users, has_uid);
     htab_init(&s->sessions, has_id);
     list_init(&s->watchers);

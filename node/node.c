@@ -187,6 +187,7 @@ int node_run(const struct node_options *o)
     raise_file_limit(n);
     if (loop_new(&n->loop, "control", n->log_root) || start_signals(n))
         node_fatal(n, true, "cannot start the control loop");
+    loop_set_metrics(n->loop, &n->metrics);
     if ((rc = boot_start(n, &err))) {
         log_error(n->log, "cannot start: %s", err.text);
         _exit(end_status(rc));

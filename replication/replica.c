@@ -245,6 +245,7 @@ int replica_open(struct replica **out, const struct replica_options *o, struct e
         err_set(err, code, "cannot make the raft loop");
         goto fail;
     }
+    loop_set_metrics(r->loop, o->metrics);
     raft_loop_prepare(r);
     if ((code = check_cluster(r, err)) != 0 || (code = open_log(r, err)) != 0)
         goto fail;

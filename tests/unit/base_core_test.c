@@ -285,6 +285,37 @@ static void log_lines(void **state)
     close(fds[1]);
 }
 
+/* The longest turn is that of this minute and the one before; after that it is forgotten. */
+static void metrics_of_turns(void **state)
+{
+    struct metrics *m = mem_new(struct metrics);
+    struct metrics_turns *a = metrics_add_loop(m, "one"), *b = metrics_add_loop(m, "two");
+    assert_null(metrics_add_loop(NULL, "none"));
+    metrics_turn(NULL, 1, 1);
+    metrics_turn(a, 60000000, 70000);
+    metrics_turn(a, 61000000, 20);
+    metrics_turn(b, 61000000, 50000);
+    struct buf out = {0};
+    metrics_render(m, &out);
+    assert_non_null(strstr(out.data, "\nimp_loop_turn_seconds_max{loop=\"one\"} 0.070000\n"));
+    assert_non_null(strstr(out.data, "\nimp_loop_turn_seconds_max{loop=\"two\"} 0.050000\n"));
+    assert_non_null(strstr(out.data, "\nimp_loop_slow_turns_total{loop=\"one\"} 1\n"));
+    assert_non_null(strstr(out.data, "\nimp_loop_slow_turns_total{loop=\"two\"} 0\n"));
+    assert_non_null(strstr(out.data, "\nimp_loop_turns_total{loop=\"one\"} 2\n"));
+    metrics_turn(a, 120000000, 30);
+    buf_reset(&out);
+    metrics_render(m, &out);
+    assert_non_null(strstr(out.data, "{loop=\"one\"} 0.070000\n"));
+    metrics_turn(a, 180000000, 30);
+    buf_reset(&out);
+    metrics_render(m, &out);
+    assert_non_null(strstr(out.data, "{loop=\"one\"} 0.000030\n"));
+    buf_fini(&out);
+    while (metrics_add_loop(m, "many"))
+        ;
+    mem_free(m);
+}
+
 static void metrics_text(void **state)
 {
     struct metrics *m = mem_new(struct metrics);
@@ -341,10 +372,13 @@ static void lists(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(err_texts),      cmocka_unit_test(blobs),          cmocka_unit_test(arenas),
-        cmocka_unit_test(bufs),           cmocka_unit_test(readers),        cmocka_unit_test(hash_table),
-        cmocka_unit_test(siphash_vector), cmocka_unit_test(crc32c_vectors), cmocka_unit_test(clocks),
-        cmocka_unit_test(log_lines),      cmocka_unit_test(metrics_text),   cmocka_unit_test(lists),
+        cmocka_unit_test(err_texts),      cmocka_unit_test(blobs),
+        cmocka_unit_test(arenas),         cmocka_unit_test(bufs),
+        cmocka_unit_test(readers),        cmocka_unit_test(hash_table),
+        cmocka_unit_test(siphash_vector), cmocka_unit_test(crc32c_vectors),
+        cmocka_unit_test(clocks),         cmocka_unit_test(log_lines),
+        cmocka_unit_test(metrics_text),   cmocka_unit_test(metrics_of_turns),
+        cmocka_unit_test(lists),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,10 +7,12 @@
 #include "base/clock.h"
 #include "base/loop.h"
 #include "base/mem.h"
+#include "base/metrics.h"
 #include <cmocka.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 enum { N_SENDERS = 4, N_LETTERS = 20000 };
 
@@ -335,6 +337,40 @@ static void a_turn_ends_with_deferred_work_then_hooks(void **state)
     loop_free(t.loop);
 }
 
+static void turn_that_takes_long(struct timer *timer)
+{
+    struct timespec t = {.tv_nsec = 70 * 1000 * 1000};
+    nanosleep(&t, NULL);
+}
+static void turn_that_ends(struct timer *timer)
+{
+    loop_stop(timer->loop);
+}
+
+/* A turn is from the end of the sleep to the next: the sleep itself is not counted. */
+static void long_turns_are_told(void **state)
+{
+    enum { SLEEP_MS = 300 };
+    struct metrics *m = mem_new(struct metrics);
+    struct loop *l;
+    struct timer slow, end;
+    assert_int_equal(loop_new(&l, "slow", NULL), 0);
+    loop_set_metrics(l, m);
+    timer_init(&slow, l, turn_that_takes_long);
+    timer_init(&end, l, turn_that_ends);
+    uint64_t begin = clock_monotonic_us();
+    timer_start(&slow, SLEEP_MS, 0);
+    timer_start(&end, SLEEP_MS + 100, 0);
+    loop_run(l);
+    uint64_t took = clock_monotonic_us() - begin;
+    assert_int_equal(atomic_load(&m->n_loops), 1);
+    assert_string_equal(m->loops[0].name, "slow");
+    assert_true(atomic_load(&m->loops[0].n_slow) >= 1);
+    assert_in_range(atomic_load(&m->loops[0].max_us), 65000, took - (SLEEP_MS - 5) * 1000);
+    loop_free(l);
+    mem_free(m);
+}
+
 struct endless {
     struct deferred d;
     struct loop *loop;
@@ -413,6 +449,7 @@ int main(void)
         cmocka_unit_test(timers_fire_in_order),
         cmocka_unit_test(heap_survives_random_use),
         cmocka_unit_test(a_turn_ends_with_deferred_work_then_hooks),
+        cmocka_unit_test(long_turns_are_told),
         cmocka_unit_test(endless_deferred_work_starves_nobody),
         cmocka_unit_test(work_runs_elsewhere_and_ends_on_the_loop),
     };
