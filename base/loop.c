@@ -219,11 +219,6 @@ struct log *loop_log(struct loop *l)
     return l->log;
 }
 
-void loop_set_metrics(struct loop *l, struct metrics *m)
-{
-    l->turns = metrics_add_loop(m, l->name);
-}
-
 /* The pool keeps its own record, so that struct work needs no uv types. */
 struct pool_work {
     uv_work_t uv;

@@ -72,6 +72,11 @@ bool loop_settle(struct loop *l)
     return false;
 }
 
+void loop_set_metrics(struct loop *l, struct metrics *m)
+{
+    l->turns = metrics_add_loop(m, l->name);
+}
+
 void loop_add_before_poll(struct loop *l, struct loop_hook *hook)
 {
     assert(loop_is_current(l));
