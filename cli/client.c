@@ -2,6 +2,7 @@
 #include "admin.pb-c.h"
 #include "base/buf.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "cli/input.h"
 #include "node/rpc/command.h"
 #include <errno.h>
@@ -207,7 +208,7 @@ static int pack_request(struct buf *frame, const struct client *c, const struct 
     m.verb = (char *)p->command->verb;
     m.n_args = p->n_args;
     m.args = (char **)p->args;
-    m.release = (char *)IMP_RELEASE;
+    m.release = (char *)release_name();
     m.form = c->json ? IMP__ADMIN_FORM__ADMIN_JSON : IMP__ADMIN_FORM__ADMIN_TEXT;
     for (unsigned i = 0; i < p->n_options; i++) {
         imp__admin_option__init(&options[i]);

@@ -1,4 +1,5 @@
 /* impcli: the administrator's front end. */
+#include "base/release.h"
 #include "cli/client.h"
 #include "cli/prompt.h"
 #include <stdio.h>
@@ -38,7 +39,7 @@ int main(int argc, char **argv)
         } else if (strcmp(argv[i], "--json") == 0) {
             c.json = true;
         } else if (strcmp(argv[i], "--version") == 0) {
-            puts("impcli " IMP_RELEASE);
+            printf("impcli %s\n", release_name());
             return CLIENT_DONE;
         } else if (argv[i][0] == '-' && strcmp(argv[i], "--help") != 0 && strcmp(argv[i], "-h") != 0) {
             fprintf(stderr, "impcli: unknown option or missing value: %s; see impcli --help\n", argv[i]);

@@ -1,5 +1,6 @@
 #include "cli/prompt.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "node/rpc/command.h"
 #include <editline/readline.h>
 #include <stdio.h>
@@ -128,7 +129,7 @@ int prompt_run(const struct client *c)
     rl_initialize();
     using_history();
     rl_attempted_completion_function = complete;
-    puts("imp " IMP_RELEASE ": AREA VERB [ARGUMENTS], \"help\" for the list, \"exit\" to leave");
+    printf("imp %s: AREA VERB [ARGUMENTS], \"help\" for the list, \"exit\" to leave\n", release_name());
     for (bool leave = false; !leave;) {
         char *line = readline("imp> ");
         if (!line)

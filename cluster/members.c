@@ -20,6 +20,7 @@ static void fill(struct member *m, const Imp__NodeRow *row)
     m->cluster_port = row->cluster_port;
     m->xmpp_port = row->xmpp_port;
     m->epoch = row->epoch;
+    m->level = row->level;
     m->witness = row->witness;
     m->drained = row->drained;
     m->up = row->up;
@@ -40,6 +41,7 @@ struct members *members_read(struct store_txn *txn, uint64_t index)
     Imp__ClusterRow *cluster = store_find_row(txn, TABLE_CLUSTER, &all, &a);
     if (cluster) {
         m->publisher = cluster->publisher;
+        m->level = cluster->feature_level;
         m->publisher_epoch = cluster->publisher_epoch;
         if (cluster->cluster_id.len == sizeof(m->cluster_id))
             memcpy(m->cluster_id, cluster->cluster_id.data, sizeof(m->cluster_id));

@@ -12,6 +12,7 @@ struct member {
     char name[64], address[256], public_name[256], release[64];
     unsigned cluster_port, xmpp_port;
     uint64_t epoch; /* current one of its proposer session; 0: never registered, it has not caught up once */
+    unsigned level; /* highest feature level that its release knows; 0: it never registered */
     bool witness, drained;
     bool up;   /* node_up of that epoch is applied */
     bool seen; /* spoke once with its certificate */
@@ -21,6 +22,7 @@ struct members {
     unsigned n;
     uint32_t publisher;
     uint64_t publisher_epoch;
+    unsigned level; /* the cluster's feature level */
     uint8_t cluster_id[16];
     uint64_t index;       /* applied index it was read at */
     struct member list[]; /* ascending by id */

@@ -6,7 +6,7 @@ find_package(Threads REQUIRED)
 add_compile_options(-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
                     -Wformat=2 -Wundef -Wwrite-strings -Wno-unused-parameter $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation>
                     $<$<C_COMPILER_ID:Clang>:-Wno-format-nonliteral> -fno-common)
-add_compile_definitions(_GNU_SOURCE IMP_RELEASE="${PROJECT_VERSION}")
+add_compile_definitions(_GNU_SOURCE)
 # Asserts stay on in every build: a broken invariant must end the process, not continue.
 foreach(config RELEASE RELWITHDEBINFO MINSIZEREL)
   string(REPLACE "-DNDEBUG" "" CMAKE_C_FLAGS_${config} "${CMAKE_C_FLAGS_${config}}")

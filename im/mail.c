@@ -224,7 +224,8 @@ static bool next_row(struct mailqueue *q, Imp__MessageRow **out, struct arena *a
         key_init(&body);
         key_u64(&body, index);
         key_u32(&body, place);
-        *out = store_find_row(shard_txn(s), TABLE_MESSAGE, &body, a);
+        *out =
+            index_row->message ? index_row->message : store_find_row(shard_txn(s), TABLE_MESSAGE, &body, a);
         found = *out != NULL;
     }
     store_iter_fini(&it);

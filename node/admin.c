@@ -2,6 +2,7 @@
 #include "admin.pb-c.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "base/stream.h"
 #include "node/admin_calls.h"
 #include "node/admin_handlers.h"
@@ -235,7 +236,7 @@ static void dispatch(struct admin_connection *c)
     }
     call->command = command_find(m->area, m->verb);
     if (!call->command) {
-        admin_fail(call, "this node (release %s) knows no command '%s %s'", IMP_RELEASE, m->area, m->verb);
+        admin_fail(call, "this node (release %s) knows no command '%s %s'", release_name(), m->area, m->verb);
         return;
     }
     const char **names = arena_alloc(&call->arena, (m->n_options + 1) * sizeof *names);

@@ -1,8 +1,10 @@
 /* What the commands' handlers share: look-ups, proposals, tables, asking all nodes. */
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "im/address.h"
 #include "node/admin.h"
+#include "replication/levels.h"
 #include "replication/settings.h"
 #include <assert.h>
 #include <stdarg.h>
@@ -114,7 +116,11 @@ void admin_acted(struct admin_call *call, const char *format, ...)
 bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done)
 {
     int rv = submit(call, command, on_done, call);
-    if (rv == ERR_LIMIT)
+    char remedy[LEVEL_TEXT_MAX];
+    if (rv == ERR_UNSUPPORTED) {
+        level_remedy(remedy, fsm_command_level(command));
+        admin_fail(call, "%s %s: %s", call->command->area, call->command->verb, remedy);
+    } else if (rv == ERR_LIMIT)
         admin_fail(call, "this node has too many writes under way: try again in a moment");
     else if (rv)
         admin_fail(call, "this node takes no writes now (%s): see impcli dbreplication runtimestate",
@@ -169,7 +175,7 @@ Imp__NodeRow *admin_self(struct admin_call *call)
         imp__node_row__init(row);
         row->id = call->env->node_id;
         row->name = (char *)call->env->node_name;
-        row->release = (char *)IMP_RELEASE;
+        row->release = (char *)release_name();
     }
     return row;
 }

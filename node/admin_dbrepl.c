@@ -1,10 +1,13 @@
-/* impcli dbreplication runtimestate|setrepltimeout: the state of replication, with fresh facts and their age. */
+/* impcli dbreplication runtimestate|setrepltimeout: the state of replication, with fresh facts and their age.
+ */
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "node/admin_calls.h"
 #include "node/admin_handlers.h"
 #include "node/service.h"
 #include "node/watcher.h"
+#include "replication/levels.h"
 #include "replication/settings.h"
 #include <string.h>
 
@@ -16,11 +19,11 @@ static json_t *own_status(const struct admin_env *env)
 {
     struct replica_status st;
     replica_get_status(env->replica, &st);
-    return json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:s, s:b, s:b, s:s, s:s, s:I}", "applied",
+    return json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:s, s:i, s:b, s:b, s:s, s:s, s:I}", "applied",
                      (json_int_t)st.applied_index, "commit", (json_int_t)st.commit_index, "last",
                      (json_int_t)st.last_index, "installing", st.installing, "install_done",
                      (json_int_t)st.install_done, "install_total", (json_int_t)st.install_total, "release",
-                     IMP_RELEASE, "established",
+                     release_name(), "level", (int)level_known(), "established",
                      watcher_is_released(env->watcher) && !env->watcher->timed_out, "member",
                      st.member != REPLICA_NOT_MEMBER, "reason", env->watcher->reason, "services",
                      services_summary(env->services), "term", (json_int_t)st.term);
@@ -142,14 +145,15 @@ static json_t *node_json(struct picture *p, struct picture_node *n)
     const char *services = n->status ? json_string_value(json_object_get(n->status, "services")) : "stopped";
     const char *release =
         n->status ? json_string_value(json_object_get(n->status, "release")) : n->row->release;
+    int level = n->status ? (int)json_integer_value(json_object_get(n->status, "level")) : (int)n->row->level;
     json_int_t age = n->status ? (json_int_t)(clock_monotonic_ms() - n->answered_ms) : -1;
     bool up = n->status != NULL;
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:f, s:b, s:b, s:b, s:I, s:i, s:I, s:s, s:s, s:I}",
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:f, s:b, s:b, s:b, s:I, s:i, s:I, s:s, s:i, s:s, s:I}",
                      "name", n->row->name, "address", n->row->address, "role", role, "raft",
                      raft_text(p, env->node_id, n->row->id), "state", state, "state_text", text, "ping_ms",
                      n->ping_ms, "db", up, "rpc", up, "monitor", up, "queue", queue, "group_id",
-                     (int)n->row->id, "applied_index", applied, "release", release ? release : "", "services",
-                     services ? services : "stopped", "age_ms", age);
+                     (int)n->row->id, "applied_index", applied, "release", release ? release : "", "level",
+                     level, "services", services ? services : "stopped", "age_ms", age);
 }
 
 static json_t *picture_json(struct picture *p)
@@ -163,8 +167,9 @@ static json_t *picture_json(struct picture *p)
     for (size_t i = 0; p->cluster && i < p->cluster->cluster_id.len && i < 16; i++)
         snprintf(id + 2 * i, 3, "%02x", p->cluster->cluster_id.data[i]);
     clock_format_utc(time, clock_wall_ms(), 0);
-    return json_pack("{s:{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s}, s:o}", "cluster", "id", id, "domain",
-                     p->cluster ? p->cluster->default_domain : "", "release", IMP_RELEASE, "leader",
+    return json_pack("{s:{s:s, s:s, s:s, s:i, s:s, s:s, s:I, s:I, s:s}, s:o}", "cluster", "id", id, "domain",
+                     p->cluster ? p->cluster->default_domain : "", "release", release_name(), "level",
+                     p->cluster ? (int)p->cluster->feature_level : 0, "leader",
                      admin_node_name(call, p->st.leader), "publisher",
                      admin_node_name(call, p->cluster ? p->cluster->publisher : 0), "term",
                      (json_int_t)p->st.term, "commit_index", (json_int_t)p->st.commit_index, "checked_at",
@@ -189,7 +194,8 @@ static void picture_text(struct picture *p, json_t *o, struct buf *out)
              str(c, "publisher"), (long long)json_integer_value(json_object_get(c, "term")),
              (long long)json_integer_value(json_object_get(c, "commit_index")));
     buf_addf(out, "     Facts below were asked for just now; AGE is how old each one is\n\n");
-    buf_addf(out, "DB Version: imp_%s\n\n", str(c, "release"));
+    buf_addf(out, "DB Version: imp_%s (feature level %lld)\n\n", str(c, "release"),
+             (long long)json_integer_value(json_object_get(c, "level")));
     buf_addf(out, "Repltimeout set to: %llds\n\n\n",
              setting_int(admin_read(p->gather.call), NULL, SETTING_REPLICATION_TIMEOUT));
     buf_addf(out, "Cluster Detailed View from %s (%zu Servers):\n\n", p->gather.call->env->node_name,
@@ -219,13 +225,14 @@ static void picture_text(struct picture *p, json_t *o, struct buf *out)
                  ping, up ? "Y/Y/Y" : "N/N/N", (long long)json_integer_value(json_object_get(n, "queue")),
                  group, (long long)json_integer_value(json_object_get(n, "state")), str(n, "state_text"));
     }
-    buf_adds(out, "\nSERVER-NAME         ROLE        RAFT      SERVICES   RELEASE     AGE\n");
+    buf_adds(out, "\nSERVER-NAME         ROLE        RAFT      SERVICES   RELEASE     LEVEL  AGE\n");
     json_array_foreach(nodes, i, n)
     {
         json_int_t age_ms = json_integer_value(json_object_get(n, "age_ms"));
         snprintf(age, sizeof age, age_ms >= 0 ? "%lld ms" : "no answer", (long long)age_ms);
-        buf_addf(out, "%-19s %-11s %-9s %-10s %-11s %s\n", str(n, "name"), str(n, "role"), str(n, "raft"),
-                 str(n, "services"), str(n, "release"), age);
+        buf_addf(out, "%-19s %-11s %-9s %-10s %-11s %-6lld %s\n", str(n, "name"), str(n, "role"),
+                 str(n, "raft"), str(n, "services"), str(n, "release"),
+                 (long long)json_integer_value(json_object_get(n, "level")), age);
     }
 }
 
@@ -363,11 +370,13 @@ void admin_dbrepl_repair(struct admin_call *call)
     if (n->id != call->env->node_id) {
         admin_forward(call, n->id);
     } else if (st.leader == 0 || st.n_peers == 0) {
-        admin_fail(call, "%s", st.n_peers ? "no leader is known: a majority of the voters must be reachable first"
-                                          : "there is no other member to take a copy from");
+        admin_fail(call, "%s",
+                   st.n_peers ? "no leader is known: a majority of the voters must be reachable first"
+                              : "there is no other member to take a copy from");
     } else {
         replica_take_copy(call->env->replica);
-        admin_acted(call, "%s takes a fresh copy and restarts with it; see impcli dbreplication runtimestate", n->name);
+        admin_acted(call, "%s takes a fresh copy and restarts with it; see impcli dbreplication runtimestate",
+                    n->name);
     }
 }
 

@@ -45,17 +45,19 @@ static json_t *node_json(struct admin_call *call, const Imp__ClusterRow *cluster
                          const struct replica_status *st, const Imp__NodeRow *n)
 {
     const char *state = n->state == IMP__NODE_STATE__NODE_MEMBER ? "member" : "joining";
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:s, s:I}", "name", n->name, "address", n->address,
-                     "role", role_of(cluster, n), "raft", raft_role(st, call->env->node_id, n->id), "release",
-                     n->release, "up", n->up, "drained", n->drained, "state", state, "users",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:b, s:b, s:s, s:I}", "name", n->name, "address",
+                     n->address, "role", role_of(cluster, n), "raft",
+                     raft_role(st, call->env->node_id, n->id), "release", n->release, "level", (int)n->level,
+                     "up", n->up, "drained", n->drained, "state", state, "users",
                      (json_int_t)count_users(call, n->id));
 }
 
 void admin_node_list(struct admin_call *call)
 {
     static const struct admin_column columns[] = {
-        {"name", "NAME"},       {"address", "ADDRESS"}, {"role", "ROLE"},       {"raft", "RAFT"},
-        {"release", "RELEASE"}, {"up", "UP"},           {"drained", "DRAINED"}, {"users", "USERS"}};
+        {"name", "NAME"}, {"address", "ADDRESS"}, {"role", "ROLE"},
+        {"raft", "RAFT"}, {"release", "RELEASE"}, {"level", "LEVEL"},
+        {"up", "UP"},     {"drained", "DRAINED"}, {"users", "USERS"}};
     struct replica_status st;
     struct store_iter it;
     struct key prefix;

@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "cluster/seal.h"
 #include "node/admin_handlers.h"
+#include "replication/levels.h"
 #include "replication/settings.h"
 #include <string.h>
 
@@ -99,6 +100,13 @@ static bool add_change(struct admin_call *call, struct change_list *l, const cha
     if (id < 0 || (value && setting_check(key, value, &err))) {
         admin_fail(call, "%s%s", where,
                    id < 0 ? arena_printf(&call->arena, "there is no setting '%s'", key) : err.text);
+        return false;
+    }
+    unsigned level = fsm_level(admin_read(call), &call->arena);
+    if (setting_defs[id].level > level) {
+        char remedy[LEVEL_TEXT_MAX];
+        level_remedy(remedy, setting_defs[id].level);
+        admin_fail(call, "%s%s: %s", where, key, remedy);
         return false;
     }
     Imp__SettingChange *c = &l->items[l->n];

@@ -1,4 +1,5 @@
 /* The steps of a start, in order, and their undoing in reverse. */
+#include "base/release.h"
 #include "node/node_impl.h"
 #include "node/sync_glue.h"
 #include <stdio.h>
@@ -80,7 +81,7 @@ static int start_replica(struct node *n, struct err_ctx *err)
     struct replica_options o = {
         .dir = n->dir.path,
         .node_id = n->id.node,
-        .release = IMP_RELEASE,
+        .release = release_name(),
         .store = n->store,
         .tls_client = n->tls_raft,
         .identify = identify,
@@ -108,7 +109,7 @@ static int start_links(struct node *n, struct err_ctx *err)
         .log = log_category(n->log_root, "link"),
         .metrics = &n->metrics,
         .node_id = n->id.node,
-        .release = IMP_RELEASE,
+        .release = release_name(),
         .tls_client = n->tls_link,
         .on_seen = on_seen,
         .user = n,
@@ -123,7 +124,7 @@ static int start_links(struct node *n, struct err_ctx *err)
         .reader = n->reader,
         .seal = &n->ring,
         .cluster_id = n->id.cluster_id,
-        .release = IMP_RELEASE,
+        .release = release_name(),
     });
     n->manager = member_manager_new(&(struct member_manager_options){
         .loop = n->loop,

@@ -1,4 +1,5 @@
 /* The control loop's view of the store: what changed, what follows from it, and the replication watcher. */
+#include "base/release.h"
 #include "node/node_impl.h"
 #include "node/sync_glue.h"
 #include <inttypes.h>
@@ -36,6 +37,7 @@ static void on_members(struct node *n)
     n->was_member |= control_self(n) != NULL;
     member_manager_set_members(n->manager, n->members);
     links_set_members(n->links, n->members);
+    level_on_members(n, old);
     members_free(old);
 }
 
@@ -229,7 +231,7 @@ static void step_watcher(struct node *n, uint64_t now_ms)
         .leader_known = st->leader != 0,
         .sync_configured = sync_glue_is_configured(n->sync),
         .first_sync_done = sync_glue_first_sync_done(n->sync),
-        .release = IMP_RELEASE,
+        .release = release_name(),
         .publisher_release = publisher && *publisher->release ? publisher->release : NULL,
         .timeout_s = (unsigned)setting_int(control_read(n), n->id.name, SETTING_WATCHER_TIMEOUT),
     };
@@ -272,8 +274,7 @@ static void propose_update(struct node *n, const struct member *self)
         address[strcspn(address, "]")] = '\0';
     const char *public_name = *c->public_name ? c->public_name : address;
     if (!strcmp(self->address, address) && self->cluster_port == c->listen_cluster.port &&
-        (!xmpp_port || self->xmpp_port == xmpp_port) && !strcmp(self->release, IMP_RELEASE) &&
-        !strcmp(self->public_name, public_name))
+        (!xmpp_port || self->xmpp_port == xmpp_port) && !strcmp(self->public_name, public_name))
         return;
     Imp__Command command = IMP__COMMAND__INIT;
     Imp__NodeUpdate update = IMP__NODE_UPDATE__INIT;
@@ -282,7 +283,6 @@ static void propose_update(struct node *n, const struct member *self)
     update.cluster_port = c->listen_cluster.port;
     update.public_name = (char *)c->public_name;
     update.xmpp_port = xmpp_port;
-    update.release = (char *)IMP_RELEASE;
     command.body_case = IMP__COMMAND__BODY_NODE_UPDATE;
     command.node_update = &update;
     n->update_in_flight = !control_submit(n, &command, on_updated, n);

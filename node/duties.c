@@ -177,7 +177,8 @@ static void check_clock(struct node *n)
     const struct replica_status *s = &n->status;
     if (s->is_clock_skewed)
         alarms_raise(n->alarms, ALARM_CLOCK_SKEW, n->id.node,
-                     "the clock of %s is %" PRId64 " s %s those of the other nodes: set it, and let NTP keep it",
+                     "the clock of %s is %" PRId64
+                     " s %s those of the other nodes: set it, and let NTP keep it",
                      n->id.name, (s->clock_ahead_ms < 0 ? -s->clock_ahead_ms : s->clock_ahead_ms) / 1000,
                      s->clock_ahead_ms < 0 ? "behind" : "ahead of");
     else
@@ -205,4 +206,5 @@ void duties_step(struct node *n, uint64_t now_ms)
         node_tls_check(n);
     }
     node_tls_propose_default(n);
+    level_step(n);
 }

@@ -1,7 +1,9 @@
 #include "node/enrol.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "cluster/identity.h"
+#include "replication/levels.h"
 #include "replication/replica.h"
 #include <stdio.h>
 #include <string.h>
@@ -118,7 +120,8 @@ static int write_bootstrap(const struct material *m, const struct enrol_new_clus
     node.cluster_port = c->listen_cluster.port;
     node.public_name = (char *)c->public_name;
     node.xmpp_port = c->listen_xmpp.off ? 0 : c->listen_xmpp.port;
-    node.release = (char *)IMP_RELEASE;
+    node.release = (char *)release_name();
+    node.level = level_known();
     node.state = IMP__NODE_STATE__NODE_MEMBER;
     node.public_key_hash = (ProtobufCBinaryData){32, (uint8_t *)m->key_hash};
     node.joined_ms = clock_wall_ms();
@@ -130,6 +133,7 @@ static int write_bootstrap(const struct material *m, const struct enrol_new_clus
     bootstrap.cluster_id = (ProtobufCBinaryData){16, (uint8_t *)n->cluster_id};
     bootstrap.domain = (char *)n->domain;
     bootstrap.node = &node;
+    bootstrap.feature_level = level_known(); /* there is no older release to wait for */
     bootstrap.ca = &ca;
     Imp__Command command = IMP__COMMAND__INIT;
     command.time_ms = clock_wall_ms();

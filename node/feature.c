@@ -1,8 +1,9 @@
 /* The features of a node: the IM core on its shards, XMPP, user sync. */
+#include "base/release.h"
+#include "cluster/certs.h"
 #include "node/auth.h"
 #include "node/node_impl.h"
 #include "node/sync_glue.h"
-#include "cluster/certs.h"
 #include "protocols/xmpp/c2s_edge.h"
 #include "protocols/xmpp/xmpp.h"
 #include <stdio.h>
@@ -131,7 +132,7 @@ static int make_im(struct node *n, struct err_ctx *err)
                     &(struct im_options){
                         .node_id = n->id.node,
                         .n_shards = n->config.shards,
-                        .release = IMP_RELEASE,
+                        .release = release_name(),
                         .store = n->store,
                         .backend = {.user = n,
                                     .submit = submit,

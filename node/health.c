@@ -1,4 +1,5 @@
 /* What a node tells about itself over HTTPS: /healthz, /readyz, /metrics. */
+#include "base/release.h"
 #include "cluster/certs.h"
 #include "node/node_impl.h"
 #include "protocols/http/http_server.h"
@@ -44,7 +45,7 @@ static void on_readyz(void *user, struct http_answer *answer)
     json_t *reasons = collect_reasons(n);
     bool ready = json_array_size(reasons) == 0;
     json_t *body = json_pack("{s:b, s:s, s:s, s:o}", "ready", ready, "node", n->id.name, "release",
-                             IMP_RELEASE, "reasons", reasons);
+                             release_name(), "reasons", reasons);
     char *text = json_dumps(body, JSON_COMPACT);
     answer->status = ready ? 200 : 503;
     answer->content_type = "application/json";

@@ -1,4 +1,5 @@
 /* impnode: makes, joins and runs a node. */
+#include "base/release.h"
 #include "node/verbs.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -56,7 +57,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (!strcmp(argv[1], "--version")) {
-        printf("impnode %s\n", IMP_RELEASE);
+        printf("impnode %s\n", release_name());
         return 0;
     }
     for (size_t i = 0; i < N_VERBS; i++) {

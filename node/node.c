@@ -1,4 +1,5 @@
 #include "node/node.h"
+#include "base/release.h"
 #include "node/enrol.h"
 #include "node/node_impl.h"
 #include <errno.h>
@@ -183,7 +184,7 @@ int node_run(const struct node_options *o)
     char hex[33];
     datadir_hex(hex, n->id.cluster_id, 16);
     log_notice(n->log, "node %s (%u) of cluster %s, release %s, pid %d", n->id.name, n->id.node, hex,
-               IMP_RELEASE, (int)getpid());
+               release_name(), (int)getpid());
     raise_file_limit(n);
     if (loop_new(&n->loop, "control", n->log_root) || start_signals(n))
         node_fatal(n, true, "cannot start the control loop");

@@ -102,6 +102,11 @@ struct node {
     bool alone;        /* for so long that writes are refused at once */
     bool quorum_lost;  /* the alarm's */
     struct replica_status status;
+    struct {
+        bool in_flight;
+        uint64_t retry_ms;
+        uint64_t from_uid, from_index; /* where the next step of a migration goes on */
+    } level;
 
     unsigned dirty; /* enum node_dirty */
     struct deferred changed;
@@ -132,6 +137,10 @@ void duties_on_trouble(void *user, enum member_trouble trouble, uint32_t node, b
                        const char *text);
 void duties_on_tables_differ(void *user, uint64_t index, bool we_differ, bool tie, const uint32_t *nodes,
                              unsigned n);
+
+/* level.c: the feature level */
+void level_step(struct node *n);
+void level_on_members(struct node *n, const struct members *before); /* n->members is new */
 
 /* node_tls.c: this node's certificate and those that clients see */
 int node_tls_load(struct node *n, struct err_ctx *err); /* files of the data directory -> contexts */

@@ -1,6 +1,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "cluster/join.h"
 #include "node/enrol.h"
 #include "node/verbs.h"
@@ -86,7 +87,7 @@ static int ask(struct options *o, const struct datadir *d, const char *host, uns
         .name = o->config.name,
         .address = enrol_address(&o->config, address),
         .public_name = o->config.public_name,
-        .release = IMP_RELEASE,
+        .release = release_name(),
         .cluster_port = o->config.listen_cluster.port,
         .xmpp_port = o->config.listen_xmpp.off ? 0 : o->config.listen_xmpp.port,
         .witness = o->config.witness,

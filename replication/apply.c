@@ -1,6 +1,7 @@
 #include "replication/apply.h"
 
 #include "base/clock.h"
+#include "replication/levels.h"
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -33,6 +34,7 @@ struct apply {
     struct hash_point points[APPLY_HASH_POINTS];
     unsigned n_points;
     _Atomic uint64_t applied;
+    _Atomic unsigned level; /* the cluster's feature level */
 
     /* apply thread only */
     struct chunk *current; /* taken from the queue, not done yet */
@@ -41,7 +43,8 @@ struct apply {
     struct arena arena, session_arena;
     uint64_t index; /* being applied */
     unsigned n_commands;
-    bool members_changed, session_dirty, session_changed;
+    bool members_changed, session_dirty, session_changed, level_dirty;
+    unsigned new_level;
     struct apply_hash hash;
     struct hash_point point;
 };
@@ -69,13 +72,29 @@ void apply_read_session(struct store_txn *t, uint32_t node, struct proposer_rows
     arena_fini(&arena);
 }
 
-static void fatal(struct apply *a, const char *what, const char *detail)
+static void end(struct apply *a, bool again, const char *what, const char *detail)
 {
     char text[512];
     snprintf(text, sizeof(text), "applying entry %llu: %s%s%s", (unsigned long long)a->index, what,
              detail ? ": " : "", detail ? detail : "");
-    a->config.on_fatal(a->config.user, text);
+    a->config.on_fatal(a->config.user, again, text);
     log_fatal(a->config.log, "%s", text); /* nothing can go on from here */
+}
+
+static void fatal(struct apply *a, const char *what, const char *detail)
+{
+    end(a, true, what, detail);
+}
+
+/* Nothing of a level that this release does not know is ever committed here: what it would make of the
+ * entries behind it may differ from what the others make. */
+static void check_level(struct apply *a)
+{
+    struct err_ctx err = {0};
+    a->level_dirty = false;
+    a->new_level = fsm_level(a->txn, &a->arena);
+    if (level_refuse(a->new_level, &err))
+        end(a, false, "the cluster has moved on", err.text);
 }
 
 static void on_change(void *user, enum table t, const struct key *k, bool deleted)
@@ -84,6 +103,8 @@ static void on_change(void *user, enum table t, const struct key *k, bool delete
     if (table_scope(t) == SCOPE_LOCAL)
         return;
     feed_event(a->config.feed, a->index, t, k, deleted);
+    if (t == TABLE_CLUSTER)
+        a->level_dirty = true;
     if (t == TABLE_NODE || t == TABLE_NODE_TOMBSTONE) {
         a->members_changed = true;
         a->session_dirty = true;
@@ -146,6 +167,8 @@ static void apply_proposal(struct apply *a, const Imp__Proposal *p, uint64_t ter
         note_hash_point(a);
     if (a->session_dirty)
         check_session(a);
+    if (a->level_dirty)
+        check_level(a);
 }
 
 static void apply_command(struct apply *a, const struct rlog_entry *e)
@@ -189,6 +212,7 @@ static void commit(struct apply *a)
     a->txn = NULL;
     if (a->point.index)
         publish_hash_point(a); /* before the index says that it can be asked for */
+    atomic_store_explicit(&a->level, a->new_level, memory_order_release); /* before answers are posted */
     atomic_store_explicit(&a->applied, a->position.applied_index, memory_order_release);
     metrics_set(a->config.metrics, METRIC_RAFT_APPLIED_INDEX, (int64_t)a->position.applied_index);
 
@@ -299,6 +323,8 @@ struct apply *apply_new(const struct apply_config *config)
     a->position.conf = a->position.n_conf ? mem_dup(a->position.conf, a->position.n_conf) : NULL;
     struct proposer_rows rows;
     apply_read_session(t, config->node, &rows);
+    a->new_level = fsm_level(t, &arena);
+    atomic_store(&a->level, a->new_level);
     proposer_on_rows(config->proposer, clock_monotonic_ms(), &rows, on_session_end, a);
     arena_fini(&arena);
     store_reader_free(reader);
@@ -378,6 +404,11 @@ void apply_take(struct apply *a, struct apply_news *out)
     a->news.members_changed = a->news.session_changed = false;
     a->news.n_hashes = 0;
     pthread_mutex_unlock(&a->lock);
+}
+
+unsigned apply_level(const struct apply *a)
+{
+    return atomic_load_explicit(&((struct apply *)a)->level, memory_order_acquire);
 }
 
 uint64_t apply_index(const struct apply *a)

@@ -21,7 +21,7 @@ struct apply_config {
     struct feed *feed;
     void (*on_batch)(void *user); /* apply thread, after a commit: apply_take soon */
     void (*on_work)(void *user);  /* without a thread: something was queued, apply_step is due; may be NULL */
-    void (*on_fatal)(void *user, const char *text);
+    void (*on_fatal)(void *user, bool exit_again, const char *text);
     void *user;
 };
 /* Reads the position from the store, and gives the proposer this node's rows. */
@@ -48,6 +48,7 @@ struct apply_news {
     } hashes[8];
 };
 void apply_take(struct apply *a, struct apply_news *out);
+unsigned apply_level(const struct apply *a); /* the cluster's feature level as committed; any thread */
 uint64_t apply_index(const struct apply *a); /* any thread */
 uint64_t apply_term(struct apply *a);        /* any thread */
 /* See replica_table_hashes. Any thread. */

@@ -32,7 +32,7 @@ enum conn_frame {
     FRAME_REFUSE = 2,
     FRAME_RAFT = 3,     /* message.h */
     FRAME_FORWARD = 4,  /* proposals of the sender for the leader: n x {epoch 8, seq 8, length 4, command} */
-    FRAME_REGISTER = 5, /* nonce 16, expected epoch 8, time 8 */
+    FRAME_REGISTER = 5, /* nonce 16, expected epoch 8, feature level known 4, release */
     FRAME_CONFIRM = 6,  /* term 8, round 8: is this your term and am I your leader? */
     FRAME_CONFIRM_OK = 7,  /* the same back: yes */
     FRAME_LEASE_PING = 8,  /* epoch 8, ping 8 */

@@ -41,4 +41,9 @@ void fsm_apply(struct store_txn *txn, const Imp__Command *command, const struct 
 bool fsm_execute(struct store_txn *txn, const Imp__Proposal *proposal, const struct fsm_input *in,
                  struct arena *arena, struct fsm_result *out);
 
+/* The cluster's feature level. */
+unsigned fsm_level(struct store_txn *txn, struct arena *arena);
+/* The level from which the command may be proposed; UINT_MAX: this release does not know it. */
+unsigned fsm_command_level(const Imp__Command *command);
+
 #endif

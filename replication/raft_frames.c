@@ -1,6 +1,7 @@
 /* Frames of peers, and what leaves for them; the ops that tie the state machines to the transport. Raft
  * thread. */
 #include "base/clock.h"
+#include "replication/levels.h"
 #include "replication/replica_impl.h"
 #include <string.h>
 
@@ -67,15 +68,16 @@ static bool pack_command(struct replica *r, Imp__Command *command)
     return ok;
 }
 
-void raft_frames_add_register(struct replica *r, uint32_t node, const uint8_t nonce[16],
-                              uint64_t expected_epoch)
+void raft_frames_add_register(struct replica *r, const struct registration *who)
 {
     Imp__NodeRegister body = IMP__NODE_REGISTER__INIT;
     Imp__Command command = IMP__COMMAND__INIT;
-    body.node = node;
-    body.nonce.data = (uint8_t *)nonce;
+    body.node = who->node;
+    body.nonce.data = (uint8_t *)who->nonce;
     body.nonce.len = PROPOSER_NONCE;
-    body.expected_epoch = expected_epoch;
+    body.expected_epoch = who->expected_epoch;
+    body.level = who->level;
+    body.release = (char *)who->release;
     command.body_case = IMP__COMMAND__BODY_NODE_REGISTER;
     command.node_register = &body;
     pack_command(r, &command);
@@ -84,14 +86,18 @@ void raft_frames_add_register(struct replica *r, uint32_t node, const uint8_t no
 static bool propose_register(void *user, const uint8_t nonce[PROPOSER_NONCE], uint64_t expected_epoch)
 {
     struct replica *r = user;
+    struct registration who = {r->options.node_id, nonce, expected_epoch, level_known(), r->release};
     if (r->route_leader == r->options.node_id) {
-        raft_frames_add_register(r, r->options.node_id, nonce, expected_epoch);
+        raft_frames_add_register(r, &who);
         return true;
     }
-    uint8_t body[PROPOSER_NONCE + 8];
-    memcpy(body, nonce, PROPOSER_NONCE);
-    put_u64(body + PROPOSER_NONCE, expected_epoch);
-    transport_send(r->transport, r->route_leader, FRAME_REGISTER, body, sizeof(body));
+    struct buf body = {0};
+    buf_add(&body, nonce, PROPOSER_NONCE);
+    buf_add_u64(&body, expected_epoch);
+    buf_add_u32(&body, who.level);
+    buf_adds(&body, who.release);
+    transport_send(r->transport, r->route_leader, FRAME_REGISTER, body.data, body.n);
+    buf_fini(&body);
     return true;
 }
 
@@ -132,8 +138,14 @@ static void on_register(struct replica *r, uint32_t node, struct reader *in)
 {
     const uint8_t *nonce = read_bytes(in, PROPOSER_NONCE);
     uint64_t expected = read_u64(in);
-    if (!in->failed && is_leader(r))
-        raft_frames_add_register(r, node, nonce, expected);
+    uint32_t level = read_u32(in);
+    size_t n = reader_left(in);
+    const void *text = read_bytes(in, n);
+    char release[64] = "";
+    if (in->failed || n >= sizeof(release) || !is_leader(r))
+        return;
+    memcpy(release, text, n);
+    raft_frames_add_register(r, &(struct registration){node, nonce, expected, level, release});
 }
 
 /* ---- confirmation rounds ---- */

@@ -1,4 +1,5 @@
 /* Opening, starting and stopping a replica, and what any thread may call. */
+#include "replication/levels.h"
 #include "replication/replica_impl.h"
 
 #include "base/clock.h"
@@ -93,6 +94,7 @@ out:
 
 /* ---- open ---- */
 
+/* Before anything of this node runs or speaks. */
 static int check_cluster(struct replica *r, struct err_ctx *err)
 {
     struct arena arena;
@@ -106,6 +108,8 @@ static int check_cluster(struct replica *r, struct err_ctx *err)
                        "the data in %s belongs to another cluster than this node's certificate: give "
                        "the node its own data directory, or join it anew",
                        r->dir);
+    else if (row)
+        code = level_refuse(row->feature_level, err);
     arena_fini(&arena);
     store_reader_reset(r->reader);
     return code;
@@ -138,9 +142,9 @@ static void on_batch(void *user)
     kick(&r->apply_kick);
 }
 
-static void on_apply_fatal(void *user, const char *text)
+static void on_apply_fatal(void *user, bool exit_again, const char *text)
 {
-    replica_fatal(user, true, "%s", text);
+    replica_fatal(user, exit_again, "%s", text);
 }
 
 bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node)
@@ -404,6 +408,8 @@ int proposal_submit(struct replica *r, Imp__Command *command, struct loop *loop,
     bool first;
     if (!call.to)
         return ERR_INVALID;
+    if (fsm_command_level(command) > apply_level(r->apply))
+        return ERR_UNSUPPORTED;
     command->time_ms = clock_wall_ms();
     size_t n = imp__command__get_packed_size(command);
     if (n > PROPOSER_MAX_COMMAND)
@@ -433,6 +439,11 @@ void replica_on_change(struct replica *r, struct loop *loop, void (*on_change)(v
     r->change_loop = loop;
     r->on_change = on_change;
     r->change_user = user;
+}
+
+unsigned replica_level(const struct replica *r)
+{
+    return apply_level(r->apply);
 }
 
 uint64_t replica_applied_index(const struct replica *r)

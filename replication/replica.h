@@ -93,7 +93,7 @@ typedef void proposal_done_fn(void *user, const struct proposal_result *result);
 /* COMMAND is packed before this returns; its time is filled in. 0: on_done is called exactly once, on LOOP,
  * after the feed events of the same index. ERR_LIMIT: 4096 in flight; ERR_UNAVAILABLE: no session yet,
  * stopping, or disk nearly full; on_done is then not called. Proposals of one thread execute in the order
- * submitted. timeout_ms 0: 30 s. */
+ * submitted. timeout_ms 0: 30 s. ERR_UNSUPPORTED: the cluster's feature level is below the command's. */
 int proposal_submit(struct replica *r, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
                     proposal_done_fn *on_done, void *user);
 
@@ -166,6 +166,7 @@ struct replica_status {
 void replica_get_status(struct replica *r, struct replica_status *out); /* a copy of the last published one */
 /* Called on LOOP at each change of role, leader, membership or session epoch. One. Before replica_start. */
 void replica_on_change(struct replica *r, struct loop *loop, void (*on_change)(void *user), void *user);
+unsigned replica_level(const struct replica *r); /* the cluster's feature level; cheap, atomic */
 uint64_t replica_applied_index(const struct replica *r); /* cheap, atomic */
 struct store *replica_store(struct replica *r);
 /* The hashes of all tables noted when the HashPoint at INDEX was applied here; the last 16 are kept.

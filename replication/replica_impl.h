@@ -128,8 +128,14 @@ extern const struct lease_ops replica_lease_ops;
 void raft_frames_flush_forward(struct replica *r);
 void raft_frames_ping_lease(struct replica *r, uint64_t epoch, uint64_t ping);
 void raft_frames_send_hash(struct replica *r, const struct apply_hash *h);
-void raft_frames_add_register(struct replica *r, uint32_t node, const uint8_t nonce[16],
-                              uint64_t expected_epoch);
+struct registration {
+    uint32_t node;
+    const uint8_t *nonce; /* PROPOSER_NONCE */
+    uint64_t expected_epoch;
+    uint32_t level; /* highest that the node's release knows */
+    const char *release;
+};
+void raft_frames_add_register(struct replica *r, const struct registration *who);
 
 /* ---- raft_requests.c ---- */
 void raft_requests_pump(struct replica *r, uint64_t now_ms);

@@ -1,17 +1,20 @@
 #include "replication/settings.h"
+#include "replication/levels.h"
 #include <stdlib.h>
 #include <string.h>
 
 const struct setting_def setting_defs[N_SETTINGS] = {
-#define X(id, key_, type_, unit_, min_, max_, def_, choices_, help_)                                           \
-    [SETTING_##id] = {.key = key_,                                                                             \
-                      .type = SETTING_IS_##type_,                                                              \
-                      .unit = unit_,                                                                           \
-                      .min = min_,                                                                             \
-                      .max = max_,                                                                             \
-                      .initial = def_,                                                                         \
-                      .choices = choices_,                                                                     \
-                      .help = help_},
+#define X(...) X_AT(1, __VA_ARGS__)
+#define X_AT(level_, id, key_, type_, unit_, min_, max_, def_, choices_, help_)                              \
+    [SETTING_##id] = {.key = key_,                                                                           \
+                      .type = SETTING_IS_##type_,                                                            \
+                      .unit = unit_,                                                                         \
+                      .min = min_,                                                                           \
+                      .max = max_,                                                                           \
+                      .initial = def_,                                                                       \
+                      .choices = choices_,                                                                   \
+                      .help = help_,                                                                         \
+                      .level = level_},
 #include "replication/settings.def"
 #undef X
 };
@@ -31,7 +34,7 @@ int setting_find(const char *key, char *node)
         key = dot + 1;
     }
     for (int i = 0; i < N_SETTINGS; i++)
-        if (strcmp(setting_defs[i].key, key) == 0)
+        if (strcmp(setting_defs[i].key, key) == 0 && setting_defs[i].level <= level_known())
             return i;
     return ERR_NOTFOUND;
 }
@@ -74,8 +77,8 @@ int setting_check(const char *key, const char *value, struct err_ctx *err)
         return 0;
     case SETTING_IS_INT:
         if (!parse_int(value, &v) || v < def->min || v > def->max)
-            return err_set(err, ERR_INVALID, "%s is a number from %lld to %lld%s%s, not '%.100s'", key, def->min, def->max,
-                           *def->unit ? " " : "", def->unit, value);
+            return err_set(err, ERR_INVALID, "%s is a number from %lld to %lld%s%s, not '%.100s'", key,
+                           def->min, def->max, *def->unit ? " " : "", def->unit, value);
         return 0;
     case SETTING_IS_ENUM:
         if (!is_choice(def->choices, value))
@@ -137,7 +140,8 @@ const char *setting_string(struct store_txn *t, const char *node_name, enum sett
     return value ? value : setting_defs[id].initial;
 }
 
-bool setting_sealed(struct store_txn *t, enum setting id, struct arena *a, const uint8_t **data, size_t *n_bytes)
+bool setting_sealed(struct store_txn *t, enum setting id, struct arena *a, const uint8_t **data,
+                    size_t *n_bytes)
 {
     struct key key;
     key_init(&key);

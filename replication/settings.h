@@ -20,6 +20,7 @@ struct setting_def {
     const char *initial; /* the default */
     const char *choices; /* "a|b|c" */
     const char *help;
+    unsigned level; /* of the cluster, from which it may be set */
 };
 extern const struct setting_def setting_defs[N_SETTINGS];
 

@@ -1,6 +1,7 @@
 /* gendoc man|completion|settings: the man page of impcli, its bash completion and the settings reference,
  * from the same tables that the programs use. Written to standard output. */
 #include "base/buf.h"
+#include "base/release.h"
 #include "node/rpc/command.h"
 #include "replication/settings.h"
 #include <stdio.h>
@@ -48,8 +49,8 @@ static void man_command(const struct command *c)
 
 static void write_man(void)
 {
-    puts(".TH IMPCLI 1 \"\" \"imp " IMP_RELEASE "\" \"imp\"\n"
-         ".SH NAME\nimpcli \\- steer an imp node and its cluster\n"
+    printf(".TH IMPCLI 1 \"\" \"imp %s\" \"imp\"\n", release_name());
+    puts(".SH NAME\nimpcli \\- steer an imp node and its cluster\n"
          ".SH SYNOPSIS\n.B impcli\n[\\-\\-data DIR | \\-\\-socket PATH] [\\-\\-json] AREA VERB [ARGUMENTS]\n"
          ".SH DESCRIPTION\nSpeaks to a node over its admin socket. Any node answers any command; writes "
          "reach the leader by\n"

@@ -1,4 +1,5 @@
 #include "replication/fsm/fsm_internal.h"
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -6,21 +7,54 @@
 enum session { SESSION_NONE, SESSION_IN, SESSION_OUT };
 struct command_def {
     enum session session;
+    unsigned level; /* of the cluster, from which it may be proposed and executed */
     void (*apply)(struct fsm *f, const void *body);
 };
 enum { N_CASES = 128 };
 
 static const struct command_def commands[N_CASES] = {
-#define X(case_, member, session_) [IMP__COMMAND__BODY_##case_] = {SESSION_##session_, fsm_do_##member},
+#define X(...) X_AT(1, __VA_ARGS__)
+#define X_AT(level_, case_, member, session_)                                                                \
+    [IMP__COMMAND__BODY_##case_] = {SESSION_##session_, level_, fsm_do_##member},
 #include "replication/fsm/commands.def"
 #undef X
 };
 
 /* NULL: a body that this release does not know, or none. */
-static const struct command_def *command_def(const Imp__Command *command)
+static const struct command_def *find_def(const Imp__Command *command)
 {
     unsigned n = command ? (unsigned)command->body_case : 0;
     return n < N_CASES && commands[n].apply ? &commands[n] : NULL;
+}
+
+/* Below its level a command is what it is to a release that does not know it: nothing. Else two releases
+ * would make two states of one log. */
+static const struct command_def *command_def(const Imp__Command *command, unsigned level)
+{
+    const struct command_def *def = find_def(command);
+    return def && def->level <= level ? def : NULL;
+}
+
+unsigned fsm_command_level(const Imp__Command *command)
+{
+    const struct command_def *def = find_def(command);
+    return def ? def->level : UINT_MAX;
+}
+
+static Imp__ClusterRow *read_cluster(struct store_txn *txn, struct arena *arena)
+{
+    struct key none = fsm_key_none();
+    return store_find_row(txn, TABLE_CLUSTER, &none, arena);
+}
+
+static unsigned level_of(const Imp__ClusterRow *cluster)
+{
+    return cluster && cluster->feature_level ? cluster->feature_level : LEVEL_FIRST;
+}
+
+unsigned fsm_level(struct store_txn *txn, struct arena *arena)
+{
+    return level_of(read_cluster(txn, arena));
 }
 
 /* All members of the oneof are pointers that share one place. */
@@ -60,14 +94,22 @@ static void advance_time(struct fsm *f)
     store_put_row(f->txn, TABLE_CLOCK, &k, &row);
 }
 
+/* Writes nothing, not even an audit row: its text would differ between releases. */
+static void refuse_unknown(struct fsm *f)
+{
+    char text[LEVEL_TEXT_MAX];
+    const struct command_def *def = find_def(f->command);
+    if (def)
+        level_remedy(text, def->level);
+    fsm_refuse(f, ERR_UNSUPPORTED, "%s", def ? text : "this release does not know the command");
+}
+
 static void apply(struct fsm *f)
 {
-    const struct command_def *def = command_def(f->command);
-    struct key none = fsm_key_none();
     memset(f->out, 0, sizeof *f->out);
-    f->cluster = store_find_row(f->txn, TABLE_CLUSTER, &none, f->arena);
+    const struct command_def *def = command_def(f->command, f->level);
     if (!def) {
-        fsm_refuse(f, ERR_UNSUPPORTED, "this release does not know the command");
+        refuse_unknown(f);
     } else if (!f->cluster && f->command->body_case != IMP__COMMAND__BODY_BOOTSTRAP) {
         fsm_refuse(f, ERR_UNAVAILABLE, "there is no cluster yet");
     } else {
@@ -82,7 +124,14 @@ static void apply(struct fsm *f)
 void fsm_apply(struct store_txn *txn, const Imp__Command *command, const struct fsm_input *in,
                struct arena *arena, struct fsm_result *out)
 {
-    struct fsm f = {.txn = txn, .command = command, .in = in, .arena = arena, .out = out};
+    Imp__ClusterRow *cluster = read_cluster(txn, arena);
+    struct fsm f = {.txn = txn,
+                    .command = command,
+                    .in = in,
+                    .arena = arena,
+                    .out = out,
+                    .cluster = cluster,
+                    .level = level_of(cluster)};
     apply(&f);
 }
 
@@ -103,14 +152,21 @@ static bool take_sequence(struct store_txn *txn, const Imp__Proposal *p, struct 
 bool fsm_execute(struct store_txn *txn, const Imp__Proposal *p, const struct fsm_input *in,
                  struct arena *arena, struct fsm_result *out)
 {
-    const struct command_def *def = command_def(p->command);
+    Imp__ClusterRow *cluster = read_cluster(txn, arena);
+    const struct command_def *def = command_def(p->command, level_of(cluster));
     enum session session = def ? def->session : SESSION_NONE;
     if (!p->command || (p->node == 0) != (session == SESSION_OUT))
         return false;
     if (p->node && !take_sequence(txn, p, arena))
         return false;
-    struct fsm f = {
-        .txn = txn, .command = p->command, .in = in, .arena = arena, .out = out, .proposer = p->node};
+    struct fsm f = {.txn = txn,
+                    .command = p->command,
+                    .in = in,
+                    .arena = arena,
+                    .out = out,
+                    .proposer = p->node,
+                    .cluster = cluster,
+                    .level = level_of(cluster)};
     apply(&f);
     return true;
 }

@@ -59,7 +59,7 @@ void fsm_do_bootstrap(struct fsm *f, const void *body)
     }
     Imp__ClusterRow cluster = IMP__CLUSTER_ROW__INIT;
     cluster.cluster_id = b->cluster_id;
-    cluster.feature_level = FSM_FEATURE_LEVEL;
+    cluster.feature_level = b->feature_level ? b->feature_level : LEVEL_FIRST;
     cluster.publisher = b->node->id;
     cluster.publisher_epoch = 1;
     cluster.next_node = b->node->id + 1;
@@ -100,14 +100,42 @@ void fsm_do_publisher_set(struct fsm *f, const void *body)
     f->out->value = f->cluster->publisher_epoch;
 }
 
+/* A node that has not registered yet may be of any release. */
+static unsigned known_by(const Imp__NodeRow *node)
+{
+    return node->level ? node->level : LEVEL_FIRST;
+}
+
+/* Of all members, also of those that are down: the rows say what the last registered life of each one knew.
+ */
+static const Imp__NodeRow *lowest_member(struct fsm *f)
+{
+    const Imp__NodeRow *lowest = NULL;
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_NODE, NULL);
+    while (store_iter_next(&i)) {
+        const Imp__NodeRow *row = store_iter_row(&i, f->arena);
+        if (row && (!lowest || known_by(row) < known_by(lowest)))
+            lowest = row;
+    }
+    store_iter_fini(&i);
+    return lowest;
+}
+
+/* Does not ask what this program knows: its result must be the same everywhere. A node whose release does not
+ * know the level ends before it commits this (apply.c). */
 void fsm_do_feature_level(struct fsm *f, const void *body)
 {
     const Imp__FeatureLevel *b = body;
-    if (b->level > FSM_FEATURE_LEVEL) {
-        fsm_refuse(f, ERR_UNSUPPORTED, "this release knows feature level %d", FSM_FEATURE_LEVEL);
-    } else if (b->level < f->cluster->feature_level) {
-        fsm_refuse(f, ERR_CONFLICT, "the feature level is %u and never falls", f->cluster->feature_level);
-    } else {
+    const Imp__NodeRow *lowest = lowest_member(f);
+    if (b->level < f->level)
+        fsm_refuse(f, ERR_CONFLICT, "the feature level is %u and never falls", f->level);
+    else if (lowest && known_by(lowest) < b->level)
+        fsm_refuse(f, ERR_CONFLICT, "%s has release %.60s, which knows feature level %u only", lowest->name,
+                   lowest->release, known_by(lowest));
+    else if (b->level > f->level && setting_bool(f->txn, NULL, SETTING_HOLD_FEATURE_LEVEL))
+        fsm_refuse(f, ERR_DENIED, "cluster.hold_feature_level is set");
+    else {
         f->cluster->feature_level = b->level;
         fsm_put_cluster(f);
     }

@@ -5,11 +5,11 @@
 
 #include "base/mem.h"
 #include "replication/fsm.h"
+#include "replication/levels.h"
 #include "replication/settings.h"
 
 enum {
-    FSM_FEATURE_LEVEL = 1, /* highest that this release knows */
-    FSM_MAX_ROWS = 1000,   /* of one command */
+    FSM_MAX_ROWS = 1000, /* of one command */
     FSM_HASH_BYTES = 32,
     FSM_NAME_MAX = 63,
     FSM_TEXT_MAX = 1023, /* names and other texts */
@@ -28,6 +28,7 @@ struct fsm {
     uint32_t proposer; /* node of the session; 0: none, nothing is bound to a home then */
     uint64_t now_ms;   /* FSM time */
     Imp__ClusterRow *cluster;
+    unsigned level; /* of the cluster: selects behaviour and row bytes */
 };
 
 #define X(case_, member, session) void fsm_do_##member(struct fsm *f, const void *body);
@@ -50,6 +51,7 @@ struct key fsm_key_str(const char *s);
 void fsm_put_id(struct fsm *f, enum table table, const struct key *k, uint64_t id);
 uint64_t fsm_find_id(struct fsm *f, enum table table, const struct key *k); /* 0: none */
 void fsm_put_empty(struct fsm *f, enum table table, const struct key *k);
+bool fsm_has_rows(struct fsm *f, enum table table);
 uint64_t fsm_count(struct fsm *f, enum table table, const struct key *k);
 void fsm_count_add(struct fsm *f, enum table table, const struct key *k, int64_t delta); /* a row of 0 goes */
 void fsm_delete_prefix(struct fsm *f, enum table table, const struct key *prefix);

@@ -1,5 +1,10 @@
-/* Messages for users who are away (architecture: Messages). Body by log index, one index row per party, and
- * the origin that recognises a repeat; origins go some time after. */
+/* Messages for users who are away (architecture: Messages), and the origins that recognise a repeat.
+ *
+ * A message is three puts: the recipient's index row, which holds it; what the recipient has waiting; the
+ * origin, under the quarter of an hour in which it came, so that old ones are found without an index of their
+ * own. Level 1 had five: the body by log index, an index row without it, the count, the origin, and the
+ * origin's age. Such rows are read as long as there are any; they go with delivery, with age, and by
+ * MessageMigrate. */
 #include "replication/fsm/fsm_internal.h"
 #include <string.h>
 
@@ -8,7 +13,6 @@ enum {
     ORIGINS_PER_MESSAGE = 2,
     ORIGIN_KEEP_MS = 15 * 60 * 1000,
     STANZA_BYTES_MAX = 1 << 20,
-    PENDING_BYTES_MAX = 32 << 20, /* of one user */
 };
 
 static struct key message_key(uint64_t index, uint32_t place)
@@ -20,6 +24,48 @@ static struct key message_key(uint64_t index, uint32_t place)
 
 /* ---- repeats ---- */
 
+static struct key repeat_key(uint64_t quarter, uint64_t uid, const char *origin)
+{
+    struct key k = fsm_key_u64(quarter);
+    key_u64(&k, uid);
+    key_str(&k, origin);
+    return k;
+}
+
+/* Log index of the message that came from the origin before; 0: none. */
+static uint64_t find_repeat(struct fsm *f, uint64_t uid, const char *origin)
+{
+    struct key k = fsm_key_u64_str(uid, origin);
+    uint64_t found = 0, quarter = f->now_ms / ORIGIN_KEEP_MS;
+    if (!*origin)
+        return 0;
+    if (f->level < LEVEL_2 || fsm_has_rows(f, TABLE_MESSAGE_ORIGIN))
+        found = fsm_find_id(f, TABLE_MESSAGE_ORIGIN, &k);
+    for (unsigned i = 0; f->level >= LEVEL_2 && !found && i < 2 && quarter >= i; i++) {
+        k = repeat_key(quarter - i, uid, origin);
+        found = fsm_find_id(f, TABLE_MESSAGE_REPEAT, &k);
+    }
+    return found;
+}
+
+/* Those of the quarters before the last one; more go than come. */
+static void forget_repeats(struct fsm *f)
+{
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_MESSAGE_REPEAT, NULL);
+    for (int n = 0; n < ORIGINS_PER_MESSAGE && store_iter_next(&i); n++) {
+        struct key_reader r;
+        struct key k;
+        key_read(&r, i.key, i.n_key);
+        if (key_read_u64(&r) + 1 >= f->now_ms / ORIGIN_KEEP_MS)
+            break;
+        key_init(&k);
+        key_bytes(&k, i.key, i.n_key);
+        store_delete(f->txn, TABLE_MESSAGE_REPEAT, &k);
+    }
+    store_iter_fini(&i);
+}
+
 static void remember_origin(struct fsm *f, uint64_t uid, char *origin)
 {
     Imp__OriginRow row = IMP__ORIGIN_ROW__INIT;
@@ -27,6 +73,11 @@ static void remember_origin(struct fsm *f, uint64_t uid, char *origin)
     row.origin = origin;
     row.time_ms = f->now_ms;
     struct key k = fsm_key_u64_str(uid, origin), age = message_key(f->in->index, f->in->place);
+    if (f->level >= LEVEL_2) {
+        k = repeat_key(f->now_ms / ORIGIN_KEEP_MS, uid, origin);
+        fsm_put_id(f, TABLE_MESSAGE_REPEAT, &k, f->in->index);
+        return;
+    }
     fsm_put_id(f, TABLE_MESSAGE_ORIGIN, &k, f->in->index);
     store_put_row(f->txn, TABLE_MESSAGE_ORIGIN_AGE, &age, &row);
 }
@@ -66,6 +117,12 @@ static void count_pending(struct fsm *f, uint64_t uid, int64_t n, int64_t n_byte
         store_delete(f->txn, TABLE_USER_STATE, &k);
 }
 
+static uint64_t bytes_limit(struct fsm *f)
+{
+    return (uint64_t)setting_int(f->txn, NULL,
+                                 SETTING_XMPP_OFFLINE_BYTES); /* below level 2 it cannot be set */
+}
+
 static bool is_full(struct fsm *f, uint64_t uid, size_t n_bytes)
 {
     struct key k = fsm_key_u64(uid);
@@ -74,7 +131,7 @@ static bool is_full(struct fsm *f, uint64_t uid, size_t n_bytes)
     if (!row)
         row = &none;
     return row->n_pending >= setting_int(f->txn, NULL, SETTING_XMPP_OFFLINE_LIMIT) ||
-           row->pending_bytes + n_bytes > PENDING_BYTES_MAX;
+           row->pending_bytes + n_bytes > bytes_limit(f);
 }
 
 static void store_message(struct fsm *f, const Imp__MessageStore *b)
@@ -93,10 +150,15 @@ static void store_message(struct fsm *f, const Imp__MessageStore *b)
     index.peer_uid = sender ? sender->uid : 0;
     struct key k = message_key(f->in->index, f->in->place);
     struct key by_user = fsm_key_u64_u64_u32(b->to_uid, f->in->index, f->in->place);
-    store_put_row(f->txn, TABLE_MESSAGE, &k, &row);
+    if (f->level >= LEVEL_2)
+        index.message = &row;
+    else
+        store_put_row(f->txn, TABLE_MESSAGE, &k, &row);
     store_put_row(f->txn, TABLE_MESSAGE_INDEX, &by_user, &index);
     count_pending(f, b->to_uid, 1, b->stanza.len);
     forget_origins(f);
+    if (f->level >= LEVEL_2)
+        forget_repeats(f);
     if (*b->origin)
         remember_origin(f, b->to_uid, b->origin);
 }
@@ -115,8 +177,7 @@ void fsm_do_message_store(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_INVALID, "the message is empty or too long");
         return;
     }
-    struct key k = fsm_key_u64_str(b->to_uid, b->origin);
-    uint64_t before = *b->origin ? fsm_find_id(f, TABLE_MESSAGE_ORIGIN, &k) : 0;
+    uint64_t before = find_repeat(f, b->to_uid, b->origin);
     if (before) {
         f->out->value = before;
         f->out->value2 = 1;
@@ -140,14 +201,16 @@ static bool mark(struct fsm *f, uint64_t uid, const Imp__MessageRef *ref)
     Imp__MessageIndexRow *index = store_find_row(f->txn, TABLE_MESSAGE_INDEX, &by_user, f->arena);
     if (!index || !index->pending)
         return false;
-    const Imp__MessageRow *row = store_find_row(f->txn, TABLE_MESSAGE, &k, f->arena);
+    const Imp__MessageRow *row =
+        index->message ? index->message : store_find_row(f->txn, TABLE_MESSAGE, &k, f->arena);
     count_pending(f, uid, -1, row ? -(int64_t)row->stanza.len : 0);
     if (row && row->archived) {
         index->pending = false;
         store_put_row(f->txn, TABLE_MESSAGE_INDEX, &by_user, index);
     } else {
         store_delete(f->txn, TABLE_MESSAGE_INDEX, &by_user);
-        store_delete(f->txn, TABLE_MESSAGE, &k);
+        if (!index->message)
+            store_delete(f->txn, TABLE_MESSAGE, &k);
     }
     return true;
 }
@@ -168,4 +231,50 @@ void fsm_do_message_mark(struct fsm *f, const void *body)
         return;
     for (size_t i = 0; i < b->n_refs; i++)
         f->out->value += mark(f, b->uid, b->refs[i]);
+}
+
+/* The body goes into the index row. False: it is there already. */
+static bool migrate_row(struct fsm *f, const struct store_iter *i)
+{
+    enum { UID_BYTES = 8 };
+    struct key by_user, k;
+    Imp__MessageIndexRow *index = store_unpack(TABLE_MESSAGE_INDEX, i->row, i->n_row, f->arena);
+    key_init(&by_user);
+    key_bytes(&by_user, i->key, i->n_key);
+    key_init(&k);
+    key_bytes(&k, (const uint8_t *)i->key + UID_BYTES, i->n_key - UID_BYTES);
+    if (!index || index->message || !(index->message = store_find_row(f->txn, TABLE_MESSAGE, &k, f->arena)))
+        return false;
+    store_put_row(f->txn, TABLE_MESSAGE_INDEX, &by_user, index);
+    store_delete(f->txn, TABLE_MESSAGE, &k);
+    return true;
+}
+
+/* Rows that need nothing are passed by as well: a step is bounded by what it looks at. */
+void fsm_do_message_migrate(struct fsm *f, const void *body)
+{
+    const Imp__MessageMigrate *b = body;
+    unsigned n = 0, max = b->max && b->max <= FSM_MAX_ROWS ? b->max : FSM_MAX_ROWS;
+    struct key from = fsm_key_u64(b->from_uid);
+    struct store_iter i;
+    uint64_t uid = 0, index = 0;
+    key_u64(&from, b->from_index);
+    store_iter_init(&i, f->txn, TABLE_MESSAGE_INDEX, NULL);
+    store_iter_seek(&i, &from);
+    while (store_iter_next(&i)) {
+        struct key_reader r;
+        key_read(&r, i.key, i.n_key);
+        uint64_t at_uid = key_read_u64(&r), at_index = key_read_u64(&r);
+        /* never between two messages of one entry: the next step begins at an index */
+        if (n >= max && (at_uid != uid || at_index != index)) {
+            f->out->value = at_uid;
+            f->out->value2 = at_index;
+            break;
+        }
+        uid = at_uid;
+        index = at_index;
+        migrate_row(f, &i);
+        n++;
+    }
+    store_iter_fini(&i);
 }

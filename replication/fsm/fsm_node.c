@@ -211,8 +211,8 @@ void fsm_do_node_update(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_NOTFOUND, "node %u is not a member", b->node);
         return;
     }
-    if (!fsm_is_text(b->address, 0, 255) || !fsm_is_text(b->public_name, 0, 255) ||
-        !fsm_is_text(b->release, 0, 63) || b->cluster_port > 65535 || b->xmpp_port > 65535) {
+    if (!fsm_is_text(b->address, 0, 255) || !fsm_is_text(b->public_name, 0, 255) || b->cluster_port > 65535 ||
+        b->xmpp_port > 65535) {
         fsm_refuse(f, ERR_INVALID, "an address or port is not valid");
         return;
     }
@@ -230,8 +230,6 @@ void fsm_do_node_update(struct fsm *f, const void *body)
         node->public_name = b->public_name;
     if (b->xmpp_port)
         node->xmpp_port = b->xmpp_port;
-    if (*b->release)
-        node->release = b->release;
     fsm_put_node(f, node);
 }
 

@@ -79,6 +79,14 @@ void fsm_put_empty(struct fsm *f, enum table table, const struct key *k)
     store_put_row(f->txn, table, k, &row);
 }
 
+bool fsm_has_rows(struct fsm *f, enum table table)
+{
+    struct store_hash hash;
+    uint64_t n_rows;
+    store_table_hash(f->txn, table, &hash, &n_rows);
+    return n_rows != 0;
+}
+
 uint64_t fsm_count(struct fsm *f, enum table table, const struct key *k)
 {
     const Imp__CountRow *row = store_find_row(f->txn, table, k, f->arena);

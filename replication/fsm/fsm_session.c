@@ -21,8 +21,8 @@ void fsm_do_node_register(struct fsm *f, const void *body)
         return;
     struct key k = fsm_key_u32(b->node);
     const Imp__ProposerRow *old = store_find_row(f->txn, TABLE_PROPOSER, &k, f->arena);
-    if (b->nonce.len != NONCE_BYTES) {
-        fsm_refuse(f, ERR_INVALID, "the nonce is not %d bytes long", NONCE_BYTES);
+    if (b->nonce.len != NONCE_BYTES || !fsm_is_text(b->release, 0, 63)) {
+        fsm_refuse(f, ERR_INVALID, "the nonce is not %d bytes long, or the release is no name", NONCE_BYTES);
         return;
     }
     if (old && old->epoch == node->epoch && old->nonce.len == NONCE_BYTES &&
@@ -35,8 +35,17 @@ void fsm_do_node_register(struct fsm *f, const void *body)
         f->out->value = node->epoch;
         return;
     }
+    unsigned level = b->level ? b->level : LEVEL_FIRST;
+    if (level < f->level) {
+        fsm_refuse(f, ERR_VERSION, "the cluster is at feature level %u, this release knows %u", f->level,
+                   level);
+        return;
+    }
     node->epoch++;
     node->up = false;
+    node->level = level;
+    if (*b->release)
+        node->release = b->release;
     node->state = IMP__NODE_STATE__NODE_MEMBER; /* this came over an authenticated link, too */
     fsm_put_node(f, node);
     Imp__ProposerRow row = IMP__PROPOSER_ROW__INIT;

@@ -22,7 +22,8 @@ static bool refuse_change(struct fsm *f, const Imp__SettingChange *c)
 {
     char node[SETTING_NODE_NAME_MAX];
     int id = strlen(c->key) > FSM_TEXT_MAX ? ERR_NOTFOUND : setting_find(c->key, node);
-    if (id < 0) {
+    if (id < 0 ||
+        setting_defs[id].level > f->level) { /* as to a release that does not know it: the text is kept */
         fsm_refuse(f, ERR_NOTFOUND, "there is no setting '%.100s'", c->key);
         return true;
     }

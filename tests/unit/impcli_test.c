@@ -8,6 +8,7 @@
 #include "admin.pb-c.h"
 #include "base/buf.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "node/rpc/command.h"
 #include <cmocka.h>
 #include <errno.h>
@@ -276,7 +277,7 @@ static void test_done(void **state)
     assert_int_equal(m->n_options, 1);
     assert_string_equal(m->options[0]->name, "node");
     assert_string_equal(m->options[0]->value, "n2");
-    assert_string_equal(m->release, IMP_RELEASE);
+    assert_string_equal(m->release, release_name());
     assert_int_equal(m->form, IMP__ADMIN_FORM__ADMIN_TEXT);
     assert_int_equal(m->input.len, 0);
     result_fini(&r);

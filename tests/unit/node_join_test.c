@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/release.h"
 #include "cluster/join.h"
 #include "cluster/link.h"
 #include "cluster/plane.h"
@@ -104,7 +105,7 @@ static int start(void **state)
     loop_add_before_poll(m->loop, &m->hook);
     struct replica_options ro = {.dir = m->dir,
                                  .node_id = 1,
-                                 .release = IMP_RELEASE,
+                                 .release = release_name(),
                                  .store = m->store,
                                  .log = m->log,
                                  .election_ms = 100,
@@ -120,7 +121,7 @@ static int start(void **state)
                                                             .reader = m->reader,
                                                             .seal = &m->ring,
                                                             .cluster_id = m->id.cluster_id,
-                                                            .release = IMP_RELEASE});
+                                                            .release = release_name()});
     assert_int_equal(plane_tls(&m->tls, NULL, m->cert, m->key, m->ca, &err), 0);
     struct plane_options po = {.loop = m->loop,
                                .log = m->log,
@@ -228,7 +229,7 @@ static struct join_request request_of(struct member_side *m, const struct token 
                                  .name = "n2",
                                  .address = "127.0.0.2",
                                  .public_name = "",
-                                 .release = IMP_RELEASE,
+                                 .release = release_name(),
                                  .cluster_port = 7800,
                                  .xmpp_port = 5222};
 }

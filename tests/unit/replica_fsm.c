@@ -195,3 +195,14 @@ bool fsm_execute(struct store_txn *txn, const Imp__Proposal *p, const struct fsm
     run(txn, p->command, in, arena, out);
     return true;
 }
+
+unsigned fsm_level(struct store_txn *txn, struct arena *arena)
+{
+    const Imp__ClusterRow *row = cluster_row(txn, arena);
+    return row->feature_level ? row->feature_level : 1;
+}
+
+unsigned fsm_command_level(const Imp__Command *command)
+{
+    return command->body_case == IMP__COMMAND__BODY_MESSAGE_MIGRATE ? 2 : 1;
+}
