@@ -19,6 +19,7 @@
 enum {
     MAX_CONNECTIONS = 64,
     REQUEST_TIMEOUT_MS = 10 * 1000, /* to send the request */
+    CURRENT_TIMEOUT_MS = 5 * 1000,  /* an election is shorter */
     OUTPUT_HIGH = 4 << 20,
 };
 
@@ -222,6 +223,38 @@ static bool words_are_utf8(const Imp__AdminRequest *m)
     return good;
 }
 
+/* --current: what was acknowledged anywhere before the question is applied here first. */
+static void on_current(void *user, int code, uint64_t index)
+{
+    struct admin_call *call = user;
+    const struct admin_env *env = call->env;
+    if (call->connection->admin->closed) {
+        admin_fail(call, "this node is stopping");
+    } else if (code) {
+        admin_fail(call,
+                   "%s cannot know the current state: no majority of the voters answered within %d s; "
+                   "without --current "
+                   "it tells what it has",
+                   env->node_name, CURRENT_TIMEOUT_MS / 1000);
+    } else {
+        if (store_reader_index(env->reader) < index)
+            store_reader_reset(env->reader); /* the turn's snapshot is older */
+        handlers[call->command - commands](call);
+    }
+}
+
+static void ask_current(struct admin_call *call)
+{
+    if (call->env->alone && *call->env->alone)
+        admin_fail(call,
+                   "%s has no contact to a majority of the voters and cannot know the current state; without "
+                   "--current "
+                   "it tells what it has",
+                   call->env->node_name);
+    else
+        replica_barrier(call->env->replica, call->env->loop, CURRENT_TIMEOUT_MS, on_current, call);
+}
+
 static void dispatch(struct admin_connection *c)
 {
     struct admin_call *call = &c->call;
@@ -253,7 +286,10 @@ static void dispatch(struct admin_connection *c)
     if (call->command->access == COMMAND_WRITE)
         log_info(c->admin->log, "%s (uid %u): %s %s", call->who, call->os_uid, call->command->area,
                  call->command->verb);
-    handlers[call->command - commands](call);
+    if (admin_option(call, "current"))
+        ask_current(call);
+    else
+        handlers[call->command - commands](call);
 }
 
 /* ---- calls between nodes ---- */

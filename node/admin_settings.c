@@ -183,12 +183,23 @@ void admin_settings_set(struct admin_call *call)
     const char *value = call->n_args == 2
                             ? call->args[1]
                             : arena_strndup(&call->arena, call->input ? call->input : "", call->n_input);
+    const char *expected = admin_option(call, "expect");
+    if (secret && expected) {
+        admin_fail(call, "%s is a secret: it cannot be compared", call->args[0]);
+        return;
+    }
     struct change_list *l = arena_zalloc(&call->arena, sizeof *l);
     bool good = add_change(call, l, "", call->args[0], value);
     if (secret) /* sealed now */
         mem_wipe((char *)value, strlen(value));
-    if (good)
-        propose_changes(call, l);
+    if (!good)
+        return;
+    if (expected) {
+        l->items[0].compare = true;
+        l->items[0].expected = (char *)expected;
+        l->items[0].expected_unset = strcmp(expected, setting_defs[id].initial) == 0;
+    }
+    propose_changes(call, l);
 }
 
 void admin_settings_unset(struct admin_call *call)

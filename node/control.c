@@ -87,7 +87,9 @@ static void on_events(void *user, const struct feed_event *events, size_t n_even
 {
     struct node *n = user;
     unsigned dirty = 0;
-    (void)applied_index;
+    /* who proposed reads its own write, also later in this turn */
+    if (store_reader_index(n->reader) < applied_index)
+        store_reader_reset(n->reader);
     for (size_t i = 0; i < n_events; i++) {
         switch (events[i].table) {
         case TABLE_NODE:

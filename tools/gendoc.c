@@ -59,7 +59,13 @@ static void write_man(void)
          "/var/lib/imp).\n"
          ".TP\n.B \\-\\-socket PATH\nIts admin socket (default DIR/admin.sock).\n.TP\n.B \\-\\-json\nPrint "
          "JSON.\n"
-         ".TP\n.B \\-\\-help\nHelp, at every level.\n.SH COMMANDS");
+         ".TP\n.B \\-\\-help\nHelp, at every level.\n");
+    /* of many commands, so only here */
+    puts(".TP\n.B \\-\\-current\nOf commands that show what is stored: with everything that was acknowledged "
+         "on any node "
+         "before; needs a majority\nof the voters. Without it: what this node has applied, which may be "
+         "moments behind.\n"
+         ".SH COMMANDS");
     for (const struct command_area *a = command_areas; a->name; a++) {
         printf(".SS %s: ", a->name);
         man_text(a->help);

@@ -170,6 +170,8 @@ void command_help(struct buf *out, const char *program, const char *area, const 
         buf_addf(out, "\n\n%s\n", c->help);
         if (*command_input_help(c))
             buf_addf(out, "(%s)\n", command_input_help(c));
+        if (find_option(c, "current"))
+            buf_adds(out, COMMAND_CURRENT_HELP ".\n");
         return;
     }
     buf_addf(out, "Usage: %s %s VERB [ARGUMENTS]\n\n", program, area);

@@ -49,6 +49,9 @@ const char *command_input_help(const struct command *c);
 /* Help at each level: area NULL: everything; verb NULL: the area. Area and verb exist. */
 void command_help(struct buf *out, const char *program, const char *area, const char *verb);
 
+#define COMMAND_CURRENT_HELP                                                                                 \
+    "--current: with everything that was acknowledged on any node before; needs a majority of the voters.\n" \
+    "Without it: what this node has applied, which may be moments behind"
 enum { ADMIN_FRAME_MAX = 16 << 20 };
 
 #endif

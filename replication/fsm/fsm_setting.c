@@ -18,6 +18,27 @@ static bool refuse_value(struct fsm *f, const Imp__SettingChange *c, enum settin
     return f->out->code != 0;
 }
 
+/* Compare and set. What is unset has its default; which that is differs between releases, so the proposer
+ * decides. */
+static bool refuse_compare(struct fsm *f, const Imp__SettingChange *c, enum setting id)
+{
+    if (!c->compare)
+        return false;
+    if (setting_defs[id].type == SETTING_IS_SECRET) {
+        fsm_refuse(f, ERR_INVALID, "%s is a secret: it cannot be compared", c->key);
+        return true;
+    }
+    struct key k = fsm_key_str(c->key);
+    Imp__SettingRow *row = store_find_row(f->txn, TABLE_SETTING, &k, f->arena);
+    if (row ? strcmp(row->value, c->expected) == 0 : c->expected_unset)
+        return false;
+    if (row)
+        fsm_refuse(f, ERR_CONFLICT, "%s is '%.100s' now: nothing was changed", c->key, row->value);
+    else
+        fsm_refuse(f, ERR_CONFLICT, "%s is not set now: nothing was changed", c->key);
+    return true;
+}
+
 static bool refuse_change(struct fsm *f, const Imp__SettingChange *c)
 {
     char node[SETTING_NODE_NAME_MAX];
@@ -32,7 +53,7 @@ static bool refuse_change(struct fsm *f, const Imp__SettingChange *c)
         fsm_refuse(f, ERR_NOTFOUND, "there is no node '%s'", node);
         return true;
     }
-    return !c->unset && refuse_value(f, c, id);
+    return (!c->unset && refuse_value(f, c, id)) || refuse_compare(f, c, id);
 }
 
 void fsm_do_settings_apply(struct fsm *f, const void *body)

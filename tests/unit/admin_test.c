@@ -38,8 +38,10 @@ struct fake {
     int submit_code, result_code;
     const char *result_text;
     uint64_t result_value[4];
-    bool other_node_answers;
+    bool other_node_answers, alone;
+    int barrier_code;
     /* what they saw */
+    unsigned n_barriers;
     struct buf commands[8];
     unsigned n_commands;
 };
@@ -189,6 +191,26 @@ static void put(struct store_txn *t, enum table table, const struct key *k, cons
     store_put_row(t, table, k, row);
 }
 
+struct barrier_letter {
+    struct letter letter;
+    void (*on_done)(void *user, int code, uint64_t index);
+    void *user;
+};
+static void deliver_barrier(struct letter *letter)
+{
+    struct barrier_letter *b = container_of(letter, struct barrier_letter, letter);
+    b->on_done(b->user, fake->barrier_code, 40);
+    mem_free(b);
+}
+void replica_barrier(struct replica *r, struct loop *loop, unsigned timeout_ms,
+                     void (*on_done)(void *user, int code, uint64_t index), void *user)
+{
+    struct barrier_letter *b = mem_new(struct barrier_letter);
+    *b = (struct barrier_letter){{.deliver = deliver_barrier}, on_done, user};
+    fake->n_barriers++;
+    loop_post(loop, &b->letter);
+}
+
 static void put_node(struct store_txn *t, uint32_t id, const char *name)
 {
     Imp__NodeRow row = IMP__NODE_ROW__INIT;
@@ -299,6 +321,7 @@ static int start(void **state)
                                 .sync = (struct sync_agent *)1, /* only handed to the fakes */
                                 .node_id = 1,
                                 .node_name = "n1",
+                                .alone = &f->alone,
                                 .data_dir = f->dir};
     assert_int_equal(admin_open(&f->admin, &f->env, &err), 0);
     assert_int_equal(loop_start_thread(f->loop), 0);
@@ -592,6 +615,48 @@ static void test_token(void **state)
     }
 }
 
+/* --current: nothing is read before this node has applied what was committed when it was asked. */
+static void test_current(void **state)
+{
+    struct told t;
+    ask(&t, ASK(CALL("settings", "get", "axl.interval")));
+    assert_int_equal(fake->n_barriers, 0);
+    told_fini(&t);
+    ask(&t, ASK(CALL("settings", "get", "axl.interval"), .options = {"current", ""}));
+    assert_int_equal(t.status, 0);
+    assert_string_equal(t.text, "10\n");
+    assert_int_equal(fake->n_barriers, 1);
+    told_fini(&t);
+    fake->barrier_code = ERR_TIMEOUT;
+    refused("no majority of the voters answered", ASK(CALL("user", "list"), .options = {"current", ""}));
+    fake->barrier_code = 0;
+    fake->alone = true;
+    refused("n1 has no contact to a majority", ASK(CALL("audit", "list"), .options = {"current", ""}));
+    fake->alone = false;
+    assert_int_equal(fake->n_barriers, 2); /* who is alone is not asked for */
+    refused("unknown option", ASK(CALL("service", "list"), .options = {"current", ""}));
+}
+
+static void test_compare_and_set(void **state)
+{
+    struct told t;
+    ask(&t, ASK(CALL("settings", "set", "axl.interval", "7"), .options = {"expect", "10"}));
+    Imp__Command *c = command(0);
+    const Imp__SettingChange *change = c->settings_apply->changes[0];
+    assert_true(change->compare && change->expected_unset); /* 10 is the default */
+    assert_string_equal(change->expected, "10");
+    assert_string_equal(c->audited->command, "settings set axl.interval 7 --expect=10");
+    imp__command__free_unpacked(c, NULL);
+    told_fini(&t);
+    ask(&t, ASK(CALL("settings", "set", "axl.interval", "7"), .options = {"expect", "8"}));
+    c = command(0);
+    assert_true(c->settings_apply->changes[0]->compare && !c->settings_apply->changes[0]->expected_unset);
+    imp__command__free_unpacked(c, NULL);
+    told_fini(&t);
+    refused("cannot be compared",
+            ASK(CALL("settings", "set", "axl.password"), .input = "x", .options = {"expect", "y"}));
+}
+
 static void test_settings(void **state)
 {
     struct told t;
@@ -837,6 +902,7 @@ int main(void)
         cmocka_unit_test(test_table),        cmocka_unit_test(test_form),
         cmocka_unit_test(test_bad_requests), cmocka_unit_test(test_bad_frames),
         cmocka_unit_test(test_token),        cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_current),      cmocka_unit_test(test_compare_and_set),
         cmocka_unit_test(test_audit_line),   cmocka_unit_test(test_outcomes),
         cmocka_unit_test(test_assign),       cmocka_unit_test(test_removal_without_progress),
         cmocka_unit_test(test_passwords),    cmocka_unit_test(test_sessions),

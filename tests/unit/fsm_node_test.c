@@ -404,6 +404,44 @@ static struct fsm_result change(struct world *w, const char *key, const char *va
     return APPLY(w, SETTINGS_APPLY, settings_apply, &b);
 }
 
+static struct fsm_result compare_and_set(struct world *w, const char *value, const char *expected,
+                                         bool expected_unset)
+{
+    Imp__SettingChange good = IMP__SETTING_CHANGE__INIT, c = IMP__SETTING_CHANGE__INIT, *list[] = {&good, &c};
+    Imp__SettingsApply b = IMP__SETTINGS_APPLY__INIT;
+    good.key = (char *)"axl.user"; /* not changed when the other is refused */
+    good.value = (char *)value;
+    c.key = (char *)"axl.interval";
+    c.value = (char *)value;
+    c.compare = true;
+    c.expected = (char *)expected;
+    c.expected_unset = expected_unset;
+    b.n_changes = 2;
+    b.changes = list;
+    return APPLY(w, SETTINGS_APPLY, settings_apply, &b);
+}
+
+static void test_compare_and_set(void **state)
+{
+    struct world w;
+    world_open(&w);
+    REFUSED(&w, ERR_CONFLICT, compare_and_set(&w, "20", "10", false));
+    assert_int_equal(world_rows(&w, TABLE_SETTING), 0);
+    DONE(compare_and_set(&w, "20", "10", true));                      /* the default, as the proposer says */
+    REFUSED(&w, ERR_CONFLICT, compare_and_set(&w, "30", "10", true)); /* no longer unset */
+    REFUSED(&w, ERR_CONFLICT, compare_and_set(&w, "30", "", false));
+    DONE(compare_and_set(&w, "30", "20", false));
+    Imp__SettingChange c = IMP__SETTING_CHANGE__INIT, *list[] = {&c};
+    Imp__SettingsApply b = IMP__SETTINGS_APPLY__INIT;
+    c.key = (char *)"axl.password";
+    c.sealed = BYTES("s", 1);
+    c.compare = c.expected_unset = true;
+    b.n_changes = 1;
+    b.changes = list;
+    REFUSED(&w, ERR_INVALID, APPLY(&w, SETTINGS_APPLY, settings_apply, &b));
+    world_close(&w);
+}
+
 static void test_settings(void **state)
 {
     struct world w;
@@ -529,7 +567,8 @@ int main(void)
         cmocka_unit_test(test_register),         cmocka_unit_test(test_up_and_down),
         cmocka_unit_test(test_register_is_seen), cmocka_unit_test(test_home_choice),
         cmocka_unit_test(test_cluster_rows),     cmocka_unit_test(test_settings),
-        cmocka_unit_test(test_alarms),           cmocka_unit_test(test_audit_and_time),
+        cmocka_unit_test(test_compare_and_set),  cmocka_unit_test(test_alarms),
+        cmocka_unit_test(test_audit_and_time),
     };
     return cmocka_run_group_tests_name("fsm_node", tests, NULL, NULL);
 }
