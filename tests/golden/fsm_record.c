@@ -1,0 +1,500 @@
+/* fsm_record DIR: adds to the recorded logs of DIR (fsm-1.log, fsm-2.log, ...) one more with every command
+ * that they do not cover yet, and writes its hashes. What is there already is not touched: a release that has
+ * shipped gave those hashes. fsm_record --all DIR: throws the recording away and makes a new one, as long as
+ * nothing has shipped.
+ *
+ * The commands are made from the descriptions of their messages: each field is filled by its name and type
+ * from small sets of values, and what executes and, mostly, is not refused is kept. So a new command needs
+ * nothing here, unless it can only succeed with values that no set has: then its field names get a set in
+ * fill_*. */
+#include "base/mem.h"
+#include "golden.h"
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    N_NODES = 6,
+    N_NAMES = 14,
+    WANT_DONE = 16, /* of each command */
+    WANT_REFUSED = 3,
+    MAKERS = 4,
+    TRIES = 8000, /* to make a command that is not refused */
+    DEEPEST = 3,
+};
+
+struct recorder {
+    struct golden g;
+    struct arena a;
+    uint64_t seed, time_ms, term, next_uid, epoch[N_NODES + 1], seq[N_NODES + 1], publisher_epoch;
+    bool has_session[N_NODES + 1], is_up, for_node_1;
+    uint32_t node; /* of the command being made */
+    unsigned n_refused[GOLDEN_CASES];
+    struct buf log;
+};
+
+/* xorshift64*: the same everywhere and for ever. */
+static uint64_t rnd(struct recorder *r, uint64_t n)
+{
+    r->seed ^= r->seed >> 12;
+    r->seed ^= r->seed << 25;
+    r->seed ^= r->seed >> 27;
+    return (r->seed * 0x2545f4914f6cdd1dull >> 33) % n;
+}
+
+/* ---- values by field name ---- */
+
+static bool ends_in(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && !strcmp(s + n - m, end);
+}
+
+static char *user_name(struct recorder *r)
+{
+    return arena_printf(&r->a, "u%u", (unsigned)rnd(r, N_NAMES));
+}
+
+static char *jid(struct recorder *r)
+{
+    return arena_printf(&r->a, "%s@%s", user_name(r), rnd(r, 6) ? "example.com" : "far.example");
+}
+
+static const char *setting(struct recorder *r, bool is_key)
+{
+    static const char *const settings[][2] = {
+        {"assignment.mode", "none"},   {"assignment.mode", "balanced"}, {"assignment.mode", "active-standby"},
+        {"limits.roster_items", "5"},  {"limits.roster_items", "2000"}, {"xmpp.offline_limit", "3"},
+        {"xmpp.offline_limit", "100"}, {"node.n1.storage.scrub", "60"},
+    };
+    /* key and value are filled one after the other: the same pair */
+    uint64_t pair = is_key ? rnd(r, n_elements(settings)) : r->term * 7 + r->time_ms / 1000;
+    return settings[pair % n_elements(settings)][!is_key];
+}
+
+static char *fill_string(struct recorder *r, const char *message, const char *field)
+{
+    static const char *const services[] = {"xmpp", "im", "sync", "https"};
+    static const char *const alarms[] = {"DiskLow", "NodeDown", "TablesDiffer"};
+    if (strstr(message, "Setting") && (!strcmp(field, "key") || !strcmp(field, "value")))
+        return arena_strdup(&r->a, setting(r, !strcmp(field, "key")));
+    if (strstr(message, "Alarm") && !strcmp(field, "name"))
+        return arena_strdup(&r->a, rnd(r, 8) ? alarms[rnd(r, n_elements(alarms))] : "");
+    if (strstr(message, "Node") && !strcmp(field, "name"))
+        return arena_printf(&r->a, "n%u", 1 + (unsigned)rnd(r, N_NODES));
+    if (!strcmp(field, "service"))
+        return arena_strdup(&r->a, services[rnd(r, n_elements(services))]);
+    if (!strcmp(field, "release"))
+        return arena_strdup(&r->a, "1.0");
+    if (ends_in(field, "address"))
+        return arena_printf(&r->a, "10.0.0.%u", 1 + (unsigned)rnd(r, 9));
+    if (!strcmp(field, "domain"))
+        return r->g.index ? arena_strdup(&r->a, rnd(r, 3)   ? ""
+                                                : rnd(r, 2) ? "example.com"
+                                                            : user_name(r))
+                          : arena_strdup(&r->a, "example.com");
+    if (!strcmp(field, "contact") || !strcmp(field, "from") || !strcmp(field, "to") || ends_in(field, "jid"))
+        return jid(r);
+    if (ends_in(field, "uuid") || ends_in(field, "uuids"))
+        return arena_printf(&r->a, "uuid%u", (unsigned)rnd(r, 10));
+    if (!strcmp(field, "origin"))
+        return arena_printf(&r->a, "1.1.%u", (unsigned)rnd(r, 500));
+    return user_name(r); /* localparts, words, names, texts */
+}
+
+static ProtobufCBinaryData fill_bytes(struct recorder *r, const char *field)
+{
+    size_t n = ends_in(field, "hash")                                    ? 32
+               : !strcmp(field, "nonce") || !strcmp(field, "cluster_id") ? 16
+                                                                         : 1 + rnd(r, 40);
+    uint8_t *p = arena_zalloc(&r->a, n);
+    p[0] = (uint8_t)rnd(r, !strcmp(field, "token_hash") || !strcmp(field, "hash") ? 8 : 200);
+    for (size_t i = 1; n != 32 && n != 16 && i < n; i++)
+        p[i] = (uint8_t)('a' + rnd(r, 26));
+    return (ProtobufCBinaryData){n, p};
+}
+
+static uint64_t fill_number(struct recorder *r, const char *message, const char *field)
+{
+    if (!strcmp(message, "Imp__NodeRow") && !strcmp(field, "id"))
+        return 1;
+    if (!strcmp(field, "node") && r->for_node_1)
+        return r->node = 1;
+    if (!strcmp(field, "node"))
+        return r->node = rnd(r, 3) ? 1 + (uint32_t)rnd(r, N_NODES) : r->node;
+    if (ends_in(field, "uid") || ends_in(field, "uids")) {
+        uint64_t back = 1 + rnd(r, 60);
+        return back < r->next_uid ? r->next_uid - back : 1;
+    }
+    if (!strcmp(field, "publisher_epoch"))
+        return rnd(r, 8) ? r->publisher_epoch : 1;
+    if (ends_in(field, "epoch"))
+        return rnd(r, 8) && r->node <= N_NODES ? r->epoch[r->node] : rnd(r, 4);
+    if (!strcmp(field, "term"))
+        return r->term - (rnd(r, 4) == 0);
+    if (!strcmp(field, "expires_ms"))
+        return r->time_ms + 1 + rnd(r, 20000);
+    if (ends_in(field, "_ms"))
+        return r->time_ms;
+    if (ends_in(field, "port"))
+        return 7800;
+    if (!strcmp(field, "run") || !strcmp(field, "level") || !strcmp(field, "severity"))
+        return 1 + rnd(r, 2);
+    if (!strcmp(field, "index"))
+        return r->g.index > 40 ? r->g.index - rnd(r, 40) : r->g.index;
+    if (!strcmp(field, "place"))
+        return rnd(r, 2);
+    return rnd(r, 12);
+}
+
+/* ---- messages by their descriptions ---- */
+
+static void *make_message(struct recorder *r, const ProtobufCMessageDescriptor *d, unsigned depth);
+
+static size_t size_of(ProtobufCType type)
+{
+    switch (type) {
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_INT64:
+        return 8;
+    case PROTOBUF_C_TYPE_BOOL:
+        return sizeof(protobuf_c_boolean);
+    case PROTOBUF_C_TYPE_STRING:
+    case PROTOBUF_C_TYPE_MESSAGE:
+        return sizeof(void *);
+    case PROTOBUF_C_TYPE_BYTES:
+        return sizeof(ProtobufCBinaryData);
+    default:
+        return 4;
+    }
+}
+
+static void fill_one(struct recorder *r, const ProtobufCMessageDescriptor *d,
+                     const ProtobufCFieldDescriptor *f, void *at, unsigned depth)
+{
+    switch (f->type) {
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_INT64:
+        *(uint64_t *)at = fill_number(r, d->c_name, f->name);
+        break;
+    case PROTOBUF_C_TYPE_UINT32:
+    case PROTOBUF_C_TYPE_INT32:
+        *(uint32_t *)at = (uint32_t)fill_number(r, d->c_name, f->name);
+        break;
+    case PROTOBUF_C_TYPE_BOOL:
+        *(protobuf_c_boolean *)at =
+            strcmp(f->name, "witness") ? rnd(r, 3) == 0 : r->g.index && rnd(r, 8) == 0;
+        break;
+    case PROTOBUF_C_TYPE_ENUM: {
+        const ProtobufCEnumDescriptor *e = f->descriptor;
+        *(int *)at = e->values[rnd(r, e->n_values)].value;
+        break;
+    }
+    case PROTOBUF_C_TYPE_STRING:
+        *(char **)at = fill_string(r, d->c_name, f->name);
+        break;
+    case PROTOBUF_C_TYPE_BYTES:
+        *(ProtobufCBinaryData *)at = fill_bytes(r, f->name);
+        break;
+    case PROTOBUF_C_TYPE_MESSAGE:
+        *(void **)at = make_message(r, f->descriptor, depth + 1);
+        break;
+    default:
+        fprintf(stderr, "fsm_record: %s.%s has a type that commands do not use so far\n", d->name, f->name);
+        exit(1);
+    }
+}
+
+static void *make_message(struct recorder *r, const ProtobufCMessageDescriptor *d, unsigned depth)
+{
+    char *m = arena_zalloc(&r->a, d->sizeof_message);
+    protobuf_c_message_init(d, m);
+    for (unsigned i = 0; i < d->n_fields && depth <= DEEPEST; i++) {
+        const ProtobufCFieldDescriptor *f = &d->fields[i];
+        if (f->label == PROTOBUF_C_LABEL_REPEATED) {
+            size_t n = 1 + rnd(r, 3), size = size_of(f->type);
+            char *list = arena_zalloc(&r->a, n * size);
+            for (size_t k = 0; k < n; k++)
+                fill_one(r, d, f, list + k * size, depth);
+            *(size_t *)(m + f->quantifier_offset) = n;
+            *(char **)(m + f->offset) = list;
+        } else if (f->type != PROTOBUF_C_TYPE_MESSAGE || rnd(r, 4)) {
+            fill_one(r, d, f, m + f->offset, depth);
+        }
+    }
+    return m;
+}
+
+struct command_info {
+    const char *name;
+    unsigned body;
+    bool in_session;
+};
+enum { NEEDS_SESSION_IN = 1, NEEDS_SESSION_OUT = 0 };
+static const struct command_info commands[] = {
+#define X(case_, member, session) {#member, IMP__COMMAND__BODY_##case_, NEEDS_SESSION_##session},
+#include "replication/fsm/commands.def"
+#undef X
+};
+
+static Imp__Proposal *make_proposal(struct recorder *r, const struct command_info *info)
+{
+    Imp__Proposal *p = arena_alloc(&r->a, sizeof(*p));
+    Imp__Command *c = arena_alloc(&r->a, sizeof(*c));
+    const ProtobufCFieldDescriptor *f =
+        protobuf_c_message_descriptor_get_field(&imp__command__descriptor, info->body);
+    imp__proposal__init(p);
+    imp__command__init(c);
+    p->command = c;
+    c->time_ms = r->time_ms - (rnd(r, 10) ? 0 : 500); /* clocks of several nodes */
+    if (info->in_session) {
+        p->node = 1 + (uint32_t)rnd(r, N_NODES);
+        if (!r->has_session[p->node] || r->for_node_1 || rnd(r, 2))
+            p->node = 1;
+        p->epoch = r->epoch[p->node];
+        p->seq = r->seq[p->node] + (rnd(r, 30) == 0);
+    }
+    r->node = p->node ? p->node : 1 + (uint32_t)rnd(r, N_NODES);
+    c->body_case = info->body;
+    *(void **)((char *)c + f->offset) = make_message(r, f->descriptor, 0);
+    if (info->in_session && rnd(r, 4) == 0) {
+        c->audited = arena_alloc(&r->a, sizeof(*c->audited));
+        imp__audited__init(c->audited);
+        c->audited->who = (char *)"root";
+        c->audited->command = user_name(r);
+    }
+    return p;
+}
+
+/* ---- keeping what is about something ---- */
+
+/* Epochs and sequences as the store has them, so that most proposals execute. */
+static void look(struct recorder *r)
+{
+    struct store_reader *reader = store_reader_new(r->g.store);
+    struct store_txn *t = store_read_txn(reader);
+    struct arena a;
+    struct key k;
+    arena_init(&a);
+    key_init(&k);
+    const Imp__ClusterRow *cluster = store_find_row(t, TABLE_CLUSTER, &k, &a);
+    r->next_uid = cluster ? cluster->next_uid : 1;
+    r->publisher_epoch = cluster ? cluster->publisher_epoch : 1;
+    for (uint32_t id = 1; id <= N_NODES; id++) {
+        key_init(&k);
+        key_u32(&k, id);
+        const Imp__NodeRow *n = store_find_row(t, TABLE_NODE, &k, &a);
+        const Imp__ProposerRow *p = store_find_row(t, TABLE_PROPOSER, &k, &a);
+        r->epoch[id] = n ? n->epoch : 0;
+        r->seq[id] = p ? p->next_seq : 0;
+        r->has_session[id] = n && p && n->epoch == p->epoch;
+        if (id == 1)
+            r->is_up = n && n->up;
+    }
+    arena_fini(&a);
+    store_reader_free(reader);
+}
+
+/* In a transaction that is thrown away: would it execute, and how? */
+static bool is_worth(struct recorder *r, const Imp__Proposal *p, bool want_refusal)
+{
+    if (p->command->body_case == IMP__COMMAND__BODY_NODE_REMOVE && p->command->node_remove->node == 1)
+        return false; /* the session that carries most of the rest */
+    struct store_txn *t = store_begin(r->g.store);
+    struct fsm_input in = {.index = r->g.index + 1, .term = r->term};
+    struct fsm_result result = {0};
+    bool executed = fsm_execute(t, p, &in, &r->a, &result);
+    store_abort(t);
+    return executed && want_refusal == (result.code != 0);
+}
+
+static void keep(struct recorder *r, Imp__Proposal *p)
+{
+    Imp__Entry e = IMP__ENTRY__INIT;
+    e.proposals = &p;
+    e.n_proposals = 1;
+    size_t n = imp__entry__get_packed_size(&e);
+    uint8_t *bytes = arena_alloc(&r->a, n);
+    imp__entry__pack(&e, bytes);
+    buf_add_u32(&r->log, (uint32_t)n);
+    buf_add_u64(&r->log, r->term);
+    buf_add(&r->log, bytes, n);
+    if (golden_apply(&r->g, r->term, bytes, n)) {
+        fprintf(stderr, "fsm_record: an entry made here cannot be applied\n");
+        exit(1);
+    }
+}
+
+static bool record_one(struct recorder *r, const struct command_info *info, bool want_refusal)
+{
+    for (int i = 0; i < TRIES; i++) {
+        arena_reset(&r->a);
+        if (i % 16 == 0)
+            r->time_ms += rnd(r, 2000);
+        Imp__Proposal *p = make_proposal(r, info);
+        if (!is_worth(r, p, want_refusal))
+            continue;
+        keep(r, p);
+        look(r);
+        r->term += rnd(r, 50) == 0;
+        r->n_refused[info->body] += want_refusal;
+        return true;
+    }
+    return false;
+}
+
+/* Most commands go through node 1's session, which node_down ends, and touch users who have their home there.
+ */
+static void ensure_session(struct recorder *r)
+{
+    const struct command_info enter = {"node_register", IMP__COMMAND__BODY_NODE_REGISTER, false};
+    const struct command_info up = {"node_up", IMP__COMMAND__BODY_NODE_UP, true};
+    r->for_node_1 = true;
+    if (!r->has_session[1])
+        record_one(r, &enter, false);
+    if (r->has_session[1] && !r->is_up)
+        record_one(r, &up, false);
+    r->for_node_1 = false;
+}
+
+/* What others need: more of these. */
+static bool is_maker(const char *name)
+{
+    return ends_in(name, "_add") || ends_in(name, "_join") || ends_in(name, "_users") ||
+           !strcmp(name, "message_store");
+}
+
+/* In rounds, so that commands meet the rows of all others. */
+static void record(struct recorder *r, const bool wanted[GOLDEN_CASES])
+{
+    for (int round = 0; round < WANT_DONE; round++) {
+        for (size_t i = 0; i < n_elements(commands); i++) {
+            const struct command_info *c = &commands[i];
+            if (!wanted[c->body])
+                continue;
+            if (c->in_session)
+                ensure_session(r);
+            bool over = c->body == IMP__COMMAND__BODY_BOOTSTRAP && round > 0;
+            for (int k = 0; !over && k < (is_maker(c->name) ? MAKERS : 1); k++)
+                record_one(r, c, false);
+            if (r->n_refused[c->body] < WANT_REFUSED && round % 4 == 3)
+                record_one(r, c, true);
+        }
+    }
+}
+
+/* ---- files ---- */
+
+static int write_file(const char *path, const struct buf *b)
+{
+    FILE *f = fopen(path, "wb");
+    bool ok = f && fwrite(b->data, 1, b->n, f) == b->n;
+    if (f && fclose(f))
+        ok = false;
+    if (!ok)
+        fprintf(stderr, "fsm_record: %s cannot be written\n", path);
+    return ok ? 0 : 1;
+}
+
+static char *path_of(const char *dir, unsigned n, const char *suffix)
+{
+    return mem_printf("%s/fsm-%u.%s", dir, n, suffix);
+}
+
+static int replay_recorded(struct recorder *r, const char *dir, unsigned *n, struct err_ctx *err)
+{
+    for (*n = 1;; ++*n) {
+        char *path = path_of(dir, *n, "log");
+        int rc = access(path, F_OK) ? ERR_NOTFOUND : golden_play(&r->g, path, NULL, err);
+        mem_free(path);
+        if (rc)
+            return rc == ERR_NOTFOUND ? 0 : rc;
+    }
+}
+
+/* The hashes as the player gives them: everything once more, from nothing. */
+static int write_hashes(const char *dir, unsigned last, struct err_ctx *err)
+{
+    struct golden g;
+    struct buf out = {0};
+    int rc = golden_open(&g, err);
+    for (unsigned n = 1; !rc && n <= last; n++) {
+        char *path = path_of(dir, n, "log");
+        buf_reset(&out);
+        rc = golden_play(&g, path, &out, err);
+        mem_free(path);
+    }
+    char *path = path_of(dir, last, "hashes");
+    if (!rc)
+        rc = write_file(path, &out);
+    mem_free(path);
+    buf_fini(&out);
+    golden_close(&g);
+    return rc;
+}
+
+static int say_uncovered(const struct recorder *r)
+{
+    int rc = 0;
+    for (size_t i = 0; i < n_elements(commands); i++) {
+        printf("%-20s %3u executed, %3u not refused\n", commands[i].name, r->g.n_executed[commands[i].body],
+               r->g.n_done[commands[i].body]);
+        if (r->g.n_done[commands[i].body])
+            continue;
+        fprintf(stderr, "fsm_record: no %s was made that is not refused; give its fields values in fill_*\n",
+                commands[i].name);
+        rc = 1;
+    }
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    bool all = argc == 3 && !strcmp(argv[1], "--all"), wanted[GOLDEN_CASES] = {0}, any = false;
+    const char *dir = argv[argc - 1];
+    struct recorder *r = mem_new(struct recorder);
+    struct err_ctx err = {0};
+    unsigned n = 1;
+    if ((argc != 2 && !all) || dir[0] == '-') {
+        fprintf(stderr, "usage: fsm_record [--all] DIR\n");
+        return 2;
+    }
+    for (unsigned i = 1; all; i++) {
+        char *log = path_of(dir, i, "log"), *hashes = path_of(dir, i, "hashes");
+        bool gone = unlink(log) != 0;
+        unlink(hashes);
+        mem_free(log);
+        mem_free(hashes);
+        if (gone)
+            break;
+    }
+    arena_init(&r->a);
+    int rc = golden_open(&r->g, &err);
+    if (!rc)
+        rc = replay_recorded(r, dir, &n, &err);
+    for (size_t i = 0; i < n_elements(commands); i++)
+        any |= wanted[commands[i].body] = !r->g.n_done[commands[i].body];
+    if (!rc && !any) {
+        printf("every command is covered; nothing to record\n");
+    } else if (!rc) {
+        r->seed = 0x9e3779b97f4a7c15ull * n;
+        r->time_ms = 1700000000000ull + n * 1000000000ull;
+        r->term = r->g.term + 1;
+        look(r);
+        buf_adds(&r->log, GOLDEN_MAGIC);
+        record(r, wanted);
+        rc = say_uncovered(r);
+        char *path = path_of(dir, n, "log");
+        rc |= write_file(path, &r->log);
+        mem_free(path);
+        if (!rc)
+            rc = write_hashes(dir, n, &err);
+    }
+    if (err.text[0])
+        fprintf(stderr, "fsm_record: %s\n", err.text);
+    golden_close(&r->g);
+    arena_fini(&r->a);
+    buf_fini(&r->log);
+    mem_free(r);
+    return rc ? 1 : 0;
+}
