@@ -29,7 +29,6 @@ void user_free(struct user *u);
 void session_gate_changed(struct session *s);
 void session_check_sent(struct shard *s);
 void router_homes_changed(struct shard *s);
-bool router_is_holding(struct shard *s);
 void message_tick(struct shard *s);
 void message_reload(struct shard *s);
 void message_user_freed(struct user *u);

@@ -35,6 +35,7 @@ struct router {
     struct list held; /* struct envelope, waiting for an index or the lease */
     size_t held_bytes;
     bool homes_changed;
+    bool follows; /* the feed tells of every index, as something here waits for one */
 };
 
 void router_init(struct shard *s)
@@ -67,11 +68,6 @@ void router_fini(struct shard *s)
     }
     mem_free(r);
     s->router = NULL;
-}
-
-bool router_is_holding(struct shard *s)
-{
-    return !list_is_empty(&s->router->held);
 }
 
 /* ---- to another shard ---- */
@@ -360,6 +356,15 @@ static void deliver(struct shard *s, struct envelope *e)
     }
 }
 
+static void follow(struct shard *s, bool on)
+{
+    const struct im_backend *b = im_backend(s->im);
+    if (s->router->follows == on)
+        return;
+    s->router->follows = on;
+    b->follow(b->user, s->loop, on);
+}
+
 void router_receive(struct shard *s, struct envelope *e)
 {
     struct router *r = s->router;
@@ -387,6 +392,8 @@ void router_receive(struct shard *s, struct envelope *e)
     e->queued_ms = loop_now_ms(s->loop);
     r->held_bytes += e->n_bytes;
     list_append(&r->held, &e->link);
+    if (e->after_index > s->applied_index)
+        follow(s, true);
 }
 
 /* Per session after_index never falls, so going through in the order of arrival keeps each session's order.
@@ -518,6 +525,8 @@ void router_advance(struct shard *s)
     }
     if (!list_is_empty(&r->held))
         advance_held(s);
+    if (list_is_empty(&r->held))
+        follow(s, false);
 }
 
 void router_link_up(struct shard *s, uint32_t node)

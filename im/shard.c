@@ -193,7 +193,8 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
 {
     struct shard *s = user;
     drop_reader(s);
-    s->applied_index = applied_index;
+    if (applied_index > s->applied_index)
+        s->applied_index = applied_index;
     bool members = false, settings = false, domains = false, homes = false;
     for (size_t i = 0; i < n; i++) {
         switch (events[i].table) {
@@ -220,12 +221,9 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         read_domains(s);
     if (settings || members)
         read_settings(s);
-    struct shard_watcher *w;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         if (events[i].table != TABLE_MESSAGE_INDEX)
             user_on_feed(s, &events[i]);
-        list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_feed) w->on_feed(w, &events[i]);
-    }
     if (members)
         user_check_homes(s);
     /* Stored messages last: they must not go to a session whose user is at home elsewhere by now. */
@@ -246,6 +244,27 @@ static void on_reload(void *user, uint64_t applied_index)
     s->applied_index = s->route_index = applied_index; /* homes may have moved */
     reload(s);
     router_advance(s);
+}
+
+/* What on_events and the users' own handlers look at. */
+static bool wants(void *user, enum table table, const struct key *key)
+{
+    struct shard *s = user;
+    struct key_reader k;
+    switch (table) {
+    case TABLE_NODE:
+    case TABLE_SETTING:
+    case TABLE_DOMAIN:
+    case TABLE_CLUSTER:
+    case TABLE_USER:
+        return true;
+    case TABLE_ROSTER:
+    case TABLE_MESSAGE_INDEX:
+        key_read(&k, key->bytes, key->n);
+        return im_shard_of(s->im, key_read_u64(&k)) == s;
+    default:
+        return false;
+    }
 }
 
 /* ---- turn and tick ---- */
@@ -295,14 +314,6 @@ static void on_tick(struct timer *timer)
     s->check_done = false;
     if (!im_is_serving(s->im) && s->n_sessions)
         close_sessions(s);
-    /* An index may have passed that changed no row, so that no feed event tells of it. */
-    if (router_is_holding(s)) {
-        drop_reader(s);
-        shard_txn(s);
-        uint64_t index = store_reader_index(s->reader);
-        if (index > s->applied_index)
-            s->applied_index = index;
-    }
     router_advance(s);
     message_tick(s);
 }
@@ -368,7 +379,7 @@ void shard_call(struct shard *s, void (*fn)(void *arg, struct shard *s), void *a
 
 /* ---- making and ending ---- */
 
-static const struct feed_handler feed = {on_events, on_reload};
+static const struct feed_handler feed = {on_events, on_reload, wants};
 
 int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *err)
 {

@@ -31,7 +31,7 @@ struct xmpp_shard;
 /* All functions: any thread. */
 struct im_backend {
     void *user;
-    /* proposal_submit, replica_add_feed, replica_lease_until */
+    /* proposal_submit, replica_add_feed, replica_lease_until, replica_follow */
     int (*submit)(void *user, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
                   proposal_done_fn *on_done, void *done_user);
     void (*add_feed)(void *user, struct loop *loop, const struct feed_handler *handler, void *feed_user);
@@ -40,6 +40,7 @@ struct im_backend {
     int (*link_send)(void *user, uint32_t node, enum link_frame type, const void *data, size_t n_bytes);
     bool (*link_is_congested)(void *user, uint32_t node);
     bool (*link_is_up)(void *user, uint32_t node);
+    void (*follow)(void *user, struct loop *loop, bool on);
 };
 
 struct im_options {
@@ -155,10 +156,9 @@ int shard_submit(struct shard *s, Imp__Command *command, proposal_done_fn *on_do
 /* Who wants to know, on the shard, what happens to it: protocols add one per shard before im_start. */
 struct shard_watcher {
     struct list link;
-    void (*on_feed)(struct shard_watcher *w, const struct feed_event *event); /* may be NULL */
-    void (*on_lease)(struct shard_watcher *w, enum shard_lease lease);        /* may be NULL */
-    void (*on_settings)(struct shard_watcher *w);                             /* may be NULL */
-    void (*on_stop)(struct shard_watcher *w); /* close listeners; may be NULL */
+    void (*on_lease)(struct shard_watcher *w, enum shard_lease lease); /* may be NULL */
+    void (*on_settings)(struct shard_watcher *w);                      /* may be NULL */
+    void (*on_stop)(struct shard_watcher *w);                          /* close listeners; may be NULL */
 };
 void shard_watch(struct shard *s, struct shard_watcher *w);
 

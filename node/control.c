@@ -83,6 +83,28 @@ void control_touch(struct node *n, unsigned dirty)
         loop_defer(n->loop, &n->changed);
 }
 
+static unsigned dirt_of(enum table table)
+{
+    switch (table) {
+    case TABLE_NODE:
+    case TABLE_CLUSTER:
+        return DIRTY_MEMBERS;
+    case TABLE_SERVICE:
+        return DIRTY_SERVICES;
+    case TABLE_SETTING:
+        return DIRTY_SETTINGS;
+    case TABLE_CERT:
+    case TABLE_DOMAIN:
+        return DIRTY_CERTS;
+    case TABLE_CA:
+        return DIRTY_CA;
+    case TABLE_SYNC:
+        return DIRTY_SYNC;
+    default:
+        return 0;
+    }
+}
+
 static void on_events(void *user, const struct feed_event *events, size_t n_events, uint64_t applied_index)
 {
     struct node *n = user;
@@ -90,32 +112,8 @@ static void on_events(void *user, const struct feed_event *events, size_t n_even
     /* who proposed reads its own write, also later in this turn */
     if (store_reader_index(n->reader) < applied_index)
         store_reader_reset(n->reader);
-    for (size_t i = 0; i < n_events; i++) {
-        switch (events[i].table) {
-        case TABLE_NODE:
-        case TABLE_CLUSTER:
-            dirty |= DIRTY_MEMBERS;
-            break;
-        case TABLE_SERVICE:
-            dirty |= DIRTY_SERVICES;
-            break;
-        case TABLE_SETTING:
-            dirty |= DIRTY_SETTINGS;
-            break;
-        case TABLE_CERT:
-        case TABLE_DOMAIN:
-            dirty |= DIRTY_CERTS;
-            break;
-        case TABLE_CA:
-            dirty |= DIRTY_CA;
-            break;
-        case TABLE_SYNC:
-            dirty |= DIRTY_SYNC;
-            break;
-        default:
-            break;
-        }
-    }
+    for (size_t i = 0; i < n_events; i++)
+        dirty |= dirt_of(events[i].table);
     if (dirty)
         control_touch(n, dirty);
 }
@@ -124,6 +122,12 @@ static void on_reload(void *user, uint64_t applied_index)
 {
     (void)applied_index;
     control_touch(user, DIRTY_ALL);
+}
+
+static bool wants(void *user, enum table table, const struct key *key)
+{
+    (void)user, (void)key;
+    return dirt_of(table) != 0;
 }
 
 static void on_replica_change(void *user)
@@ -409,7 +413,7 @@ int control_start(struct node *n, struct err_ctx *err)
     n->services = services_new(log_category(n->log_root, "service"));
     watcher_init(&n->watcher, clock_monotonic_ms());
     services_set_released(n->services, false, n->watcher.reason);
-    static const struct feed_handler feed = {on_events, on_reload};
+    static const struct feed_handler feed = {on_events, on_reload, wants};
     replica_add_feed(n->replica, n->loop, &feed, n);
     replica_on_change(n->replica, n->loop, on_replica_change, n);
     return 0;

@@ -23,6 +23,12 @@ static void add_feed(void *user, struct loop *loop, const struct feed_handler *h
     replica_add_feed(n->replica, loop, handler, feed_user);
 }
 
+static void follow(void *user, struct loop *loop, bool on)
+{
+    struct node *n = user;
+    replica_follow(n->replica, loop, on);
+}
+
 static uint64_t lease_until(void *user)
 {
     struct node *n = user;
@@ -137,6 +143,7 @@ static int make_im(struct node *n, struct err_ctx *err)
                         .backend = {.user = n,
                                     .submit = submit,
                                     .add_feed = add_feed,
+                                    .follow = follow,
                                     .lease_until = lease_until,
                                     .link_send = send_frame,
                                     .link_is_congested = is_congested,

@@ -216,6 +216,7 @@ static void commit(struct apply *a)
     atomic_store_explicit(&a->applied, a->position.applied_index, memory_order_release);
     metrics_set(a->config.metrics, METRIC_RAFT_APPLIED_INDEX, (int64_t)a->position.applied_index);
 
+    bool is_news = a->members_changed || a->session_changed || a->hash.index;
     pthread_mutex_lock(&a->lock);
     struct apply_news *news = &a->news;
     news->index = a->position.applied_index;
@@ -230,11 +231,11 @@ static void commit(struct apply *a)
     }
     pthread_mutex_unlock(&a->lock);
 
-    feed_flush(a->config.feed, a->position.applied_index, a->n_commands > 0);
+    feed_flush(a->config.feed, a->position.applied_index);
     a->members_changed = a->session_changed = false;
     a->hash.index = 0;
     a->n_commands = 0;
-    a->config.on_batch(a->config.user);
+    a->config.on_batch(a->config.user, is_news);
 }
 
 /* The next entry in the queue; waits if WAIT. NULL: none, or stopping. Its chunk stays ours until all of it
@@ -391,8 +392,8 @@ void apply_push(struct apply *a, uint64_t first, const struct rlog_entry *entrie
     else
         a->head = c;
     a->tail = c;
-    pthread_cond_signal(&a->more);
     pthread_mutex_unlock(&a->lock);
+    pthread_cond_signal(&a->more); /* who wakes finds the lock free */
     if (a->config.on_work)
         a->config.on_work(a->config.user);
 }

@@ -19,7 +19,9 @@ struct apply_config {
     struct metrics *metrics;
     struct proposer *proposer;
     struct feed *feed;
-    void (*on_batch)(void *user); /* apply thread, after a commit: apply_take soon */
+    /* Apply thread, after a commit: apply_take soon if IS_NEWS (more than the index), or if somebody waits
+     * for the index. */
+    void (*on_batch)(void *user, bool is_news);
     void (*on_work)(void *user);  /* without a thread: something was queued, apply_step is due; may be NULL */
     void (*on_fatal)(void *user, bool exit_again, const char *text);
     void *user;

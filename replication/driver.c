@@ -135,8 +135,9 @@ static bool is_addressed(const struct raft_update *u, raft_id id)
     return false;
 }
 
-/* A message tells of commits up to its own last entry only. To a follower whose disk is slower than the majority's the
- * commit index is told too early, behind what we know it has; so once more when its answer has come. */
+/* A message tells of commits up to its own last entry only. To a follower whose disk is slower than the
+ * majority's the commit index is told too early, behind what we know it has; so once more when its answer has
+ * come. */
 static bool is_untold(struct driver *d, raft_id id)
 {
     uint64_t match, commit = raft_commit_index(&d->r);
@@ -145,19 +146,47 @@ static bool is_untold(struct driver *d, raft_id id)
            match > link->told;
 }
 
-/* Followers learn the commit index with the next message, up to a heartbeat later: tell them at once when
- * nothing else is on its way. And a leader's TIMEOUT that leaves a peer out (timeout.c:126) would let it fall
- * out of pipelining. */
+/* Followers learn the commit index with the next message, up to a heartbeat later: tell them when nothing
+ * else is on its way. At once where somebody waits for it; else the next entries, which tell it too, have a
+ * moment to come: with one writer they always do, and a message to each follower and its answer are saved on
+ * every write. And a leader's TIMEOUT that leaves a peer out (timeout.c:126) would let it fall out of
+ * pipelining. */
 static void spread_commit(struct driver *d, const struct raft_update *u)
 {
     if (!driver_has_guard(d, DRIVER_GUARD_SPREAD_COMMIT) || raft_state(&d->r) != RAFT_LEADER)
         return;
-    bool is_drained = (u->flags & RAFT_UPDATE_COMMIT_INDEX) && raft_commit_index(&d->r) == driver_last(d);
+    bool is_all = raft_commit_index(&d->r) == driver_last(d);
+    bool is_drained = is_all && (u->flags & RAFT_UPDATE_COMMIT_INDEX);
     for (unsigned i = 0; i < d->r.configuration.n; i++) {
         raft_id id = d->r.configuration.servers[i].id;
-        if (is_drained || (d->is_timeout_step && !is_addressed(u, id)) || is_untold(d, id))
+        struct driver_link *link = driver_find_link(d, id);
+        bool is_left_out = d->is_timeout_step && !is_addressed(u, id);
+        if (!link || (!is_left_out && !is_drained && !is_untold(d, id)))
+            continue;
+        if (is_left_out || link->is_awaited) {
+            link->is_awaited = link->is_awaited && !is_all;
             driver_spread_commit(d, id);
+        } else if (!d->spread_ms) {
+            d->spread_ms = d->now + DRIVER_SPREAD_MS;
+        }
     }
+}
+
+static void spread_late(struct driver *d)
+{
+    d->spread_ms = 0;
+    if (raft_state(&d->r) != RAFT_LEADER)
+        return;
+    for (unsigned i = 0; i < d->r.configuration.n; i++)
+        if (is_untold(d, d->r.configuration.servers[i].id))
+            driver_spread_commit(d, d->r.configuration.servers[i].id);
+}
+
+void driver_expect_commit(struct driver *d, uint64_t id)
+{
+    struct driver_link *link = driver_find_link(d, id);
+    if (link)
+        link->is_awaited = true;
 }
 
 static void handle_state(struct driver *d)
@@ -266,6 +295,8 @@ static void set_timer(struct driver *d)
     uint64_t due = raft_timeout(&d->r);
     if (d->has_ticked && due < d->ticked_ms + DRIVER_TICK_MS)
         due = d->ticked_ms + DRIVER_TICK_MS;
+    if (d->spread_ms && d->spread_ms < due)
+        due = d->spread_ms;
     if (due == d->timer_ms)
         return;
     d->timer_ms = due;
@@ -420,6 +451,8 @@ void driver_tick(struct driver *d, uint64_t now_ms)
     if (!driver_enter(d, now_ms))
         return;
     d->timer_ms = 0; /* what was set has fired */
+    if (d->spread_ms && d->now >= d->spread_ms)
+        spread_late(d);
     uint64_t due = raft_timeout(&d->r);
     /* Not early: two TIMEOUTs within one round trip make the leader think that its followers are gone. */
     if (d->now >= due && (!d->has_ticked || d->now >= d->ticked_ms + DRIVER_TICK_MS)) {

@@ -122,6 +122,9 @@ void driver_free(struct driver *d);
 /* MSG is borrowed, and may be modified. */
 void driver_receive(struct driver *d, uint64_t now_ms, struct raft_msg *msg);
 void driver_tick(struct driver *d, uint64_t now_ms);
+/* Member ID waits for what will be committed next: it is told at once, others within 2 ms (or with the next
+ * entries). */
+void driver_expect_commit(struct driver *d, uint64_t id);
 void driver_log_done(struct driver *d, uint64_t now_ms);
 /* The store has everything up to INDEX; not below the last one, not above what apply was given. */
 void driver_applied(struct driver *d, uint64_t now_ms, uint64_t index);
@@ -137,8 +140,8 @@ int driver_submit(struct driver *d, uint64_t now_ms, struct blob *const *payload
  * may go. Ignored, with false, if a newer one exists, an install runs, or the entry is gone. */
 bool driver_snapshot_taken(struct driver *d, uint64_t now_ms, const struct driver_snapshot *meta,
                            uint64_t keep_from);
-/* Leader: the lowest snapshot that a follower is installing, 0: none. What it takes over is at least that, and the log
- * behind it must still be here then, or it would need another copy, and another. */
+/* Leader: the lowest snapshot that a follower is installing, 0: none. What it takes over is at least that,
+ * and the log behind it must still be here then, or it would need another copy, and another. */
 uint64_t driver_install_floor(const struct driver *d);
 /* The install that ops->install began is durable and live, at META (its index at least the one asked for). */
 void driver_installed(struct driver *d, uint64_t now_ms, const struct driver_snapshot *meta);
@@ -187,6 +190,8 @@ uint64_t driver_get_leader(const struct driver *d);
 uint64_t driver_get_commit(const struct driver *d); /* min(commit, own durable): what may be applied */
 int driver_match_index(const struct driver *d, uint64_t id,
                        uint64_t *match); /* ERR_NOTLEADER, ERR_NOTFOUND */
+bool driver_awaits_apply(
+    const struct driver *d); /* more is committed than may be handed out before driver_applied */
 /* Term of the entry at INDEX in log or snapshot, 0: unknown. */
 uint64_t driver_term_of(const struct driver *d, uint64_t index);
 

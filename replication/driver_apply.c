@@ -84,6 +84,11 @@ void driver_pump(struct driver *d)
     }
 }
 
+bool driver_awaits_apply(const struct driver *d)
+{
+    return !d->apply_read && driver_get_commit(d) > d->handed;
+}
+
 /* ---- applied ---- */
 
 void driver_applied(struct driver *d, uint64_t now_ms, uint64_t index)

@@ -19,8 +19,9 @@ _Static_assert((int)RAFT_STANDBY == CONFIGURATION_STANDBY && (int)RAFT_VOTER == 
                "roles are the core's");
 
 enum {
-    DRIVER_TICK_MS = 5,  /* TIMEOUT not more often: some states make the core ask for the past */
-    DRIVER_EMPTY_MS = 5, /* guard 12 */
+    DRIVER_TICK_MS = 5,   /* TIMEOUT not more often: some states make the core ask for the past */
+    DRIVER_EMPTY_MS = 5,  /* guard 12 */
+    DRIVER_SPREAD_MS = 2, /* how long the next entries may take that would tell of a commit anyway */
     DRIVER_UNCOMMITTED_BYTES = 32 << 20,
     DRIVER_PROMOTE_LAG = 64,
     DRIVER_PENDING_SENDS = 32,
@@ -39,10 +40,11 @@ struct driver_link {
     uint64_t id;
     uint64_t heard_ms;                           /* last AppendEntries result in this leadership, 0: none */
     uint64_t empty_ms, empty_prev, empty_commit; /* the last empty AppendEntries */
-    uint64_t told; /* commit index that the last AppendEntries could tell: not above its last entry */
+    uint64_t told;   /* commit index that the last AppendEntries could tell: not above its last entry */
+    bool is_awaited; /* somebody there waits for what this leader is about to commit */
     uint64_t install_index, install_ms; /* the first InstallSnapshot of one that is under way, 0: none */
-    struct deque pending;                        /* struct driver_range; the first one is being read */
-    struct driver_read *read;                    /* under way, or NULL */
+    struct deque pending;               /* struct driver_range; the first one is being read */
+    struct driver_read *read;           /* under way, or NULL */
 };
 
 /* A read from the log's disk, for a link or (peer 0) for apply. Freed when it is done; driver NULL: nobody
@@ -78,6 +80,7 @@ struct driver {
 
     uint64_t heard_ms; /* from a leader of at least our term */
     uint64_t ticked_ms, timer_ms;
+    uint64_t spread_ms; /* when followers are told of commits at the latest, 0: nothing to tell */
     bool has_ticked;
     struct deque submitted;
     uint64_t n_uncommitted_bytes;

@@ -36,8 +36,11 @@ struct feed_loop {
     struct feed_handler handler;
     void *user;
     atomic_uint n_queued;
-    atomic_bool reloading;  /* a reload is queued: what happens until it is delivered is covered by it */
-    struct answer *answers; /* of the batch under way */
+    atomic_bool reloading;   /* a reload is queued: what happens until it is delivered is covered by it */
+    atomic_bool follows;     /* it wants to hear of indexes that bring it nothing, too */
+    _Atomic uint64_t passed; /* the last batch that brought it nothing; what was posted before is older */
+    unsigned n_wanted;       /* events of use in the batch under way */
+    struct answer *answers;  /* of the batch under way */
     unsigned n_answers, cap;
 };
 
@@ -112,6 +115,10 @@ void feed_event(struct feed *f, uint64_t index, enum table table, const struct k
     buf_add_u16(out, key->n);
     buf_add(out, key->bytes, key->n);
     f->batch->n++;
+    for (unsigned i = 0; i < f->n; i++) {
+        struct feed_loop *x = &f->loops[i];
+        x->n_wanted += !x->handler.wants || x->handler.wants(x->user, table, key);
+    }
 }
 
 void feed_answer(struct feed *f, const struct proposal_call *call, const struct proposal_result *result)
@@ -189,12 +196,21 @@ static struct feed_letter *letter_new(struct feed_loop *to)
     return m;
 }
 
-static void flush_loop(struct feed *f, struct feed_loop *x, uint64_t applied_index, bool all)
+/* A loop that begins to follow reads `passed` after it has said so: either it is told of this batch, or it
+ * finds it there. */
+static bool is_told(struct feed_loop *x, uint64_t applied_index)
+{
+    atomic_store(&x->passed, applied_index);
+    return atomic_load(&x->follows);
+}
+
+static void flush_loop(struct feed *f, struct feed_loop *x, uint64_t applied_index)
 {
     bool skip = atomic_load(&x->reloading);
-    unsigned n = f->batch ? f->batch->n : 0;
+    unsigned n = x->n_wanted ? f->batch->n : 0;
     bool overflow = !skip && n && atomic_load(&x->n_queued) + n > FEED_MAX_QUEUED && x->handler.on_reload;
-    if (!x->n_answers && (skip || (!n && !all)))
+    x->n_wanted = 0;
+    if (!x->n_answers && (skip || (!n && !is_told(x, applied_index))))
         return;
     struct feed_letter *m = letter_new(x);
     m->applied = skip ? 0 : applied_index;
@@ -213,14 +229,23 @@ static void flush_loop(struct feed *f, struct feed_loop *x, uint64_t applied_ind
     loop_post(x->loop, &m->letter);
 }
 
-void feed_flush(struct feed *f, uint64_t applied_index, bool all)
+void feed_flush(struct feed *f, uint64_t applied_index)
 {
     if (f->batch)
         f->batch->applied = applied_index;
     for (unsigned i = 0; i < f->n; i++)
-        flush_loop(f, &f->loops[i], applied_index, all);
+        flush_loop(f, &f->loops[i], applied_index);
     batch_unref(f->batch);
     f->batch = NULL;
+}
+
+void feed_follow(struct feed_loop *x, bool on)
+{
+    if (on == atomic_exchange(&x->follows, on) || !on)
+        return;
+    struct feed_letter *m = letter_new(x); /* behind what was posted up to there */
+    m->applied = atomic_load(&x->passed);
+    loop_post(x->loop, &m->letter);
 }
 
 void feed_answer_now(const struct proposal_call *call, int code)

@@ -21,8 +21,9 @@ struct feed_loop *feed_find(struct feed *f, const struct loop *loop); /* NULL: n
 /* The batch under way; apply thread. */
 void feed_event(struct feed *f, uint64_t index, enum table table, const struct key *key, bool deleted);
 void feed_answer(struct feed *f, const struct proposal_call *call, const struct proposal_result *result);
-/* After the commit: posts the letters. ALL: also to loops for which there is nothing new but the index. */
-void feed_flush(struct feed *f, uint64_t applied_index, bool all);
+/* After the commit: posts the letters; those with nothing but the index to loops that follow. */
+void feed_flush(struct feed *f, uint64_t applied_index);
+void feed_follow(struct feed_loop *x, bool on); /* its loop's thread */
 
 /* An answer outside any batch (time-out, close). Any thread. */
 void feed_answer_now(const struct proposal_call *call, int code);

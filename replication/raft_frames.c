@@ -119,6 +119,7 @@ static bool is_command(struct replica *r, const uint8_t *bytes, size_t n_bytes)
 
 static void on_forward(struct replica *r, uint32_t node, struct reader *in)
 {
+    driver_expect_commit(r->driver, node);
     while (reader_left(in) && is_leader(r)) {
         uint64_t epoch = read_u64(in), seq = read_u64(in);
         uint32_t n = read_u32(in);
@@ -145,6 +146,7 @@ static void on_register(struct replica *r, uint32_t node, struct reader *in)
     if (in->failed || n >= sizeof(release) || !is_leader(r))
         return;
     memcpy(release, text, n);
+    driver_expect_commit(r->driver, node);
     raft_frames_add_register(r, &(struct registration){node, nonce, expected, level, release});
 }
 

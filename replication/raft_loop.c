@@ -261,6 +261,18 @@ static void turn_once(struct replica *r)
         members_publish(r, true);
 }
 
+/* Reads, what did not fit into the apply window, and the leader's own first entry wait for the applied index.
+ * All else is content to see it whenever the thread turns next. */
+static void await_apply(struct replica *r)
+{
+    bool awaits = !list_is_empty(&r->barriers.waits) || !pack_is_empty(&r->pack) ||
+                  driver_awaits_apply(r->driver) ||
+                  (is_leader(r) && r->status.is_term_committed && apply_term(r->apply) != r->status.term);
+    atomic_store(&r->awaits_apply, awaits);
+    if (awaits && apply_index(r->apply) > r->driver_applied)
+        kick(&r->apply_kick);
+}
+
 void raft_loop_turn(struct replica *r)
 {
     /* Submitting may change the driver's state at once; twice is enough, the rest waits for the tick. */
@@ -269,6 +281,7 @@ void raft_loop_turn(struct replica *r)
         if (!r->state_changed)
             break;
     }
+    await_apply(r);
     store_reader_reset(r->reader);
 }
 

@@ -136,10 +136,12 @@ static int open_log(struct replica *r, struct err_ctx *err)
     return vote_open(&r->vote, r->disk, err);
 }
 
-static void on_batch(void *user)
+/* The raft thread turns many times a second anyway: it is woken for what somebody waits for. */
+static void on_batch(void *user, bool is_news)
 {
     struct replica *r = user;
-    kick(&r->apply_kick);
+    if (is_news || atomic_load(&r->awaits_apply))
+        kick(&r->apply_kick);
 }
 
 static void on_apply_fatal(void *user, bool exit_again, const char *text)
@@ -432,6 +434,11 @@ int proposal_submit(struct replica *r, Imp__Command *command, struct loop *loop,
 void replica_add_feed(struct replica *r, struct loop *loop, const struct feed_handler *handler, void *user)
 {
     feed_add(r->feed, loop, handler, user);
+}
+
+void replica_follow(struct replica *r, struct loop *loop, bool on)
+{
+    feed_follow(feed_find(r->feed, loop), on);
 }
 
 void replica_on_change(struct replica *r, struct loop *loop, void (*on_change)(void *user), void *user)

@@ -56,8 +56,8 @@ struct replica_options {
  * init. ERR_EXISTS if there is a log already. */
 int replica_bootstrap(const char *dir, const Imp__Command *bootstrap, struct err_ctx *err);
 
-/* impnode recover: from now on the log in DIR is that of a cluster whose only voter is NODE. What others have acknowledged
- * and this log does not hold is lost; *last_index: what it holds. The node must not run. */
+/* impnode recover: from now on the log in DIR is that of a cluster whose only voter is NODE. What others have
+ * acknowledged and this log does not hold is lost; *last_index: what it holds. The node must not run. */
 int replica_force_new_cluster(const char *dir, uint32_t node, uint64_t *last_index, struct err_ctx *err);
 
 /* Opens log and vote, finishes a pending snapshot install, refuses with text what raft-level checks refuse.
@@ -115,9 +115,16 @@ struct feed_handler {
      * calls. */
     void (*on_events)(void *user, const struct feed_event *events, size_t n, uint64_t applied_index);
     void (*on_reload)(void *user, uint64_t applied_index); /* too many to queue: read again what you hold */
+    /* Is this of use to the loop? A batch with nothing of use does not wake it, so that on_events may skip
+     * indexes (see replica_follow); one that has something comes whole. NULL: all is. Apply thread: looks at
+     * constant things only. */
+    bool (*wants)(void *user, enum table table, const struct key *key);
 };
 /* Before replica_start. Every loop that submits proposals registers one handler (may have NULL functions). */
 void replica_add_feed(struct replica *r, struct loop *loop, const struct feed_handler *handler, void *user);
+/* ON: the loop waits for an index, and wants to hear of every batch: on_events says at once how far it has
+ * come, and goes on with each batch, until switched off. LOOP's thread. */
+void replica_follow(struct replica *r, struct loop *loop, bool on);
 
 /* ---- membership: leader only, others answer ERR_NOTLEADER ---- */
 enum replica_change { REPLICA_ADD_STANDBY, REPLICA_PROMOTE, REPLICA_DEMOTE, REPLICA_REMOVE };
@@ -126,10 +133,10 @@ void replica_change(struct replica *r, enum replica_change change, uint32_t node
 void replica_transfer(struct replica *r, uint32_t to /* 0: the driver picks */, struct loop *loop,
                       void (*on_done)(void *user, int code, const char *text), void *user);
 
-/* Repair, or reset: takes a fresh copy of the store from a member (the leader first) while this node goes on, then ends
- * through on_fatal(exit_again): the next start has the copy. Its log stays, as far as it goes on from the copy, so that
- * nothing is forgotten that this node has acknowledged as a voter. Status shows it as installing; tried until it
- * succeeds. Any thread. */
+/* Repair, or reset: takes a fresh copy of the store from a member (the leader first) while this node goes on,
+ * then ends through on_fatal(exit_again): the next start has the copy. Its log stays, as far as it goes on
+ * from the copy, so that nothing is forgotten that this node has acknowledged as a voter. Status shows it as
+ * installing; tried until it succeeds. Any thread. */
 void replica_take_copy(struct replica *r);
 
 /* ---- status ---- */
@@ -155,8 +162,8 @@ struct replica_status {
     uint64_t epoch;                       /* of the proposer session, 0: none yet */
     unsigned in_flight;
     unsigned n_voters;
-    bool is_fenced;   /* this node's tables differ from the majority's */
-    bool is_disk_low; /* less than 64 MiB free: no new proposals, no lease */
+    bool is_fenced;         /* this node's tables differ from the majority's */
+    bool is_disk_low;       /* less than 64 MiB free: no new proposals, no lease */
     bool is_clock_skewed;   /* our clock has been more than 10 s from the median of the members for 3 s */
     int64_t clock_ahead_ms; /* of that median */
     bool quorum; /* the leader heard a majority within an election timeout; followers: a leader is known */

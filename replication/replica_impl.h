@@ -43,6 +43,7 @@ struct replica {
     struct loop_hook turn;
     struct timer driver_timer, tick;
     uint64_t driver_due_ms;
+    atomic_bool awaits_apply; /* something here waits for the applied index */
     struct kick log_kick, apply_kick, submit_kick, lease_kick;
     bool is_running;
 

@@ -94,8 +94,8 @@ void rlog_writer_queue(struct rlog *l, struct rlog_write *w)
     *l->queue_tail = w;
     l->queue_tail = &w->next;
     l->n_queued++;
-    pthread_cond_signal(&l->wake_writer);
     pthread_mutex_unlock(&l->lock);
+    pthread_cond_signal(&l->wake_writer); /* who wakes finds the lock free */
     tell_work(l);
 }
 
@@ -104,8 +104,8 @@ void rlog_writer_queue_read(struct rlog *l, struct rlog_read *r)
     pthread_mutex_lock(&l->lock);
     *l->read_queue_tail = r;
     l->read_queue_tail = &r->next;
-    pthread_cond_signal(&l->wake_writer);
     pthread_mutex_unlock(&l->lock);
+    pthread_cond_signal(&l->wake_writer);
     tell_work(l);
 }
 

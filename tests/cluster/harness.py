@@ -111,8 +111,8 @@ class Node:
     def heal(self):
         sh('ip link set v%s up' % self.name)
 
-    def init(self, domain='example.com'):
-        self.run_once('init', '--data', self.dir, '--name', self.name, '--address', self.address, '--domain', domain,
+    def init(self):
+        self.run_once('init', '--data', self.dir, '--name', self.name, '--address', self.address, '--domain', self.cluster.domain,
                       *self.cluster.config)
 
     def run_once(self, *args, check=True, timeout=60):
@@ -199,9 +199,9 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, n=3, lan=False, users=None, node_args=(), config=()):
+    def __init__(self, n=3, lan=False, users=None, node_args=(), config=(), domain='example.com'):
         """node_args: for impnode run; config: for init and join, kept in impnode.yaml."""
-        self.lan, self.config = lan, list(config)
+        self.lan, self.config, self.domain = lan, list(config), domain
         self.dir = tempfile.mkdtemp(prefix='imp-test-')
         self.nodes = []
         self.sim = None
@@ -232,9 +232,9 @@ class Cluster:
         wait('n1 answers', lambda: first.cli('node', 'list'))
         for node in self.nodes[1:]:
             self.add(node, first)
+        self.wait_running()
         if self.users:
             self.start_sync(self.users)
-        self.wait_running()
         self.wait_voters()
         step('the cluster runs')
         return self

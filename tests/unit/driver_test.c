@@ -703,14 +703,18 @@ static void test_guards_that_sanitizers_see(void **state)
 }
 #endif
 
-static void test_commit_is_spread_at_once(void **state)
+/* Who waits for it hears of a commit at once, the others when no entries have come in the meantime to tell of
+ * it. */
+static void test_commit_is_spread(void **state)
 {
     struct fixture *f = make(3, DRIVER_GUARD_ALL);
     elect(f);
+    answer_append(f, 3);
     assert_int_equal(submit(f, "x"), 0);
     settle(f);
     uint64_t last = rlog_last(f->log);
     forget_sent(f);
+    driver_expect_commit(f->driver, 2);
     receive(f, 2,
             (struct raft_msg){.type = RAFT_MSG_APPEND_RESULT,
                               .term = driver_get_term(f->driver),
@@ -719,8 +723,22 @@ static void test_commit_is_spread_at_once(void **state)
     const struct raft_msg *m = last_sent(f, RAFT_MSG_APPEND, 2);
     assert_non_null(m);
     assert_int_equal(m->append.commit, last);
-    assert_non_null(last_sent(f, RAFT_MSG_APPEND, 3)); /* anchored at what node 3 is known to have */
-    assert_true(last_sent(f, RAFT_MSG_APPEND, 3)->append.prev_index < last);
+    assert_null(last_sent(f, RAFT_MSG_APPEND, 3));
+    /* nobody waits any more, and entries take the news with them */
+    assert_int_equal(submit(f, "y"), 0);
+    settle(f);
+    assert_int_equal(last_sent(f, RAFT_MSG_APPEND, 3)->append.commit, last);
+    unsigned n_sent = f->n_sent;
+    answer_append(f, 2);
+    assert_int_equal(driver_get_commit(f->driver), last + 1);
+    assert_int_equal(f->n_sent, n_sent);
+    assert_true(f->due <= f->now + 2);
+    f->now += 2;
+    driver_tick(f->driver, f->now);
+    m = last_sent(f, RAFT_MSG_APPEND, 2);
+    assert_non_null(m);
+    assert_int_equal(m->append.n_entries, 0);
+    assert_int_equal(m->append.commit, last + 1);
     destroy(f);
 }
 
@@ -804,7 +822,7 @@ int main(void)
 #ifdef __SANITIZE_ADDRESS__
         cmocka_unit_test(test_guards_that_sanitizers_see),
 #endif
-        cmocka_unit_test(test_commit_is_spread_at_once),
+        cmocka_unit_test(test_commit_is_spread),
         cmocka_unit_test(test_stopped_follower_costs_nothing),
         cmocka_unit_test(test_strange_messages),
         cmocka_unit_test(test_apply_window),

@@ -201,6 +201,12 @@ static void add_feed(void *user, struct loop *loop, const struct feed_handler *h
     node->feeds[node->n_feeds++].user = feed_user;
 }
 
+/* The feeds of this fixture always tell everything. */
+static void no_follow(void *user, struct loop *loop, bool on)
+{
+    (void)user, (void)loop, (void)on;
+}
+
 static uint64_t lease_until(void *user)
 {
     struct fix_node *node = user;
@@ -556,14 +562,14 @@ struct fix *fix_new(unsigned n_nodes, unsigned n_shards, unsigned n_users)
     for (unsigned i = 1; i <= n_nodes; i++) {
         struct fix_node *n = &f->nodes[i];
         struct err_ctx err = {0};
-        struct im_options o = {
-            .node_id = i,
-            .n_shards = n_shards,
-            .release = "test",
-            .store = n->store,
-            .log = f->log,
-            .metrics = &n->metrics,
-            .backend = {n, submit, add_feed, lease_until, fake_link_send, fake_is_congested, fake_is_up}};
+        struct im_options o = {.node_id = i,
+                               .n_shards = n_shards,
+                               .release = "test",
+                               .store = n->store,
+                               .log = f->log,
+                               .metrics = &n->metrics,
+                               .backend = {n, submit, add_feed, lease_until, fake_link_send,
+                                           fake_is_congested, fake_is_up, no_follow}};
         assert_int_equal(im_new(&n->im, &o, &err), 0);
         struct xmpp_options x = {.im = n->im};
         assert_int_equal(xmpp_new(&n->xmpp, &x, &err), 0);

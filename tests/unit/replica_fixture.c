@@ -277,7 +277,7 @@ void node_start_as(struct tnode *n, uint32_t id)
     if (replica_open(&r, &o, &err) != 0)
         fail_msg("%s", err.text);
     node_listen(n);
-    replica_add_feed(r, n->loop, &(struct feed_handler){on_events, on_reload}, n);
+    replica_add_feed(r, n->loop, &(struct feed_handler){.on_events = on_events, .on_reload = on_reload}, n);
     replica_on_change(r, n->loop, on_change, n);
     if (replica_start(r, &err) != 0)
         fail_msg("%s", err.text);
