@@ -26,7 +26,7 @@ if(IMP_FUZZ)
 endif()
 if(IMP_HARDEN)
   add_compile_options(-D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE)
-  add_link_options(-pie -Wl,-z,relro,-z,now,-z,noexecstack)
+  add_link_options($<$<STREQUAL:$<TARGET_PROPERTY:TYPE>,EXECUTABLE>:-pie> -Wl,-z,relro,-z,now,-z,noexecstack)
 endif()
 
 foreach(pair "UV;libuv" "LMDB;lmdb" "PROTOBUF_C;libprotobuf-c" "SSL;openssl" "EXPAT;expat" "XXHASH;libxxhash"
