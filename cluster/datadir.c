@@ -23,6 +23,33 @@ static int path_of(const struct datadir *d, const char *name, char *out, size_t 
     return 0;
 }
 
+/* What a disk does may pass; what a person has to set right (a missing file, a permission) is ERR_SYSTEM. */
+static int code_of(int number)
+{
+    switch (number) {
+    case ENOSPC:
+    case EDQUOT:
+        return ERR_NOSPACE;
+    case EROFS:
+        return ERR_READONLY;
+    case EIO:
+    case ENODEV:
+    case ENXIO:
+    case ESTALE:
+    case ETIMEDOUT:
+        return ERR_IO;
+    default:
+        return ERR_SYSTEM;
+    }
+}
+
+/* Of a file that is open already: nobody's mistake. */
+static int write_code(int number)
+{
+    int code = code_of(number);
+    return code == ERR_SYSTEM ? ERR_IO : code;
+}
+
 static int sync_dir(const char *path)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -41,11 +68,11 @@ static int take_lock(struct datadir *d, unsigned wait_ms, struct err_ctx *err)
         return rc;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
-        return err_set(err, ERR_SYSTEM, "cannot open %s: %s", path, strerror(errno));
+        return err_set(err, code_of(errno), "cannot open %s: %s", path, strerror(errno));
     uint64_t until = clock_monotonic_ms() + wait_ms;
     while (flock(fd, LOCK_EX | LOCK_NB)) {
         if (errno != EWOULDBLOCK && errno != EINTR) {
-            rc = err_set(err, ERR_SYSTEM, "cannot lock %s: %s", path, strerror(errno));
+            rc = err_set(err, code_of(errno), "cannot lock %s: %s", path, strerror(errno));
             close(fd);
             return rc;
         }
@@ -66,7 +93,7 @@ static int set_path(struct datadir *d, const char *path, struct err_ctx *err)
         return err_set(err, ERR_INVALID, "'%s' cannot be a data directory", path);
     char *real = realpath(path, NULL);
     if (!real)
-        return err_set(err, errno == ENOENT ? ERR_NOTFOUND : ERR_SYSTEM, "%s: %s", path, strerror(errno));
+        return err_set(err, errno == ENOENT ? ERR_NOTFOUND : code_of(errno), "%s: %s", path, strerror(errno));
     int fits = (size_t)snprintf(d->path, sizeof(d->path), "%s", real) < sizeof(d->path) - 64;
     free(real);
     return fits ? 0 : err_set(err, ERR_INVALID, "'%s': the path is too long", path);
@@ -86,7 +113,7 @@ static int check_content(const char *path, const char *const *allowed, struct er
 {
     DIR *dir = opendir(path);
     if (!dir)
-        return err_set(err, ERR_SYSTEM, "%s: %s", path, strerror(errno));
+        return err_set(err, code_of(errno), "%s: %s", path, strerror(errno));
     int rc = 0;
     for (struct dirent *e; !rc && (e = readdir(dir));)
         if (!is_allowed(e->d_name, allowed))
@@ -100,12 +127,12 @@ int datadir_create(struct datadir *d, const char *path, const char *const *allow
 {
     d->lock_fd = -1;
     if (mkdir(path, 0700) && errno != EEXIST)
-        return err_set(err, ERR_SYSTEM, "cannot make %s: %s", path, strerror(errno));
+        return err_set(err, code_of(errno), "cannot make %s: %s", path, strerror(errno));
     int rc = check_content(path, allowed, err);
     if (rc || (rc = set_path(d, path, err)))
         return rc;
     if (chmod(d->path, 0700))
-        return err_set(err, ERR_SYSTEM, "cannot set the mode of %s: %s", d->path, strerror(errno));
+        return err_set(err, code_of(errno), "cannot set the mode of %s: %s", d->path, strerror(errno));
     return take_lock(d, 0, err);
 }
 
@@ -116,7 +143,7 @@ int datadir_open(struct datadir *d, const char *path, unsigned wait_ms, struct e
         return rc;
     struct stat st;
     if (stat(d->path, &st))
-        return err_set(err, ERR_SYSTEM, "%s: %s", d->path, strerror(errno));
+        return err_set(err, code_of(errno), "%s: %s", d->path, strerror(errno));
     if (!S_ISDIR(st.st_mode))
         return err_set(err, ERR_INVALID, "%s is not a directory", d->path);
     if (st.st_mode & 0067) /* group imp-admin may pass through, to the admin socket */
@@ -141,7 +168,7 @@ int datadir_read(const struct datadir *d, const char *name, struct buf *out, siz
         return rc;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return err_set(err, errno == ENOENT ? ERR_NOTFOUND : ERR_SYSTEM, "%s: %s", path, strerror(errno));
+        return err_set(err, errno == ENOENT ? ERR_NOTFOUND : code_of(errno), "%s: %s", path, strerror(errno));
     size_t total = 0;
     for (;;) {
         char chunk[4096];
@@ -181,8 +208,7 @@ static int settle(const struct datadir *d, int fd, const char *tmp, const char *
 {
     int rc = 0;
     if (fsync(fd) || rename(tmp, path))
-        rc = err_set(err, errno == ENOSPC ? ERR_NOSPACE : ERR_IO, "cannot write %s: %s", path,
-                     strerror(errno));
+        rc = err_set(err, write_code(errno), "cannot write %s: %s", path, strerror(errno));
     char parent[DATADIR_PATH_MAX + 64];
     snprintf(parent, sizeof(parent), "%s", path);
     char *slash = strrchr(parent, '/');
@@ -205,14 +231,13 @@ static int open_tmp(const struct datadir *d, const char *name, unsigned mode, ch
     if (slash) {
         *slash = '\0';
         if (mkdir(path, 0700) && errno != EEXIST)
-            return err_set(err, ERR_SYSTEM, "cannot make %s: %s", path, strerror(errno));
+            return err_set(err, code_of(errno), "cannot make %s: %s", path, strerror(errno));
         *slash = '/';
     }
     unlink(tmp);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
     if (fd < 0)
-        return err_set(err, errno == ENOSPC ? ERR_NOSPACE : ERR_SYSTEM, "cannot write %s: %s", tmp,
-                       strerror(errno));
+        return err_set(err, code_of(errno), "cannot write %s: %s", tmp, strerror(errno));
     return fd;
 }
 
@@ -225,8 +250,7 @@ int datadir_write(const struct datadir *d, const char *name, const void *data, s
         return fd;
     int rc;
     if (fchmod(fd, (mode_t)mode) || write_all(fd, data, n_bytes))
-        rc =
-            err_set(err, errno == ENOSPC ? ERR_NOSPACE : ERR_IO, "cannot write %s: %s", tmp, strerror(errno));
+        rc = err_set(err, write_code(errno), "cannot write %s: %s", tmp, strerror(errno));
     else
         rc = settle(d, fd, tmp, path, err);
     close(fd);
@@ -279,7 +303,7 @@ int datadir_write_identity(const struct datadir *d, const struct datadir_identit
     struct stat file, dir;
     int rc = 0;
     if (fstat(fd, &file) || stat(d->path, &dir)) {
-        rc = err_set(err, ERR_SYSTEM, "%s: %s", d->path, strerror(errno));
+        rc = err_set(err, code_of(errno), "%s: %s", d->path, strerror(errno));
     } else {
         char machine[65], hex[33];
         read_machine(machine);
@@ -390,7 +414,7 @@ int datadir_read_identity(const struct datadir *d, struct datadir_identity *id, 
     if ((rc = path_of(d, "identity", path, sizeof(path), err)))
         return rc;
     if (stat(path, &file) || stat(d->path, &dir))
-        return err_set(err, ERR_SYSTEM, "%s: %s", path, strerror(errno));
+        return err_set(err, code_of(errno), "%s: %s", path, strerror(errno));
     read_machine(machine);
     const char *what = strcmp(machine, f.machine)              ? "was made on another machine"
                        : (uint64_t)dir.st_ino != f.dir_inode   ? "is a copy or was restored"

@@ -2,10 +2,9 @@
 #include "node/node_impl.h"
 #include "storage/scrubber.h"
 #include <inttypes.h>
-#include <sys/statvfs.h>
 
 enum {
-    DISK_EVERY_MS = 10000,
+    CLOCK_EVERY_MS = 1000,
     CERTS_EVERY_MS = 60 * 60 * 1000,
     ALARMS_EVERY_MS = 1000,
     QUORUM_AFTER_MS = 3000
@@ -127,24 +126,6 @@ void duties_stop_scrub(struct node *n)
     n->scrubber = NULL;
 }
 
-/* DiskLow at the larger of 10 % of the file system and the store's size + 512 MiB (a copy must fit). */
-static void check_disk(struct node *n)
-{
-    struct statvfs st;
-    if (statvfs(n->dir.path, &st))
-        return;
-    uint64_t free_bytes = (uint64_t)st.f_bavail * st.f_frsize, total = (uint64_t)st.f_blocks * st.f_frsize;
-    uint64_t need = store_size_bytes(n->store) + (512ull << 20);
-    if (need < total / 10)
-        need = total / 10;
-    if (free_bytes < need)
-        alarms_raise(n->alarms, ALARM_DISK_LOW, n->id.node,
-                     "%s: %" PRIu64 " MiB free where the data of %s is, %" PRIu64 " MiB are wanted",
-                     n->dir.path, free_bytes >> 20, n->id.name, need >> 20);
-    else
-        alarms_clear(n->alarms, ALARM_DISK_LOW, n->id.node);
-}
-
 /* The alarm can only be written once there is a quorum again; it is cleared then after it was written. */
 static void check_quorum(struct node *n, uint64_t now_ms)
 {
@@ -194,9 +175,9 @@ void duties_step(struct node *n, uint64_t now_ms)
         n->alarms_stepped_ms = now_ms;
         alarms_step(n->alarms);
     }
-    if (!n->disk_checked_ms || now_ms - n->disk_checked_ms >= DISK_EVERY_MS) {
-        n->disk_checked_ms = now_ms;
-        check_disk(n);
+    disk_check_step(n, now_ms);
+    if (!n->clock_checked_ms || now_ms - n->clock_checked_ms >= CLOCK_EVERY_MS) {
+        n->clock_checked_ms = now_ms;
         check_clock(n);
         if (n->scrubber)
             scrubber_set_round(n->scrubber, scrub_round_s(n));

@@ -31,6 +31,10 @@ static json_t *collect_reasons(struct node *n)
             add_reason(reasons, service_name((enum service_id)i),
                        *st.reason ? st.reason : service_state_name(st.state));
     }
+    if (n->status.is_disk_low)
+        add_reason(reasons, "disk", "less than 64 MiB are free");
+    if (n->status.is_disk_silent)
+        add_reason(reasons, "disk", "it does not answer");
     const struct member *self = control_self(n);
     if (self && self->drained)
         add_reason(reasons, "node", "drained");

@@ -162,7 +162,8 @@ static int open_directory(struct node *n, struct err_ctx *err)
 /* What may have passed in a moment is tried again; what a person must repair is not. */
 static int end_status(int rc)
 {
-    bool again = rc == ERR_NOSPACE || rc == ERR_IO || rc == ERR_AGAIN || rc == ERR_SYSTEM;
+    bool again =
+        rc == ERR_NOSPACE || rc == ERR_IO || rc == ERR_READONLY || rc == ERR_AGAIN || rc == ERR_SYSTEM;
     return again ? SUPERVISOR_AGAIN : SUPERVISOR_REFUSED;
 }
 

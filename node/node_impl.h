@@ -96,8 +96,16 @@ struct node {
     bool im_serving, xmpp_wanted, xmpp_serving; /* the services run */
     bool all_running_told;
     uint64_t epoch; /* of the proposer session, as last told to the links */
-    uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, disk_checked_ms, certs_checked_ms,
+    uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, clock_checked_ms, certs_checked_ms,
         progress_ms;
+    /* disk_check.c */
+    uint64_t free_checked_ms, stuck_checked_ms;
+    bool disk_was_low, replication_stands;
+    struct stuck_peer {
+        uint32_t node;
+        uint64_t match_index, since_ms; /* since when it has not moved */
+    } stuck_peers[REPLICA_MAX_PEERS];
+    unsigned n_stuck_peers;
     uint64_t alone_ms; /* since when without a majority; 0: with one */
     bool alone;        /* for so long that writes are refused at once */
     bool quorum_lost;  /* the alarm's */
@@ -131,6 +139,9 @@ bool control_is_publisher(const struct node *n);
 
 /* duties.c: what a node checks by itself once in a while */
 void duties_step(struct node *n, uint64_t now_ms);
+
+/* ---- disk_check.c ---- */
+void disk_check_step(struct node *n, uint64_t now_ms);
 int duties_start_scrub(struct node *n, struct err_ctx *err); /* reads all rows once per storage.scrub */
 void duties_stop_scrub(struct node *n);
 void duties_on_trouble(void *user, enum member_trouble trouble, uint32_t node, bool raised, bool forget,

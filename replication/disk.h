@@ -1,7 +1,7 @@
 /* The disk as log and vote file see it: the seam where the simulation puts a disk of its own, which loses,
- * tears and fails what was not synced. Errors are ERR_NOSPACE and ERR_IO, ERR_NOTFOUND from open, rename and
- * unlink. A failed write or sync is never retried (the kernel may have dropped the pages): the caller ends
- * the process. */
+ * tears and fails what was not synced. Errors are ERR_NOSPACE, ERR_READONLY and ERR_IO, ERR_NOTFOUND from
+ * open, rename and unlink. A failed write or sync is never retried (the kernel may have dropped the pages):
+ * the caller ends the process. */
 #ifndef REPLICATION_DISK_H
 #define REPLICATION_DISK_H
 

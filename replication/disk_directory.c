@@ -27,6 +27,8 @@ static int map_errno(void)
         return ERR_NOSPACE;
     case ENOENT:
         return ERR_NOTFOUND;
+    case EROFS:
+        return ERR_READONLY;
     default:
         return ERR_IO;
     }
@@ -82,7 +84,7 @@ static int file_read(struct disk_file *f, uint64_t offset, void *data, size_t n_
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return ERR_IO;
+            return map_errno();
         if (n == 0)
             break;
         *n_read += (size_t)n;

@@ -62,8 +62,9 @@ uint64_t driver_term_of(const struct driver *d, uint64_t index)
 
 void driver_save_vote(struct driver *d)
 {
-    if (vote_save(d->config.vote, raft_current_term(&d->r), raft_voted_for(&d->r)))
-        driver_fatal(d, "term and vote cannot be written");
+    int rc = vote_save(d->config.vote, raft_current_term(&d->r), raft_voted_for(&d->r));
+    if (rc)
+        driver_fatal(d, "term and vote cannot be written: %s", err_text(rc));
 }
 
 /* Entries of the event are ours already, as blobs; the core's own barrier is not. Returns a reference. */

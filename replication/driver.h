@@ -81,6 +81,9 @@ struct driver_ops {
     void (*snapshot_data)(void *user, uint64_t index, struct buf *out);
     /* A broken invariant or a dead disk. */
     void (*fatal)(void *user, const char *text);
+    /* PEER says that it leads TERM, as we do: one of the two has broken a promise. Its message was dropped;
+     * close its connection. May be NULL. */
+    void (*second_leader)(void *user, uint64_t peer, uint64_t term);
 };
 
 enum { DRIVER_APPLY_ENTRIES = 8192, DRIVER_APPLY_BYTES = 16 << 20, DRIVER_SUBMIT_MAX = 64 };
@@ -180,6 +183,7 @@ struct driver_status {
     struct driver_peer {
         uint64_t match;    /* stored there for certain */
         uint64_t heard_ms; /* when its last answer came; 0: never in this leadership */
+        bool installs;     /* a snapshot */
     } peers[CONFIGURATION_MAX];
 };
 void driver_get_status(const struct driver *d, struct driver_status *out);
@@ -198,7 +202,7 @@ uint64_t driver_term_of(const struct driver *d, uint64_t index);
 /* Counters; see metrics. */
 struct driver_stats {
     uint64_t n_append_sent, n_empty_sent, n_empty_dropped, n_commit_spread, n_rebuilt, n_below_log, n_reads,
-        n_elections;
+        n_second_leader, n_elections;
 };
 void driver_get_stats(const struct driver *d, struct driver_stats *out);
 

@@ -321,9 +321,12 @@ void driver_get_status(const struct driver *d, struct driver_status *out)
         driver_match_index(d, id, &out->peers[i].match);
         if (id == d->config.id)
             out->peers[i].heard_ms = d->now;
-        for (unsigned k = 0; k < d->n_links; k++)
-            if (d->links[k].id == id)
-                out->peers[i].heard_ms = d->links[k].heard_ms;
+        for (unsigned k = 0; k < d->n_links; k++) {
+            if (d->links[k].id != id)
+                continue;
+            out->peers[i].heard_ms = d->links[k].heard_ms;
+            out->peers[i].installs = driver_link_installs(d, &d->links[k]);
+        }
     }
 }
 

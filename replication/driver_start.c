@@ -76,8 +76,9 @@ static void bump_sole_voter(struct driver *d, uint64_t *term, uint64_t *vote)
         return;
     ++*term;
     *vote = d->config.id;
-    if (vote_save(d->config.vote, *term, *vote))
-        driver_fatal(d, "term and vote cannot be written");
+    int rc = vote_save(d->config.vote, *term, *vote);
+    if (rc)
+        driver_fatal(d, "term and vote cannot be written: %s", err_text(rc));
 }
 
 static void start_core(struct driver *d, uint64_t term, uint64_t vote)
@@ -91,8 +92,9 @@ static void start_core(struct driver *d, uint64_t term, uint64_t vote)
     if (d->snapshot.term > term) {
         term = d->snapshot.term;
         vote = 0;
-        if (vote_save(d->config.vote, term, vote))
-            driver_fatal(d, "term and vote cannot be written");
+        int rc = vote_save(d->config.vote, term, vote);
+        if (rc)
+            driver_fatal(d, "term and vote cannot be written: %s", err_text(rc));
     }
     bump_sole_voter(d, &term, &vote);
     if (d->is_dead)

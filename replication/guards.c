@@ -112,13 +112,15 @@ static bool is_stale_refusal(const struct driver *d, const struct raft_msg *m)
            m->append_result.rejected <= match;
 }
 
-/* Not a hole: a broken promise. The core would abort on it; say why instead. */
+/* Not a hole: a broken promise. The core would abort on it, and a member that lies (or whose vote file was
+ * lost) could end every leader with it. What it sends does not count; both terms end the ordinary way. */
 static bool is_second_leader(struct driver *d, const struct raft_msg *m)
 {
     if (raft_state(&d->r) != RAFT_LEADER || m->term != raft_current_term(&d->r))
         return false;
-    driver_fatal(d, "node %llu leads term %llu, as this node does: is there a second copy of a node?",
-                 (unsigned long long)m->peer, (unsigned long long)m->term);
+    d->stats.n_second_leader++;
+    if (d->config.ops->second_leader)
+        d->config.ops->second_leader(d->config.user, m->peer, m->term);
     return true;
 }
 

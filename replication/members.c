@@ -108,8 +108,10 @@ static void fill_peers(struct replica *r, struct replica_status *out)
         if (!p)
             continue;
         p->member = member_of(&r->status.conf, node);
-        if (r->status.role == DRIVER_LEADER)
+        if (r->status.role == DRIVER_LEADER) {
             p->match_index = r->status.peers[i].match;
+            p->installs = r->status.peers[i].installs;
+        }
     }
 }
 
@@ -140,6 +142,8 @@ static void fill(struct replica *r, struct replica_status *out)
     out->quorum = has_quorum(r, replica_now_ms(r));
     out->is_fenced = r->is_fenced;
     out->is_disk_low = r->is_disk_low;
+    out->is_disk_silent = r->is_disk_silent;
+    out->published_ms = replica_now_ms(r);
     out->is_clock_skewed = r->is_skewed;
     out->clock_ahead_ms = r->clock_ahead_ms;
     fill_peers(r, out);
@@ -179,7 +183,8 @@ static bool is_news(const struct replica_status *a, const struct replica_status 
     if (a->role != b->role || a->member != b->member || a->leader != b->leader || a->term != b->term ||
         a->epoch != b->epoch || a->n_voters != b->n_voters || a->quorum != b->quorum ||
         a->installing != b->installing || a->n_peers != b->n_peers || a->is_fenced != b->is_fenced ||
-        a->is_disk_low != b->is_disk_low || a->is_clock_skewed != b->is_clock_skewed)
+        a->is_disk_low != b->is_disk_low || a->is_disk_silent != b->is_disk_silent ||
+        a->is_clock_skewed != b->is_clock_skewed)
         return true;
     for (unsigned i = 0; i < a->n_peers; i++)
         if (a->peers[i].node != b->peers[i].node || a->peers[i].member != b->peers[i].member ||

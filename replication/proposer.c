@@ -17,7 +17,7 @@ struct proposer {
     pthread_mutex_t lock;
     const struct proposer_ops *ops;
     void *user;
-    bool closed, hold;
+    bool closed;
 
     uint64_t epoch;    /* of the session; 0: none */
     uint64_t next_seq; /* the next to give */
@@ -71,7 +71,7 @@ int proposer_submit(struct proposer *p, uint64_t now_ms, const void *command, si
 {
     int code = 0;
     pthread_mutex_lock(&p->lock);
-    if (p->closed || p->hold || p->epoch == 0) {
+    if (p->closed || p->epoch == 0) {
         code = ERR_UNAVAILABLE;
     } else if (n_bytes > PROPOSER_MAX_COMMAND || p->next_seq - p->expected >= PROPOSER_WINDOW ||
                p->n_bytes + n_bytes > PROPOSER_MAX_BYTES) {
@@ -268,13 +268,6 @@ void proposer_close(struct proposer *p, int code, proposer_answer_fn *answer, vo
     }
     pthread_mutex_unlock(&p->lock);
     answers_give(&all, code, answer, user);
-}
-
-void proposer_hold(struct proposer *p, bool hold)
-{
-    pthread_mutex_lock(&p->lock);
-    p->hold = hold;
-    pthread_mutex_unlock(&p->lock);
 }
 
 void proposer_get_status(struct proposer *p, struct proposer_status *out)

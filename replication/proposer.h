@@ -80,8 +80,6 @@ bool proposer_on_rows(struct proposer *p, uint64_t now_ms, const struct proposer
 
 /* Nothing more is taken; what is in flight is answered with CODE. */
 void proposer_close(struct proposer *p, int code, proposer_answer_fn *answer, void *user);
-/* Refuse new proposals (disk nearly full); what is in flight goes on. */
-void proposer_hold(struct proposer *p, bool hold);
 
 struct proposer_status {
     uint64_t epoch; /* 0: no session */

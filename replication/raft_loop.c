@@ -3,9 +3,12 @@
  * leases. */
 #include "base/clock.h"
 #include "replication/replica_impl.h"
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+enum { SECOND_LEADER_EVERY_MS = 10000 };
 
 void replica_fatal(struct replica *r, bool exit_again, const char *format, ...)
 {
@@ -102,8 +105,32 @@ static void on_driver_fatal(void *user, const char *text)
     log_fatal(r->log, "%s", text);
 }
 
-static const struct driver_ops ops = {on_send,    on_set_timer,     on_apply,       on_state,
-                                      on_install, on_snapshot_data, on_driver_fatal};
+static void on_second_leader(void *user, uint64_t peer, uint64_t term)
+{
+    struct replica *r = user;
+    uint64_t now = replica_now_ms(r);
+    if (!r->second_leader_ms || now >= r->second_leader_ms + SECOND_LEADER_EVERY_MS) {
+        r->second_leader_ms = now;
+        log_error(
+            r->log,
+            "node %u says that it leads term %" PRIu64
+            ", as this node does: is it a copy, or has it lost its vote? Its connection is closed; if this "
+            "goes on, remove it from the cluster and join it anew",
+            (unsigned)peer, term);
+    }
+    transport_close_from(r->transport, (uint32_t)peer);
+}
+
+static const struct driver_ops ops = {
+    .send = on_send,
+    .set_timer = on_set_timer,
+    .apply = on_apply,
+    .state = on_state,
+    .install = on_install,
+    .snapshot_data = on_snapshot_data,
+    .second_leader = on_second_leader,
+    .fatal = on_driver_fatal,
+};
 
 int raft_loop_open_driver(struct replica *r, struct err_ctx *err)
 {
@@ -227,7 +254,8 @@ static void pump_lease(struct replica *r)
     struct proposer_status session;
     uint64_t ping, now = replica_now_ms(r);
     proposer_get_status(r->proposer, &session);
-    bool want = atomic_load(&r->want_lease) && !r->is_disk_low && !r->is_fenced && !r->stopping;
+    bool want =
+        atomic_load(&r->want_lease) && !r->is_disk_low && !r->is_disk_silent && !r->is_fenced && !r->stopping;
     lease_holder_set(&r->holder, want, session.epoch, r->route);
     if (lease_holder_tick(&r->holder, now, clock_boot_ms(), &ping))
         raft_frames_ping_lease(r, session.epoch, ping);
@@ -294,23 +322,6 @@ static void on_turn(struct loop_hook *hook)
 
 /* ---- time ---- */
 
-static void check_disk(struct replica *r, uint64_t now)
-{
-    if (now < r->disk_checked_ms + 1000)
-        return;
-    r->disk_checked_ms = now;
-    bool low = rlog_check_disk(r->rlog);
-    if (low != r->is_disk_low) {
-        r->is_disk_low = low;
-        proposer_hold(r->proposer, low);
-        log_at(r->log, low ? LOG_ERROR : LOG_NOTICE, "%s",
-               low ? "less than 64 MiB of disk are free: no new proposals, leadership and lease given up"
-                   : "enough disk is free again");
-    }
-    if (low && is_leader(r) && r->status.conf.n > 1 && !r->status.is_transferring)
-        driver_transfer(r->driver, now, 0);
-}
-
 static void on_timed_out(void *user, const struct proposal_call *call, int code)
 {
     feed_answer_now(call, code);
@@ -323,7 +334,7 @@ static void on_tick(struct timer *t)
     proposer_tick(r->proposer, now, on_timed_out, r);
     lease_grantor_tick(&r->grantor, now);
     differ_judge(r, now);
-    check_disk(r, now);
+    disk_watch_tick(r, now);
     clocks_check(r, now);
     snapshot_consider(r);
     if (r->copy_server)

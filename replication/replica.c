@@ -17,8 +17,8 @@ static char *path(const char *dir, const char *name)
 static void on_rlog_fatal(void *user, int code, const char *text)
 {
     struct replica *r = user;
-    replica_fatal(r, code != ERR_CORRUPT, "log: %s (%s)", text, err_text(code));
-    log_fatal(r->log, "log: %s", text);
+    replica_fatal(r, code != ERR_CORRUPT, "%s", text);
+    log_fatal(r->log, "%s", text);
 }
 
 static void on_rlog_done(void *user)
@@ -402,6 +402,13 @@ void replica_accept(struct replica *r, struct stream *s, uint32_t node)
 
 /* ---- proposals, feed, small things ---- */
 
+/* Also a node that holds everything else back may say what is wrong with it. */
+static bool is_alarm(const Imp__Command *command)
+{
+    return command->body_case == IMP__COMMAND__BODY_ALARM_RAISE ||
+           command->body_case == IMP__COMMAND__BODY_ALARM_CLEAR;
+}
+
 int proposal_submit(struct replica *r, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
                     proposal_done_fn *on_done, void *user)
 {
@@ -412,6 +419,8 @@ int proposal_submit(struct replica *r, Imp__Command *command, struct loop *loop,
         return ERR_INVALID;
     if (fsm_command_level(command) > apply_level(r->apply))
         return ERR_UNSUPPORTED;
+    if (atomic_load_explicit(&r->holds_proposals, memory_order_relaxed) && !is_alarm(command))
+        return ERR_UNAVAILABLE;
     command->time_ms = clock_wall_ms();
     size_t n = imp__command__get_packed_size(command);
     if (n > PROPOSER_MAX_COMMAND)

@@ -147,6 +147,7 @@ struct replica_peer {
     enum replica_member member;
     bool connected;
     uint64_t match_index;   /* known by the leader only, else 0 */
+    bool installs;          /* it takes a copy of the store; known by the leader only */
     uint64_t last_heard_ms; /* CLOCK_MONOTONIC; 0: never */
     uint32_t ping_us;       /* round trip of the last ping frame; 0: unknown */
 };
@@ -164,9 +165,11 @@ struct replica_status {
     unsigned n_voters;
     bool is_fenced;         /* this node's tables differ from the majority's */
     bool is_disk_low;       /* less than 64 MiB free: no new proposals, no lease */
+    bool is_disk_silent;    /* log or store have waited 5 s for it: no lease */
     bool is_clock_skewed;   /* our clock has been more than 10 s from the median of the members for 3 s */
     int64_t clock_ahead_ms; /* of that median */
     bool quorum; /* the leader heard a majority within an election timeout; followers: a leader is known */
+    uint64_t published_ms; /* CLOCK_MONOTONIC; it grows as long as the raft thread turns */
     unsigned n_peers;
     struct replica_peer peers[REPLICA_MAX_PEERS];
 };

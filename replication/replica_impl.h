@@ -33,6 +33,13 @@ struct kick {
     void (*fn)(struct replica *r);
 };
 
+/* disk_watch.c */
+struct disk_watch {
+    uint64_t full_checked_ms, handed_over_ms;
+    uint64_t behind_index, behind_ms; /* leader: committed, not yet on our disk, since when; 0: nothing */
+    uint64_t durable, applied, progress_ms; /* what was there when something last moved */
+};
+
 struct replica {
     struct replica_options options;
     char *dir, *release;
@@ -69,9 +76,11 @@ struct replica {
     struct hashes hashes;
     struct store_reader *reader;
     struct arena arena;
-    bool members_dirty, is_disk_low, is_fenced, stopping, is_scrubbing;
+    bool members_dirty, is_disk_low, is_disk_silent, is_fenced, stopping, is_scrubbing;
+    struct disk_watch disk_watch;
+    atomic_bool holds_proposals; /* disk nearly full; any thread */
     atomic_bool cancel_scrub;
-    uint64_t disk_checked_ms, clocks_checked_ms, skewed_since_ms;
+    uint64_t second_leader_ms, clocks_checked_ms, skewed_since_ms;
     bool is_skewed;
     int64_t clock_ahead_ms; /* of the median of the members */
 
@@ -150,6 +159,9 @@ void members_publish(struct replica *r, bool notify);
 
 /* ---- clocks.c ---- */
 void clocks_check(struct replica *r, uint64_t now_ms);
+
+/* ---- disk_watch.c ---- */
+void disk_watch_tick(struct replica *r, uint64_t now_ms);
 
 /* ---- differ.c ---- */
 void differ_judge(struct replica *r, uint64_t now_ms);

@@ -62,6 +62,8 @@ void transport_set_address(struct transport *t, const char *address,
 void transport_accept(struct transport *t, struct stream *s, uint32_t node);
 
 bool transport_is_up(const struct transport *t, uint32_t node);
+/* Ends the connection that NODE has made to us. */
+void transport_close_from(struct transport *t, uint32_t node);
 /* Grows with each connection to NODE that opened. */
 uint64_t transport_generation(const struct transport *t, uint32_t node);
 void transport_send(struct transport *t, uint32_t node, enum conn_frame type, const void *body,
@@ -76,8 +78,8 @@ struct transport_info {
     bool connected;
     uint64_t heard_ms;
     uint32_t ping_us;
-    bool has_clock; /* since the connection opened */
-    int64_t clock_ms; /* its wall clock minus ours */
+    bool has_clock;      /* since the connection opened */
+    int64_t clock_ms;    /* its wall clock minus ours */
     const char *release; /* borrowed */
 };
 unsigned transport_get_info(const struct transport *t, struct transport_info *out, unsigned max);

@@ -53,6 +53,13 @@ bool transport_is_up(const struct transport *t, uint32_t node)
     return peer_open(t, node) != NULL;
 }
 
+void transport_close_from(struct transport *t, uint32_t node)
+{
+    struct peer *p = transport_find(t, node);
+    if (p && p->in)
+        conn_abort(p->in->conn);
+}
+
 uint64_t transport_generation(const struct transport *t, uint32_t node)
 {
     struct peer *p = transport_find(t, node);

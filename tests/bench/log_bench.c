@@ -76,7 +76,7 @@ static void on_fatal(void *user, const char *text)
     _exit(1);
 }
 static const struct driver_ops ops = {on_send,    on_timer,         on_apply, on_state,
-                                      on_install, on_snapshot_data, on_fatal};
+                                      on_install, on_snapshot_data, on_fatal, NULL};
 
 static void check(int rc, const struct err_ctx *err)
 {

@@ -19,6 +19,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -69,7 +70,7 @@ static char root[PATH_MAX], trash[PATH_MAX];
 static size_t root_length;
 static int journal = -1;
 static struct {
-    char *path; /* below the root; NULL: not ours */
+    char path[256]; /* below the root; "": not ours */
     uint64_t inode;
     bool is_dir;
 } files[MAX_FD];
@@ -168,12 +169,18 @@ static void remember(int fd)
         return;
     files[fd].inode = st.st_ino;
     files[fd].is_dir = S_ISDIR(st.st_mode);
-    files[fd].path = strdup(path);
+    snprintf(files[fd].path, sizeof(files[fd].path), "%s", path);
 }
 
 static const char *path_of(int fd)
 {
-    return fd >= 0 && fd < MAX_FD ? files[fd].path : NULL;
+    return fd >= 0 && fd < MAX_FD && *files[fd].path ? files[fd].path : NULL;
+}
+
+static void forget(int fd)
+{
+    if (path_of(fd))
+        *files[fd].path = '\0';
 }
 
 /* ---- rules ---- */
@@ -251,7 +258,7 @@ static void note_content(int fd, uint64_t offset, uint64_t n_bytes)
         abort();
     static __thread char *bytes;
     if (!bytes)
-        bytes = malloc(CHUNK);
+        bytes = mmap(NULL, CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     for (uint64_t at = from; at < to; at += CHUNK) {
         size_t n = to - at < CHUNK ? to - at : CHUNK;
         ssize_t got = at < size ? REAL(pread64, in, bytes, n, at) : 0;
@@ -368,11 +375,16 @@ int __openat64_2(int dir, const char *name, int flags) __attribute__((alias("__o
 
 int close(int fd)
 {
-    if (path_of(fd)) {
-        free(files[fd].path);
-        files[fd].path = NULL;
-    }
+    forget(fd);
     return (int)REAL(close, fd);
+}
+int closedir(DIR *dir) /* closes its descriptor by itself */
+{
+    static int (*next)(DIR *);
+    if (!next)
+        next = dlsym(RTLD_NEXT, "closedir");
+    forget(dirfd(dir));
+    return next(dir);
 }
 
 /* ---- content ---- */
