@@ -80,15 +80,18 @@ bool stream_can_read(const struct stream *s)
 
 static void on_poll(uv_poll_t *handle, int status, int events);
 
-void stream_update_poll(struct stream *s)
+static int wanted_events(const struct stream *s)
 {
-    if (!s->poll)
-        return;
     int mask = 0;
     if (!s->ended && (stream_can_read(s) || s->state == STREAM_CLOSING || s->state == STREAM_LINGER))
         mask |= UV_READABLE;
     if (s->blocked || s->state == STREAM_CONNECTING)
         mask |= UV_WRITABLE;
+    return mask;
+}
+
+static void set_poll(struct stream *s, int mask)
+{
     if (mask == s->mask)
         return;
     s->mask = (uint8_t)mask;
@@ -96,6 +99,17 @@ void stream_update_poll(struct stream *s)
         uv_poll_start(s->poll, mask, on_poll);
     else
         uv_poll_stop(s->poll);
+}
+
+/* A paused stream stays in the poll set until input comes that it cannot take: most are resumed before. */
+void stream_update_poll(struct stream *s)
+{
+    if (!s->poll)
+        return;
+    int mask = wanted_events(s);
+    if (!s->ended && mask == (s->mask & ~UV_READABLE))
+        return;
+    set_poll(s, mask);
 }
 
 int stream_attach(struct stream *s, int fd)
@@ -196,6 +210,8 @@ static void on_poll(uv_poll_t *handle, int status, int events)
     struct stream *s = handle->data;
     if (status < 0)
         s->mask = 0; /* libuv has stopped the handle */
+    else if ((events & UV_READABLE) && !(wanted_events(s) & UV_READABLE))
+        set_poll(s, wanted_events(s));
     if (s->state == STREAM_CONNECTING) {
         stream_connect_ready(s);
         return;

@@ -19,6 +19,7 @@ struct xml_stream {
     void *user;
     enum xml_error error;
     bool in_feed, restart, paused, stopped, freed;
+    bool halted; /* the reader, by the event under way */
 
     struct xml_reader *reader; /* NULL: before the first byte, or parked */
     struct xml_scan scan;
@@ -56,13 +57,18 @@ static void reset_arena(struct xml_stream *x)
     }
 }
 
-/* A handler may have asked for an end; more events must not come then. */
+/* A handler may have asked for an end; more events must not come then. After a pause at the end of the piece none can, and
+ * the reader, which cannot be used again once it was halted, is kept. */
 static void after_event(struct xml_stream *x)
 {
-    if (x->restart || x->paused || x->stopped || x->freed) {
-        x->halted_at = xml_reader_position(x->reader);
-        xml_reader_halt(x->reader);
-    }
+    bool ends = x->restart || x->stopped || x->freed;
+    if (!ends && !x->paused)
+        return;
+    x->halted_at = xml_reader_position(x->reader);
+    if (!ends && x->halted_at == x->piece_at + x->n_piece)
+        return;
+    x->halted = true;
+    xml_reader_halt(x->reader);
 }
 
 static void on_header(void *user, const struct xml *header)
@@ -203,6 +209,7 @@ static enum xml_error feed_piece(struct xml_stream *x, const char *d, size_t n, 
         return e;
     x->piece = d;
     x->n_piece = n;
+    x->halted = false;
     e = xml_reader_parse(x->reader, d, n, false);
     if (x->freed || x->stopped || e != XML_OK)
         return e;
@@ -213,7 +220,7 @@ static enum xml_error feed_piece(struct xml_stream *x, const char *d, size_t n, 
         reset(x);
         return XML_OK;
     }
-    if (x->paused) { /* the same as parking, here */
+    if (x->paused && x->halted) { /* the same as parking, here */
         *used = (size_t)(x->halted_at - x->piece_at);
         drop_reader(x);
         x->scan = (struct xml_scan){.state = XML_SCAN_TEXT};
