@@ -62,6 +62,8 @@ async def round_of(cluster, victim, seat):
     await until('the old stream ends', lambda: ann.closed)
     assert not any(s.startswith('<message') and body_of(s) == 'meanwhile' for s in ann.stanzas), 'delivered twice'
     await until('it is back by itself', victim.runs_services)
+    # it registers anew, and takes no writes until that is applied
+    await until('it takes writes', lambda: 'takes no writes now' not in add_user(victim, 'made-while-%s-stood' % victim.name).stderr)
     p = add_user(victim, 'made-while-%s-stood' % victim.name)
     assert p.returncode == 1 and 'exist' in p.stderr, p.stderr
     # the home moves back: ann's session ends there, and she is at home again
