@@ -5,7 +5,13 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TICK_MS = 250, DOWN_AFTER_MS = 3000, UNSEEN_AFTER_MS = 15000, RETRY_MS = 2000, MAX_MEMBERS = REPLICA_MAX_PEERS };
+enum {
+    TICK_MS = 250,
+    DOWN_AFTER_MS = 3000,
+    UNSEEN_AFTER_MS = 15000,
+    RETRY_MS = 2000,
+    MAX_MEMBERS = REPLICA_MAX_PEERS
+};
 
 struct watched {
     uint32_t node;
@@ -17,13 +23,16 @@ struct member_manager {
     const struct members *members;
     struct timer tick;
     struct replica_status status;
+    struct member_settings settings;
     struct watched watched[MAX_MEMBERS];
     unsigned n_watched;
     bool leads, no_redundancy;
     bool change_in_flight, proposal_in_flight;
     bool freed;
     unsigned n_pending; /* callbacks that are still to come */
-    uint64_t change_retry_ms, two_since_ms;
+    uint64_t change_retry_ms, two_since_ms, led_since_ms;
+    uint32_t evacuating, evacuated; /* leaving; and nobody's home any more */
+    uint64_t publisher_silent_ms;   /* since when it does not answer; 0: it does */
     uint64_t ready_term; /* leading in this term, and its first entry was applied at the last tick */
     char last_refusal[160];
     uint32_t seen[MAX_MEMBERS]; /* to be proposed */
@@ -52,8 +61,8 @@ static void on_changed(void *user, int code, const char *text)
     unpend(m);
 }
 
-/* A new leader may still have to apply who its members are; with the table of before it would take out somebody who has
- * just joined. One tick more, for the change to come to this loop. */
+/* A new leader may still have to apply who its members are; with the table of before it would take out
+ * somebody who has just joined. One tick more, for the change to come to this loop. */
 static bool knows_members(struct member_manager *m)
 {
     bool was_ready = m->ready_term == m->status.term;
@@ -63,9 +72,15 @@ static bool knows_members(struct member_manager *m)
 
 static void step_configuration(struct member_manager *m, uint64_t now)
 {
-    if (!knows_members(m) || m->change_in_flight || now < m->change_retry_ms)
+    if (m->change_in_flight || now < m->change_retry_ms)
         return;
-    struct member_step step = member_policy(m->members, &m->status, m->o.node_id, clock_monotonic_ms());
+    struct member_step step =
+        member_policy(m->members, &m->status,
+                      &(struct member_facts){.self = m->o.node_id,
+                                             .now_ms = clock_monotonic_ms(),
+                                             .led_since_ms = m->led_since_ms,
+                                             .replace_after_ms = m->settings.replace_after_s * 1000,
+                                             .evacuated = m->evacuated});
     if (!step.action)
         return;
     static const char *const words[] = {"",
@@ -144,6 +159,126 @@ static void propose_expire(struct member_manager *m)
         propose(m, &command);
         return;
     }
+}
+
+/* ---- members that leave: their users move, the policy takes them out of the configuration, then their row
+ * goes ---- */
+
+static void on_evacuated(void *user, const struct proposal_result *result)
+{
+    struct member_manager *m = user;
+    m->proposal_in_flight = false;
+    if (!result->code && !result->value && m->evacuating)
+        m->evacuated = m->evacuating;
+    else if (result->code == ERR_CONFLICT)
+        log_warning(m->o.log, "node %u cannot leave yet: %s", m->evacuating, result->text);
+    unpend(m);
+}
+
+static void propose_evacuation(struct member_manager *m, uint32_t node)
+{
+    Imp__Command command = IMP__COMMAND__INIT;
+    Imp__NodeEvacuate evacuate = IMP__NODE_EVACUATE__INIT;
+    evacuate.node = m->evacuating = node;
+    evacuate.max = 1000;
+    command.body_case = IMP__COMMAND__BODY_NODE_EVACUATE;
+    command.node_evacuate = &evacuate;
+    m->proposal_in_flight = true;
+    m->n_pending++;
+    if (proposal_submit(m->o.replica, &command, m->o.loop, 0, on_evacuated, m)) {
+        m->proposal_in_flight = false;
+        m->n_pending--;
+    }
+}
+
+static bool is_in_configuration(const struct member_manager *m, uint32_t node)
+{
+    for (unsigned i = 0; i < m->status.n_peers; i++)
+        if (m->status.peers[i].node == node)
+            return m->status.peers[i].member != REPLICA_NOT_MEMBER;
+    return node == m->o.node_id;
+}
+
+static void propose_leave(struct member_manager *m)
+{
+    for (unsigned i = 0; i < m->members->n; i++) {
+        const struct member *member = &m->members->list[i];
+        if (!member->leaving)
+            continue;
+        if (m->evacuated != member->id) {
+            propose_evacuation(m, member->id);
+            return;
+        }
+        if (is_in_configuration(m, member->id))
+            continue;
+        log_notice(m->o.log, "node %u (%s) has left the Raft configuration: it is removed", member->id,
+                   member->name);
+        Imp__Command command = IMP__COMMAND__INIT;
+        Imp__NodeRemove remove = IMP__NODE_REMOVE__INIT;
+        remove.node = member->id;
+        command.body_case = IMP__COMMAND__BODY_NODE_REMOVE;
+        command.node_remove = &remove;
+        propose(m, &command);
+        return;
+    }
+}
+
+/* ---- the publisher role, where it may move by itself ---- */
+
+static bool is_reachable(const struct member_manager *m, uint32_t node)
+{
+    if (node == m->o.node_id)
+        return true;
+    for (unsigned i = 0; i < m->status.n_peers; i++)
+        if (m->status.peers[i].node == node)
+            return m->status.peers[i].connected;
+    return false;
+}
+
+/* Of the same release: the publisher is the first that is upgraded. */
+static const struct member *find_successor(const struct member_manager *m, const struct member *publisher)
+{
+    for (unsigned i = 0; i < m->members->n; i++) {
+        const struct member *x = &m->members->list[i];
+        if (x->id != publisher->id && x->up && !x->witness && !x->drained && !x->leaving && !x->lost &&
+            is_reachable(m, x->id) && !strcmp(x->release, publisher->release))
+            return x;
+    }
+    return NULL;
+}
+
+static void propose_publisher(struct member_manager *m, uint64_t now)
+{
+    const struct member *publisher = members_find(m->members, m->members->publisher);
+    bool gone = publisher && !publisher->up && !is_reachable(m, publisher->id);
+    if (!gone) {
+        m->publisher_silent_ms = 0;
+        return;
+    }
+    if (!m->publisher_silent_ms)
+        m->publisher_silent_ms = now;
+    if (!m->settings.move_publisher || now - m->publisher_silent_ms < m->settings.move_after_s * 1000ull)
+        return;
+    const struct member *to = find_successor(m, publisher);
+    if (!to)
+        return;
+    log_warning(m->o.log, "the publisher %s has not answered for %u s: %s takes over its role",
+                publisher->name, m->settings.move_after_s, to->name);
+    Imp__Command command = IMP__COMMAND__INIT;
+    Imp__PublisherSet set = IMP__PUBLISHER_SET__INIT;
+    Imp__Audited audited = IMP__AUDITED__INIT;
+    char line[160];
+    snprintf(line, sizeof(line), "node promote %s (publisher.auto_move: %s does not answer)", to->name,
+             publisher->name);
+    audited.node = m->o.node_id;
+    audited.who = (char *)"imp";
+    audited.command = line;
+    set.node = to->id;
+    set.expected_epoch = m->members->publisher_epoch;
+    command.audited = &audited;
+    command.body_case = IMP__COMMAND__BODY_PUBLISHER_SET;
+    command.publisher_set = &set;
+    propose(m, &command);
 }
 
 void member_manager_seen(struct member_manager *m, uint32_t node)
@@ -284,10 +419,21 @@ static void on_tick(struct timer *t)
         m->leads = false;
         return;
     }
-    if (!m->leads)
+    if (!m->leads) {
         tell_all_well(m);
+        m->led_since_ms = clock_monotonic_ms();
+        m->publisher_silent_ms = 0;
+        m->evacuated = 0;
+    }
     m->leads = true;
-    step_configuration(m, now);
+    m->o.read_settings(m->o.user, &m->settings);
+    if (knows_members(m)) {
+        step_configuration(m, now);
+        if (!m->proposal_in_flight)
+            propose_leave(m);
+        if (!m->proposal_in_flight)
+            propose_publisher(m, now);
+    }
     if (!m->proposal_in_flight)
         propose_expire(m);
     check_troubles(m, now);

@@ -1,6 +1,6 @@
 /* The leader's duties about members, on the control loop of every node, at work only where the replica leads:
- * the Raft configuration (member_policy), node_seen and node_expire, and what the cluster's alarms are about.
- */
+ * the Raft configuration (member_policy), node_seen and node_expire, members that leave, the publisher role
+ * where it may move by itself, and what the cluster's alarms are about. */
 #ifndef CLUSTER_MEMBER_MANAGER_H
 #define CLUSTER_MEMBER_MANAGER_H
 
@@ -13,6 +13,12 @@ enum member_trouble {
     MEMBER_TROUBLE_NODE_DOWN,     /* no contact for some seconds */
     MEMBER_TROUBLE_CATCHING_UP,   /* joined, has not caught up once */
 };
+/* What the cluster's settings say. */
+struct member_settings {
+    unsigned replace_after_s; /* a silent voter */
+    bool move_publisher;
+    unsigned move_after_s;
+};
 struct member_manager_options {
     struct loop *loop;
     struct log *log;
@@ -22,6 +28,7 @@ struct member_manager_options {
      * leadership is lost. */
     void (*on_trouble)(void *user, enum member_trouble trouble, uint32_t node, bool raised, bool forget,
                        const char *text);
+    void (*read_settings)(void *user, struct member_settings *out);
     void *user;
 };
 struct member_manager;

@@ -27,6 +27,14 @@ static void fill(struct member *m, const Imp__NodeRow *row)
     m->seen = row->state == IMP__NODE_STATE__NODE_MEMBER;
     m->token_expires_ms = row->token_expires_ms;
     m->joined_ms = row->joined_ms;
+    m->leaving = row->leaving;
+    m->lost = row->lost;
+    m->has_key = row->key_id.len == sizeof(m->key_id);
+    if (m->has_key)
+        memcpy(m->key_id, row->key_id.data, sizeof(m->key_id));
+    m->ca_generation = row->ca_generation;
+    if (row->public_key_hash.len == sizeof(m->key_hash))
+        memcpy(m->key_hash, row->public_key_hash.data, sizeof(m->key_hash));
 }
 
 struct members *members_read(struct store_txn *txn, uint64_t index)

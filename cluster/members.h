@@ -14,8 +14,13 @@ struct member {
     uint64_t epoch; /* current one of its proposer session; 0: never registered, it has not caught up once */
     unsigned level; /* highest feature level that its release knows; 0: it never registered */
     bool witness, drained;
-    bool up;   /* node_up of that epoch is applied */
-    bool seen; /* spoke once with its certificate */
+    bool up;            /* node_up of that epoch is applied */
+    bool seen;          /* spoke once with its certificate */
+    bool leaving, lost; /* being removed; left behind by a recovery */
+    bool has_key;       /* key_id is known */
+    uint8_t key_id[8];  /* of the newest cluster key it holds */
+    uint32_t ca_generation;
+    uint8_t key_hash[32]; /* of its certificate's key: who it is, whoever signed */
     uint64_t token_expires_ms, joined_ms;
 };
 struct members {

@@ -69,18 +69,20 @@ static void tell_refused(struct handshake *h, const struct tls_peer *peer, const
     p->refused_ms = now;
 }
 
-/* A member by its certificate; 0 when it may not speak. */
-static uint32_t check_member(struct handshake *h, const struct tls_peer *peer)
+/* A member by its certificate; 0 when it may not speak. Who was removed is told so by the answer to its hello
+ * of imp-raft/1, which is all that it is let say. */
+static uint32_t check_member(struct handshake *h, const struct tls_peer *peer, bool raft)
 {
     struct plane *p = h->plane;
     struct err_ctx err = {0};
     uint32_t node = 0;
     int rc = identity_of_peer(&node, peer, p->o.cluster_id, &err);
-    if (!rc && p->o.is_removed(p->o.user, node))
+    bool removed = !rc && p->o.is_removed(p->o.user, node);
+    if (removed)
         rc = err_set(&err, ERR_DENIED, "node %u was removed from the cluster", node);
     if (rc)
         tell_refused(h, peer, err.text);
-    return rc ? 0 : node;
+    return rc && !(removed && raft) ? 0 : node;
 }
 
 static void on_open(void *user)
@@ -92,7 +94,7 @@ static void on_open(void *user)
     stream_tls_peer(s, &peer);
     bool join = !strcmp(peer.alpn, JOIN_ALPN), raft = !strcmp(peer.alpn, PLANE_RAFT_ALPN);
     bool known = join || raft || !strcmp(peer.alpn, LINK_ALPN);
-    uint32_t node = known && !join ? check_member(h, &peer) : 0;
+    uint32_t node = known && !join ? check_member(h, &peer, raft) : 0;
     if (p->closed || !known || (!join && !node)) {
         stream_abort(s);
         return;

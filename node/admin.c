@@ -106,6 +106,7 @@ static void send_reply(struct admin_connection *c, Imp__AdminReply *m)
 static void finish(struct admin_call *call, Imp__AdminReply *m)
 {
     struct admin_connection *c = call->connection;
+    admin_audit_end(call, m->status ? m->message : "");
     if (!c->stream) {
         if (c->remote)
             send_reply(c, m);
@@ -327,6 +328,7 @@ static void on_forward_reply(void *user, int code, const uint8_t *data, size_t n
     struct admin_call *call = user;
     Imp__AdminReply *m = code == 0 ? imp__admin_reply__unpack(NULL, n_bytes, data) : NULL;
     if (m) {
+        call->is_audited = true;
         finish(call, m);
         imp__admin_reply__free_unpacked(m, NULL);
     } else if (call->command->access == COMMAND_WRITE && (code == ERR_TIMEOUT || code == ERR_UNAVAILABLE)) {

@@ -42,8 +42,9 @@ struct admin_env {
 
 struct admin;
 int admin_open(struct admin **out, const struct admin_env *env, struct err_ctx *err);
-/* Ends the connections; A is freed with the last of them. No call of another node may come any more (the links end, or the
- * loop no longer turns), and calls whose answer is still awaited are dropped. May be NULL. */
+/* Ends the connections; A is freed with the last of them. No call of another node may come any more (the
+ * links end, or the loop no longer turns), and calls whose answer is still awaited are dropped. May be NULL.
+ */
 void admin_close(struct admin *a);
 
 struct admin_call {
@@ -57,7 +58,9 @@ struct admin_call {
     struct admin_names *names; /* of nodes and domains, read once; in the arena */
     uint32_t os_uid;
     char who[64];
-    void *state;                              /* the handler's, in the arena */
+    bool is_audited; /* its record is on its way with a proposal, or another node wrote it */
+    bool is_look;    /* a WRITE command in a form that only reads: no record */
+    void *state;     /* the handler's, in the arena */
     void (*on_gone)(struct admin_call *call); /* the front end left: stop what goes on, then admin_fail */
     struct admin_connection *connection;
 };
@@ -89,17 +92,21 @@ struct store_txn *admin_read(struct admin_call *call);
 bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done);
 /* The command line of the call as the audit shows it. */
 void admin_audit_line(struct buf *line, struct admin_call *call);
-/* admin_done of an act that has no proposal of its own (a kick, a service): its audit record is written, but not waited
- * for. */
+/* admin_done of an act that has no proposal of its own (a kick, a service): its audit record is written, but
+ * not waited for. */
 void admin_acted(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* At the end of the call: an administrative write that has no record yet (refused before anything was
+ * proposed) gets one. */
+void admin_audit_end(struct admin_call *call, const char *result);
 /* Proposes one checked setting; the call fails when the value is not allowed. */
-void admin_set_setting(struct admin_call *call, const char *key, const char *value, proposal_done_fn *on_done);
+void admin_set_setting(struct admin_call *call, const char *key, const char *value,
+                       proposal_done_fn *on_done);
 /* For on_done: false when the result is a refusal; the call has then been answered. */
 bool admin_accepted(struct admin_call *call, const struct proposal_result *result);
 
 /* Look-ups that answer the call themselves (and return NULL) when there is no such thing. */
 Imp__NodeRow *admin_find_node(struct admin_call *call, const char *name);
-Imp__NodeRow *admin_self(struct admin_call *call); /* never NULL */
+Imp__NodeRow *admin_self(struct admin_call *call);                        /* never NULL */
 Imp__UserRow *admin_find_user(struct admin_call *call, const char *name); /* "user" or "user@domain" */
 const char *admin_node_name(struct admin_call *call, uint32_t node);      /* "" for 0 */
 const char *admin_user_jid(struct admin_call *call, const Imp__UserRow *user);

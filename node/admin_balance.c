@@ -132,7 +132,8 @@ static void balance_next(struct admin_call *call)
 
 void admin_user_balance(struct admin_call *call)
 {
-    if (admin_option(call, "dry-run")) {
+    call->is_look = admin_option(call, "dry-run") != NULL;
+    if (call->is_look) {
         balance_dry_run(call);
         return;
     }
@@ -152,7 +153,8 @@ static void on_mode_set(void *user, const struct proposal_result *result)
 void admin_user_mode(struct admin_call *call)
 {
     const char *key = setting_defs[SETTING_ASSIGNMENT_MODE].key;
-    if (call->n_args == 0) {
+    call->is_look = call->n_args == 0;
+    if (call->is_look) {
         const char *mode = setting_string(admin_read(call), NULL, SETTING_ASSIGNMENT_MODE, &call->arena);
         struct buf text = {0};
         buf_addf(&text, "%s\n", mode);

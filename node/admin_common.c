@@ -69,15 +69,9 @@ void admin_audit_line(struct buf *line, struct admin_call *call)
     }
 }
 
-static int submit(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done, void *user)
+static int submit_audited(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done,
+                          void *user)
 {
-    /* Better than half a minute of waiting for an answer that cannot come. A leader's change is shorter than
-     * this. */
-    if (call->env->alone && *call->env->alone) {
-        admin_fail(call, "%s has no contact to a majority of the voters: nothing was written",
-                   call->env->node_name);
-        return false;
-    }
     Imp__Audited audited = IMP__AUDITED__INIT;
     struct buf line = {0};
     admin_audit_line(&line, call);
@@ -90,12 +84,39 @@ static int submit(struct admin_call *call, Imp__Command *command, proposal_done_
     int rv = proposal_submit(call->env->replica, command, call->env->loop, 0, on_done, user);
     command->audited = NULL;
     buf_fini(&line);
+    call->is_audited |= rv == 0;
     return rv;
+}
+
+static int submit(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done, void *user)
+{
+    /* Better than half a minute of waiting for an answer that cannot come. A leader's change is shorter than
+     * this. */
+    if (call->env->alone && *call->env->alone) {
+        admin_fail(call, "%s has no contact to a majority of the voters: nothing was written",
+                   call->env->node_name);
+        return false;
+    }
+    return submit_audited(call, command, on_done, user);
 }
 
 static void on_noted(void *user, const struct proposal_result *result)
 {
     (void)user, (void)result;
+}
+
+void admin_audit_end(struct admin_call *call, const char *result)
+{
+    bool alone = call->env->alone && *call->env->alone;
+    if (!call->command || call->command->access != COMMAND_WRITE || call->is_audited || call->is_look ||
+        alone)
+        return;
+    Imp__Note body = IMP__NOTE__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    body.result = (char *)result;
+    command.body_case = IMP__COMMAND__BODY_NOTE;
+    command.note = &body;
+    submit_audited(call, &command, on_noted, NULL);
 }
 
 void admin_acted(struct admin_call *call, const char *format, ...)

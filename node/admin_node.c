@@ -1,8 +1,10 @@
 /* impcli node ...: members, tokens, roles. */
 #include "base/clock.h"
 #include "base/mem.h"
+#include "cluster/datadir.h"
 #include "cluster/token.h"
 #include "node/admin_handlers.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +46,10 @@ static uint64_t count_users(struct admin_call *call, uint32_t node)
 static json_t *node_json(struct admin_call *call, const Imp__ClusterRow *cluster,
                          const struct replica_status *st, const Imp__NodeRow *n)
 {
-    const char *state = n->state == IMP__NODE_STATE__NODE_MEMBER ? "member" : "joining";
+    const char *state = n->lost                                    ? "lost"
+                        : n->leaving                               ? "leaving"
+                        : n->state == IMP__NODE_STATE__NODE_MEMBER ? "member"
+                                                                   : "joining";
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:b, s:b, s:s, s:I}", "name", n->name, "address",
                      n->address, "role", role_of(cluster, n), "raft",
                      raft_role(st, call->env->node_id, n->id), "release", n->release, "level", (int)n->level,
@@ -57,7 +62,8 @@ void admin_node_list(struct admin_call *call)
     static const struct admin_column columns[] = {
         {"name", "NAME"}, {"address", "ADDRESS"}, {"role", "ROLE"},
         {"raft", "RAFT"}, {"release", "RELEASE"}, {"level", "LEVEL"},
-        {"up", "UP"},     {"drained", "DRAINED"}, {"users", "USERS"}};
+        {"up", "UP"},     {"drained", "DRAINED"}, {"users", "USERS"},
+        {"state", "STATE"}};
     struct replica_status st;
     struct store_iter it;
     struct key prefix;
@@ -161,63 +167,10 @@ void admin_node_token(struct admin_call *call)
     admin_propose(call, &command, on_token_added);
 }
 
-/* ---- removal: users first, a thousand at a time, then the member ---- */
-
 struct node_state {
     uint32_t node;
     const char *name;
-    uint64_t left; /* users of a node that is removed */
 };
-
-static void on_removed(void *user, const struct proposal_result *result)
-{
-    struct admin_call *call = user;
-    const struct node_state *state = call->state;
-    if (admin_accepted(call, result))
-        admin_done(call, "%s is removed; its data directory can be deleted on that machine", state->name);
-}
-
-static void remove_now(struct admin_call *call)
-{
-    const struct node_state *state = call->state;
-    Imp__NodeRemove body = IMP__NODE_REMOVE__INIT;
-    Imp__Command command = IMP__COMMAND__INIT;
-    body.node = state->node;
-    command.body_case = IMP__COMMAND__BODY_NODE_REMOVE;
-    command.node_remove = &body;
-    admin_propose(call, &command, on_removed);
-}
-
-static void evacuate(struct admin_call *call);
-
-static void on_evacuated(void *user, const struct proposal_result *result)
-{
-    struct admin_call *call = user;
-    struct node_state *state = call->state;
-    if (!admin_accepted(call, result))
-        return;
-    bool progress = !state->left || result->value < state->left;
-    state->left = result->value;
-    if (result->value == 0)
-        remove_now(call);
-    else if (progress)
-        evacuate(call);
-    else
-        admin_fail(call, "%llu users of %s cannot be moved; it stays a member",
-                   (unsigned long long)result->value, state->name);
-}
-
-static void evacuate(struct admin_call *call)
-{
-    const struct node_state *state = call->state;
-    Imp__NodeEvacuate body = IMP__NODE_EVACUATE__INIT;
-    Imp__Command command = IMP__COMMAND__INIT;
-    body.node = state->node;
-    body.max = 1000;
-    command.body_case = IMP__COMMAND__BODY_NODE_EVACUATE;
-    command.node_evacuate = &body;
-    admin_propose(call, &command, on_evacuated);
-}
 
 static struct node_state *node_state_new(struct admin_call *call, const Imp__NodeRow *n)
 {
@@ -226,6 +179,109 @@ static struct node_state *node_state_new(struct admin_call *call, const Imp__Nod
     state->name = n->name;
     call->state = state;
     return state;
+}
+
+/* ---- removal: the member shall leave, then the leader moves its users and takes it out; here that is waited
+ * for ---- */
+
+enum { LEAVE_POLL_MS = 100, LEAVE_WAIT_MS = 60 * 1000 };
+
+struct leave {
+    struct admin_call *call;
+    struct timer timer;
+    uint64_t until_ms;
+    uint32_t node;
+    char name[NODE_NAME_MAX + 1];
+};
+
+static void leave_end(struct leave *w)
+{
+    timer_stop(&w->timer);
+    w->call->on_gone = NULL;
+    mem_free(w);
+}
+
+/* This node itself no longer receives the log once it is out of the configuration. */
+static bool has_left(const struct leave *w)
+{
+    struct key key;
+    key_init(&key);
+    key_u32(&key, w->node);
+    if (!store_has(admin_read(w->call), TABLE_NODE, &key))
+        return true;
+    struct replica_status st;
+    replica_get_status(w->call->env->replica, &st);
+    return w->node == w->call->env->node_id && st.member == REPLICA_NOT_MEMBER;
+}
+
+static void on_leave_poll(struct timer *t)
+{
+    struct leave *w = container_of(t, struct leave, timer);
+    struct admin_call *call = w->call;
+    char name[NODE_NAME_MAX + 1];
+    snprintf(name, sizeof name, "%s", w->name);
+    if (has_left(w)) {
+        leave_end(w);
+        admin_done(call, "%s is removed; its data directory is of no use any more: delete it on that machine",
+                   name);
+    } else if (clock_monotonic_ms() >= w->until_ms) {
+        leave_end(w);
+        admin_fail(call,
+                   "%s is being removed, which goes on by itself, but takes longer than %d s: impcli node "
+                   "list shows "
+                   "its users and its part in Raft, impcli dbreplication runtimestate what is not well",
+                   name, LEAVE_WAIT_MS / 1000);
+    }
+}
+
+static void on_leave_gone(struct admin_call *call)
+{
+    leave_end(call->state);
+    admin_fail(call, "the front end left");
+}
+
+static void on_leaving(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    const struct node_state *state = call->state;
+    if (!admin_accepted(call, result))
+        return;
+    struct leave *w = mem_new(struct leave);
+    w->call = call;
+    w->node = state->node;
+    snprintf(w->name, sizeof w->name, "%s", state->name);
+    w->until_ms = clock_monotonic_ms() + LEAVE_WAIT_MS;
+    timer_init(&w->timer, call->env->loop, on_leave_poll);
+    timer_start(&w->timer, LEAVE_POLL_MS, LEAVE_POLL_MS);
+    call->state = w;
+    call->on_gone = on_leave_gone;
+}
+
+/* The voters that stay must have a majority without it: else nothing could be written any more. */
+static bool leaves_a_majority(struct admin_call *call, const Imp__NodeRow *n)
+{
+    struct replica_status st;
+    struct buf silent = {0};
+    replica_get_status(call->env->replica, &st);
+    bool self_votes = st.member == REPLICA_VOTER && n->id != call->env->node_id;
+    unsigned n_voters = self_votes, n_answer = self_votes;
+    for (unsigned i = 0; i < st.n_peers; i++) {
+        if (st.peers[i].member != REPLICA_VOTER || st.peers[i].node == n->id)
+            continue;
+        n_voters++;
+        n_answer += st.peers[i].connected;
+        if (!st.peers[i].connected)
+            buf_addf(&silent, "%s%s", silent.n ? ", " : "", admin_node_name(call, st.peers[i].node));
+    }
+    bool ok = !n_voters || n_answer > n_voters / 2;
+    if (!ok)
+        admin_fail(call,
+                   "without %s only %u of %u voters would answer, and nothing could be written any more: "
+                   "start or remove "
+                   "%s first",
+                   n->name, n_answer, n_voters, silent.n ? silent.data : "the others");
+    buf_fini(&silent);
+    return ok;
 }
 
 void admin_node_remove(struct admin_call *call)
@@ -238,11 +294,15 @@ void admin_node_remove(struct admin_call *call)
         admin_fail(call, "%s is the publisher: move the role first with impcli node promote NODE", n->name);
         return;
     }
+    if (!leaves_a_majority(call, n))
+        return;
     node_state_new(call, n);
-    if (count_users(call, n->id))
-        evacuate(call);
-    else
-        remove_now(call);
+    Imp__NodeLeave body = IMP__NODE_LEAVE__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    body.node = n->id;
+    command.body_case = IMP__COMMAND__BODY_NODE_LEAVE;
+    command.node_leave = &body;
+    admin_propose(call, &command, on_leaving);
 }
 
 /* ---- roles ---- */

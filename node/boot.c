@@ -39,6 +39,15 @@ static void on_seen(void *user, uint32_t node)
     member_manager_seen(n->manager, node);
 }
 
+static void read_member_settings(void *user, struct member_settings *out)
+{
+    struct node *n = user;
+    struct store_txn *t = control_read(n);
+    out->replace_after_s = (unsigned)setting_int(t, NULL, SETTING_REPLACE_VOTER_AFTER);
+    out->move_publisher = setting_bool(t, NULL, SETTING_PUBLISHER_MOVE);
+    out->move_after_s = (unsigned)setting_int(t, NULL, SETTING_PUBLISHER_MOVE_AFTER);
+}
+
 static bool identify(void *user, const struct tls_peer *peer, uint32_t *node)
 {
     struct node *n = user;
@@ -51,6 +60,34 @@ static void on_store_fatal(void *user, int code, const char *detail)
     char text[400];
     snprintf(text, sizeof(text), "the store failed: %s", detail && *detail ? detail : err_text(code));
     node_fatal(n, true, text);
+}
+
+struct removed_letter {
+    struct letter letter;
+    struct node *node;
+};
+
+static void drop_removed(struct letter *letter)
+{
+    mem_free(container_of(letter, struct removed_letter, letter));
+}
+
+static void take_removed(struct letter *letter)
+{
+    struct node *n = container_of(letter, struct removed_letter, letter)->node;
+    drop_removed(letter);
+    n->was_told_removed = true;
+    control_step(n);
+}
+
+/* Raft thread. */
+static void on_removed(void *user, uint32_t by)
+{
+    struct node *n = user;
+    struct removed_letter *x = mem_new(struct removed_letter);
+    log_error(n->log, "node %u says that this node was removed from the cluster", by);
+    *x = (struct removed_letter){{NULL, take_removed, drop_removed}, n};
+    loop_post(n->loop, &x->letter);
 }
 
 static void on_replica_fatal(void *user, bool again, const char *text)
@@ -87,6 +124,7 @@ static int start_replica(struct node *n, struct err_ctx *err)
         .identify = identify,
         .log = log_category(n->log_root, "replication"),
         .metrics = &n->metrics,
+        .on_removed = on_removed,
         .on_tables_differ = duties_on_tables_differ,
         .on_fatal = on_replica_fatal,
         .user = n,
@@ -132,6 +170,7 @@ static int start_links(struct node *n, struct err_ctx *err)
         .replica = n->replica,
         .node_id = n->id.node,
         .on_trouble = duties_on_trouble,
+        .read_settings = read_member_settings,
         .user = n,
     });
     return 0;

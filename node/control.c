@@ -6,7 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TICK_MS = 200, BARRIER_MS = 5000, PROGRESS_MS = 1000, UPDATE_RETRY_MS = 5000, HAND_OVER_MS = 5000 };
+enum {
+    TICK_MS = 200,
+    BARRIER_MS = 5000,
+    PROGRESS_MS = 1000,
+    UPDATE_RETRY_MS = 5000,
+    HAND_OVER_MS = 5000,
+    REMOVED_END_MS = 500
+};
 
 struct store_txn *control_read(struct node *n)
 {
@@ -343,14 +350,14 @@ static void tell_all_running(struct node *n)
     n->all_running_told = running;
 }
 
-/* A leader hands over before it goes (member_policy). */
+/* A leader hands over before it goes (member_policy); an answer to who asked for it gets out. */
 static void check_removed(struct node *n, uint64_t now_ms)
 {
-    if (!n->was_member || control_self(n))
+    if (!n->was_told_removed && (!n->was_member || control_self(n)))
         return;
     if (!n->removed_ms)
         n->removed_ms = now_ms;
-    if (n->status.role == REPLICA_LEADER && now_ms - n->removed_ms < HAND_OVER_MS)
+    if (now_ms - n->removed_ms < (n->status.role == REPLICA_LEADER ? HAND_OVER_MS : REMOVED_END_MS))
         return;
     node_fatal(n, false,
                "this node was removed from the cluster. Its data directory is of no use any more: delete it, "

@@ -91,7 +91,8 @@ struct node {
     uint64_t barrier_index; /* committed when this process started; 0: not reached yet */
     bool barrier_in_flight;
     bool up_in_flight, update_in_flight, cert_in_flight;
-    bool was_member; /* this node's row has been seen */
+    bool was_member;       /* this node's row has been seen */
+    bool was_told_removed; /* by another member */
     uint64_t removed_ms;
     bool im_serving, xmpp_wanted, xmpp_serving; /* the services run */
     bool all_running_told;

@@ -132,19 +132,21 @@ static int check_change(const struct driver *d, struct err_ctx *err)
     return 0;
 }
 
+/* A promotion raises the majority, so every voter to be must answer: a silent one is demoted first. Standbys
+ * have no part in a majority; a silent one stops nobody (docs/adr/0007-voters.md). */
 static int check_answers(const struct driver *d, const struct configuration *before,
-                         const struct configuration *after, bool needs_all, struct err_ctx *err)
+                         const struct configuration *after, bool is_promotion, struct err_ctx *err)
 {
     if (!driver_has_guard(d, DRIVER_GUARD_ANSWERS))
         return 0;
     if (!has_quorum(d, before) || !has_quorum(d, after))
         return err_set(err, ERR_UNAVAILABLE, "no majority of the voters answers before and after the change");
-    for (unsigned i = 0; needs_all && i < before->n; i++)
-        if (!answers(d, before->servers[i].id))
+    for (unsigned i = 0; is_promotion && i < after->n; i++)
+        if (after->servers[i].role == CONFIGURATION_VOTER && !answers(d, after->servers[i].id))
             return err_set(err, ERR_UNAVAILABLE,
-                           "node %llu does not answer; nodes are added and promoted only "
-                           "while all answer: start it or remove it first",
-                           (unsigned long long)before->servers[i].id);
+                           "the voter %llu does not answer; a standby becomes a voter only while all voters "
+                           "answer: start it or remove it first",
+                           (unsigned long long)after->servers[i].id);
     return 0;
 }
 
@@ -212,7 +214,7 @@ static int change_membership(struct driver *d, uint64_t now_ms, enum change chan
         rc = plan_change(d, &after, change, id, err);
     }
     if (!rc)
-        rc = check_answers(d, &before, &after, change == CHANGE_ADD || change == CHANGE_PROMOTE, err);
+        rc = check_answers(d, &before, &after, change == CHANGE_PROMOTE, err);
     if (!rc)
         rc = submit_change(d, &after, err);
     driver_leave(d);

@@ -401,5 +401,12 @@ static void on_second_copy(void *user, const char *text)
                   "another copy of this node is running (%s): stop it, or make this one a new node", text);
 }
 
-const struct transport_ops replica_transport_ops = {on_frame, on_link,    on_peer_seen,
-                                                    on_copy,  is_removed, on_second_copy};
+static void on_removed(void *user, uint32_t by)
+{
+    struct replica *r = user;
+    if (r->options.on_removed)
+        r->options.on_removed(r->options.user, by);
+}
+
+const struct transport_ops replica_transport_ops = {on_frame,   on_link,        on_peer_seen, on_copy,
+                                                    is_removed, on_second_copy, on_removed};

@@ -37,6 +37,9 @@ struct replica_options {
     unsigned election_ms, heartbeat_ms; /* 0: 600 / 60 */
     /* A peer spoke with its certificate for the first time in this life. Raft thread. */
     void (*on_peer_seen)(void *user, uint32_t node);
+    /* The member BY says that this node was removed from the cluster: it must not run on. May be NULL. Raft
+     * thread. */
+    void (*on_removed)(void *user, uint32_t by);
     /* State hashes were compared at INDEX and are not equal. we_differ: this node is in the minority, and has
      * given up its lease for this life (services must be fenced; `repair` makes a fresh copy); tie: nobody
      * knows who is right; else NODES are those that differ from the majority, which we share. May be NULL.

@@ -324,6 +324,8 @@ static void on_close(void *user, struct conn *c, unsigned refusal, const char *d
                    "connection to node %u at %s:%u: %s", p->node, p->address, p->port, detail);
         if (refusal == REFUSE_COPY && !t->stopping)
             t->config.ops->on_second_copy(t->config.user, detail);
+        if (refusal == REFUSE_REMOVED && !t->stopping)
+            t->config.ops->on_removed(t->config.user, p->node);
         retry(p, refusal ? BACKOFF_REFUSED_MS : 0);
     } else if (x->kind == LINK_PENDING && !t->stopping) {
         log_info(t->config.log, "connection of node %u: %s", conn_node(c), detail);

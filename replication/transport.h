@@ -29,6 +29,8 @@ struct transport_ops {
     void (*on_copy)(void *user, struct conn *c);
     bool (*is_removed)(void *user, uint32_t node); /* a tombstone */
     void (*on_second_copy)(void *user, const char *text);
+    /* A member refuses us because we were removed. */
+    void (*on_removed)(void *user, uint32_t by);
 };
 
 struct transport_config {

@@ -32,7 +32,8 @@ static void places_load(struct fsm *f, struct places *p)
         struct place *at = &p->list[p->n++];
         struct key k = fsm_key_u32(row->id);
         at->node = row->id;
-        at->eligible = row->state == IMP__NODE_STATE__NODE_MEMBER && !row->witness && !row->drained;
+        at->eligible = row->state == IMP__NODE_STATE__NODE_MEMBER && !row->witness && !row->drained &&
+                       !row->leaving && !row->lost;
         at->n_users = fsm_count(f, TABLE_HOME_COUNT, &k);
         at->n_movable = at->n_users - fsm_count(f, TABLE_HOME_PINNED, &k);
         at->is_open = false;
@@ -137,7 +138,10 @@ void fsm_do_user_assign(struct fsm *f, const void *body)
     }
     if (node && (node->witness || node->drained)) {
         fsm_refuse(f, ERR_DENIED, "%s is %s and takes no users", node->name,
-                   node->witness ? "a witness" : "drained");
+                   node->witness   ? "a witness"
+                   : node->leaving ? "being removed"
+                   : node->lost    ? "lost"
+                                   : "drained");
         return;
     }
     for (size_t i = 0; i < b->n_uids; i++) {

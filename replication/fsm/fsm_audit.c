@@ -40,7 +40,10 @@ void fsm_audit(struct fsm *f)
     row.os_uid = a->os_uid;
     row.who = short_text(f, a->who);
     row.command = short_text(f, a->command);
-    row.result = f->out->code ? f->out->text : (char *)"done";
+    const Imp__Note *note = f->command->body_case == IMP__COMMAND__BODY_NOTE ? f->command->note : NULL;
+    row.result = f->out->code            ? f->out->text
+                 : note && *note->result ? short_text(f, note->result)
+                                         : (char *)"done";
     struct key k;
     key_init(&k);
     key_u64(&k, f->in->index);

@@ -39,9 +39,28 @@ static void put_domain(struct fsm *f, uint32_t id, char *domain)
     store_put_row(f->txn, TABLE_DOMAIN, &k, &row);
 }
 
-static void put_ca(struct fsm *f, uint32_t generation, const Imp__CaRow *ca)
+static void deactivate_other_cas(struct fsm *f)
+{
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_CA, NULL);
+    while (store_iter_next(&i)) {
+        Imp__CaRow *row = store_iter_row(&i, f->arena);
+        struct key k;
+        key_init(&k);
+        key_bytes(&k, i.key, i.n_key);
+        if (row && row->active) {
+            row->active = false;
+            row->sealed_key = (ProtobufCBinaryData){0}; /* signs nothing any more */
+            store_put_row(f->txn, TABLE_CA, &k, row);
+        }
+    }
+}
+
+void fsm_put_ca(struct fsm *f, uint32_t generation, const Imp__CaRow *ca)
 {
     struct key k = fsm_key_u32(generation);
+    if (ca->active)
+        deactivate_other_cas(f);
     store_put_row(f->txn, TABLE_CA, &k, ca);
 }
 
@@ -70,7 +89,7 @@ void fsm_do_bootstrap(struct fsm *f, const void *body)
     f->cluster = &cluster;
     fsm_put_cluster(f);
     put_domain(f, 1, b->domain);
-    put_ca(f, 1, b->ca);
+    fsm_put_ca(f, 1, b->ca);
 
     Imp__NodeRow node = *b->node;
     node.state = IMP__NODE_STATE__NODE_MEMBER;
@@ -92,6 +111,11 @@ void fsm_do_publisher_set(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_NOTFOUND, "node %u is not a member", b->node);
     } else if (node->witness) {
         fsm_refuse(f, ERR_DENIED, "%s is a witness and runs no services", node->name);
+    } else if (node->leaving || node->lost) {
+        fsm_refuse(f, ERR_DENIED, "%s is %s", node->name, node->leaving ? "being removed" : "lost");
+    } else if (b->expected_epoch && b->expected_epoch != f->cluster->publisher_epoch) {
+        fsm_refuse(f, ERR_CONFLICT, "the publisher epoch is %llu",
+                   (unsigned long long)f->cluster->publisher_epoch);
     } else if (f->cluster->publisher != b->node) {
         f->cluster->publisher = b->node;
         f->cluster->publisher_epoch++;
@@ -141,22 +165,6 @@ void fsm_do_feature_level(struct fsm *f, const void *body)
     }
 }
 
-static void deactivate_other_cas(struct fsm *f)
-{
-    struct store_iter i;
-    store_iter_init(&i, f->txn, TABLE_CA, NULL);
-    while (store_iter_next(&i)) {
-        Imp__CaRow *row = store_iter_row(&i, f->arena);
-        struct key k;
-        key_init(&k);
-        key_bytes(&k, i.key, i.n_key);
-        if (row && row->active) {
-            row->active = false;
-            store_put_row(f->txn, TABLE_CA, &k, row);
-        }
-    }
-}
-
 void fsm_do_ca_add(struct fsm *f, const void *body)
 {
     const Imp__CaAdd *b = body;
@@ -165,10 +173,8 @@ void fsm_do_ca_add(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_INVALID, "the certificate authority is not complete");
     } else if (store_has(f->txn, TABLE_CA, &k)) {
         fsm_refuse(f, ERR_EXISTS, "generation %u of the certificate authority exists", b->generation);
-    } else {
-        if (b->ca->active)
-            deactivate_other_cas(f);
-        put_ca(f, b->generation, b->ca);
+    } else if (fsm_is_sealed_now(f, &b->ca->sealed_key)) {
+        fsm_put_ca(f, b->generation, b->ca);
     }
 }
 

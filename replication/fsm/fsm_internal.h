@@ -11,6 +11,7 @@
 enum {
     FSM_MAX_ROWS = 1000, /* of one command */
     FSM_HASH_BYTES = 32,
+    FSM_KEY_ID_BYTES = 8, /* public name of a cluster key; in a sealed blob after its version byte */
     FSM_NAME_MAX = 63,
     FSM_TEXT_MAX = 1023, /* names and other texts */
     /* A bare JID must be read back from a key. RFC 7622 §3.1 would allow 2047 bytes. */
@@ -65,6 +66,11 @@ uint32_t fsm_find_domain(struct fsm *f, const char *domain); /* "": the default;
 const char *fsm_domain_name(struct fsm *f, uint32_t domain); /* NULL: none */
 /* Refused (and false) when the proposer is not the active home of the user. */
 bool fsm_is_at_home(struct fsm *f, const Imp__UserRow *user);
+bool fsm_can_take_users(struct fsm *f, uint32_t except); /* some node other than EXCEPT */
+void fsm_put_ca(struct fsm *f, uint32_t generation,
+                const Imp__CaRow *ca); /* an active one is the only active one */
+/* Refused (and false) when the secret is sealed with another than the current cluster key. */
+bool fsm_is_sealed_now(struct fsm *f, const ProtobufCBinaryData *sealed);
 void fsm_alarm_clear_node(struct fsm *f, uint32_t node);
 
 /* ---- users: fsm_user.c ---- */

@@ -139,10 +139,17 @@ static bool refuse_join(struct fsm *f, const Imp__NodeJoin *b)
         fsm_refuse(f, ERR_VERSION, "this node has release %.60s, the publisher has %.60s: install the same",
                    b->release, publisher->release);
     else if (fsm_find_id(f, TABLE_NODE_BY_NAME, &name))
-        fsm_refuse(f, ERR_EXISTS, "the name %s is taken by another member", b->name);
+        fsm_refuse(
+            f, ERR_EXISTS,
+            "the name %s is taken by another member; if this one is to replace it, take the old one out "
+            "first: impcli node remove %s",
+            b->name, b->name);
     else if (other)
-        fsm_refuse(f, ERR_EXISTS, "the address %.120s port %u is that of the member %s", b->address,
-                   b->cluster_port, other->name);
+        fsm_refuse(
+            f, ERR_EXISTS,
+            "the address %.120s port %u is that of the member %s; if this one is to replace it, take the "
+            "old one out first: impcli node remove %s",
+            b->address, b->cluster_port, other->name, other->name);
     else if (n_nodes >= NODES_MAX)
         fsm_refuse(f, ERR_LIMIT, "the cluster has %d members already", NODES_MAX);
     return f->out->code != 0;
@@ -212,8 +219,8 @@ void fsm_do_node_update(struct fsm *f, const void *body)
         return;
     }
     if (!fsm_is_text(b->address, 0, 255) || !fsm_is_text(b->public_name, 0, 255) || b->cluster_port > 65535 ||
-        b->xmpp_port > 65535) {
-        fsm_refuse(f, ERR_INVALID, "an address or port is not valid");
+        b->xmpp_port > 65535 || (b->key_id.len && b->key_id.len != FSM_KEY_ID_BYTES)) {
+        fsm_refuse(f, ERR_INVALID, "an address, port or key id is not valid");
         return;
     }
     if (*b->address)
@@ -230,6 +237,10 @@ void fsm_do_node_update(struct fsm *f, const void *body)
         node->public_name = b->public_name;
     if (b->xmpp_port)
         node->xmpp_port = b->xmpp_port;
+    if (b->key_id.len)
+        node->key_id = b->key_id;
+    if (b->ca_generation)
+        node->ca_generation = b->ca_generation;
     fsm_put_node(f, node);
 }
 
@@ -244,13 +255,19 @@ static void delete_node_settings(struct fsm *f, const Imp__NodeRow *node)
 }
 
 /* Its id is never given again, and the tombstone keeps its certificate from speaking. */
-static void drop_member(struct fsm *f, const Imp__NodeRow *node)
+static void put_tombstone(struct fsm *f, const Imp__NodeRow *node)
 {
-    struct key id = fsm_key_u32(node->id), name = fsm_key_str(node->name);
+    struct key id = fsm_key_u32(node->id);
     Imp__NodeTombstoneRow tombstone = IMP__NODE_TOMBSTONE_ROW__INIT;
     tombstone.name = node->name;
     tombstone.removed_ms = f->now_ms;
     store_put_row(f->txn, TABLE_NODE_TOMBSTONE, &id, &tombstone);
+}
+
+static void drop_member(struct fsm *f, const Imp__NodeRow *node)
+{
+    struct key id = fsm_key_u32(node->id), name = fsm_key_str(node->name);
+    put_tombstone(f, node);
     fsm_alarm_clear_node(f, node->id);
     delete_node_settings(f, node);
     fsm_delete_prefix(f, TABLE_SERVICE, &id);
@@ -273,6 +290,26 @@ void fsm_do_node_expire(struct fsm *f, const void *body)
         drop_member(f, node);
 }
 
+void fsm_do_node_leave(struct fsm *f, const void *body)
+{
+    const Imp__NodeLeave *b = body;
+    Imp__NodeRow *node = fsm_find_node(f, b->node);
+    struct key k = fsm_key_u32(b->node);
+    if (!node) {
+        fsm_refuse(f, ERR_NOTFOUND, "node %u is not a member", b->node);
+    } else if (f->cluster->publisher == b->node) {
+        fsm_refuse(f, ERR_DENIED,
+                   "%s is the publisher: give that role to another node first (impcli node promote NODE)",
+                   node->name);
+    } else if (fsm_count(f, TABLE_HOME_COUNT, &k) && !fsm_can_take_users(f, b->node)) {
+        fsm_refuse(f, ERR_CONFLICT, "no other node can take the users of %s", node->name);
+    } else if (!node->leaving) {
+        node->leaving = node->drained = true;
+        node->up = false;
+        fsm_put_node(f, node);
+    }
+}
+
 void fsm_do_node_remove(struct fsm *f, const void *body)
 {
     const Imp__NodeRemove *b = body;
@@ -288,4 +325,44 @@ void fsm_do_node_remove(struct fsm *f, const void *body)
                    (unsigned long long)n_users);
     else
         drop_member(f, node);
+}
+
+/* ---- after the quorum was lost for good ---- */
+
+/* May not speak from now on; its row stays for its users, until node_remove has moved them. */
+static void leave_behind(struct fsm *f, Imp__NodeRow *node)
+{
+    put_tombstone(f, node);
+    node->lost = node->drained = true;
+    node->up = false;
+    node->epoch++;
+    fsm_put_node(f, node);
+}
+
+void fsm_do_recover(struct fsm *f, const void *body)
+{
+    const Imp__Recover *b = body;
+    const Imp__NodeRow *self = fsm_find_node(f, b->node);
+    if (!self) {
+        fsm_refuse(f, ERR_NOTFOUND, "node %u is not a member", b->node);
+        return;
+    }
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_NODE, NULL);
+    Imp__NodeRow *others[NODES_MAX];
+    unsigned n = 0;
+    while (n < NODES_MAX && store_iter_next(&i)) {
+        Imp__NodeRow *row = store_iter_row(&i, f->arena);
+        if (row && row->id != b->node)
+            others[n++] = row;
+    }
+    store_iter_fini(&i);
+    for (unsigned k = 0; k < n; k++)
+        leave_behind(f, others[k]);
+    f->out->value = n;
+    if (self->witness || f->cluster->publisher == b->node)
+        return;
+    f->cluster->publisher = b->node;
+    f->cluster->publisher_epoch++;
+    fsm_put_cluster(f);
 }

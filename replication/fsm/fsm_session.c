@@ -91,7 +91,7 @@ void fsm_do_node_down(struct fsm *f, const void *body)
     }
 }
 
-static bool can_take_users(struct fsm *f, uint32_t except)
+bool fsm_can_take_users(struct fsm *f, uint32_t except)
 {
     bool found = false;
     struct store_iter i;
@@ -111,9 +111,13 @@ void fsm_do_node_drain(struct fsm *f, const void *body)
     Imp__NodeRow *node = member(f, b->node);
     if (!node)
         return;
+    if (node->leaving || node->lost) {
+        fsm_refuse(f, ERR_CONFLICT, "%s is %s", node->name, node->leaving ? "being removed" : "lost");
+        return;
+    }
     if (node->drained == !!b->drained)
         return;
-    if (b->drained && !can_take_users(f, node->id)) {
+    if (b->drained && !fsm_can_take_users(f, node->id)) {
         fsm_refuse(f, ERR_CONFLICT, "no other node can take the users of %s", node->name);
         return;
     }

@@ -10,6 +10,8 @@ static bool refuse_value(struct fsm *f, const Imp__SettingChange *c, enum settin
     if (setting_defs[id].type == SETTING_IS_SECRET) {
         if (!c->sealed.len || c->sealed.len > SEALED_MAX || *c->value)
             fsm_refuse(f, ERR_INVALID, "%s is a secret: its value must be sealed", c->key);
+        else
+            fsm_is_sealed_now(f, &c->sealed);
     } else if (c->sealed.len) {
         fsm_refuse(f, ERR_INVALID, "%s is not a secret", c->key);
     } else if (setting_check(c->key, c->value, &err)) {
@@ -112,7 +114,7 @@ void fsm_do_cert_set(struct fsm *f, const void *body)
     } else if (!b->cert || !*b->cert->chain_pem || strlen(b->cert->chain_pem) > PEM_MAX ||
                !b->cert->sealed_key.len || b->cert->sealed_key.len > SEALED_MAX) {
         fsm_refuse(f, ERR_INVALID, "certificate or key is missing or too long");
-    } else {
+    } else if (fsm_is_sealed_now(f, &b->cert->sealed_key)) {
         store_put_row(f->txn, TABLE_CERT, &k, b->cert);
     }
 }

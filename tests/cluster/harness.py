@@ -243,7 +243,8 @@ class Cluster:
         """Every node has its part in the quorum (five at most)."""
         def done():
             roles = [n['raft'] for n in self.nodes[0].json('node', 'list')]
-            return 'leader' in roles and roles.count('voter') == min(len(self.nodes), 5) - 1
+            n = min(len(self.nodes), 5)
+            return 'leader' in roles and roles.count('voter') == (n if n < 3 or n % 2 else n - 1) - 1
         wait('all nodes vote', done)
 
     def token(self, member=None):
