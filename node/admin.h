@@ -31,6 +31,7 @@ struct admin_env {
     struct services *services;
     struct watcher *watcher;
     const bool *alone; /* without a majority for so long that writes are refused; NULL: never */
+    const bool *was_removed; /* another member says that this node was removed; NULL: never */
     struct sync_agent *sync;
     struct im *im;
     uint32_t node_id;

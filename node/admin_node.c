@@ -60,10 +60,9 @@ static json_t *node_json(struct admin_call *call, const Imp__ClusterRow *cluster
 void admin_node_list(struct admin_call *call)
 {
     static const struct admin_column columns[] = {
-        {"name", "NAME"}, {"address", "ADDRESS"}, {"role", "ROLE"},
-        {"raft", "RAFT"}, {"release", "RELEASE"}, {"level", "LEVEL"},
-        {"up", "UP"},     {"drained", "DRAINED"}, {"users", "USERS"},
-        {"state", "STATE"}};
+        {"name", "NAME"},       {"address", "ADDRESS"}, {"role", "ROLE"}, {"raft", "RAFT"},
+        {"release", "RELEASE"}, {"level", "LEVEL"},     {"up", "UP"},     {"drained", "DRAINED"},
+        {"users", "USERS"},     {"state", "STATE"}};
     struct replica_status st;
     struct store_iter it;
     struct key prefix;
@@ -201,17 +200,16 @@ static void leave_end(struct leave *w)
     mem_free(w);
 }
 
-/* This node itself no longer receives the log once it is out of the configuration. */
+/* This node itself no longer receives the log once it is out of the configuration: the others tell it. */
 static bool has_left(const struct leave *w)
 {
+    const struct admin_env *env = w->call->env;
     struct key key;
     key_init(&key);
     key_u32(&key, w->node);
-    if (!store_has(admin_read(w->call), TABLE_NODE, &key))
-        return true;
-    struct replica_status st;
-    replica_get_status(w->call->env->replica, &st);
-    return w->node == w->call->env->node_id && st.member == REPLICA_NOT_MEMBER;
+    bool is_self = w->node == env->node_id;
+    return !store_has(admin_read(w->call), TABLE_NODE, &key) ||
+           (is_self && env->was_removed && *env->was_removed);
 }
 
 static void on_leave_poll(struct timer *t)

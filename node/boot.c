@@ -218,6 +218,7 @@ static int start_admin(struct node *n, struct err_ctx *err)
         .services = n->services,
         .watcher = &n->watcher,
         .alone = &n->alone,
+        .was_removed = &n->was_told_removed,
         .sync = sync_glue_agent(n->sync),
         .im = n->im,
         .node_id = n->id.node,
