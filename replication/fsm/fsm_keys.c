@@ -68,9 +68,11 @@ static unsigned count_other(struct fsm *f, enum table table, const ProtobufCBina
     return n;
 }
 
-static uint32_t active_ca(struct fsm *f)
+/* Generation of the CA that signs; *newest: the last that there is. */
+static uint32_t active_ca(struct fsm *f, uint32_t *newest)
 {
     uint32_t found = 0;
+    *newest = 0;
     struct store_iter i;
     store_iter_init(&i, f->txn, TABLE_CA, NULL);
     while (store_iter_next(&i)) {
@@ -78,6 +80,7 @@ static uint32_t active_ca(struct fsm *f)
         struct key_reader r;
         key_read(&r, i.key, i.n_key);
         uint32_t generation = key_read_u32(&r);
+        *newest = generation; /* ascending */
         if (row && row->active)
             found = generation;
     }
@@ -102,25 +105,30 @@ static const Imp__NodeRow *find_late(struct fsm *f, const ProtobufCBinaryData *k
     return late;
 }
 
-static void drop_old_cas(struct fsm *f, uint32_t active)
+static void drop_old_cas(struct fsm *f)
 {
-    for (uint32_t generation = 1; generation < active; generation++) {
-        struct key k = fsm_key_u32(generation);
-        if (store_has(f->txn, TABLE_CA, &k))
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_CA, NULL);
+    while (store_iter_next(&i)) {
+        struct key_reader r;
+        key_read(&r, i.key, i.n_key);
+        struct key k = fsm_key_u32(key_read_u32(&r));
+        const Imp__CaRow *row = store_iter_row(&i, f->arena);
+        if (row && !row->active)
             store_delete(f->txn, TABLE_CA, &k);
     }
+    store_iter_fini(&i);
 }
 
 /* ---- the phases ---- */
 
 static void to_reseal(struct fsm *f, const Imp__KeysStep *b)
 {
-    struct key k = fsm_key_u32(b->generation);
-    if (!b->ca || !*b->ca->cert_pem || !b->ca->active || b->generation != active_ca(f) + 1 ||
+    uint32_t newest;
+    active_ca(f, &newest);
+    if (!b->ca || !*b->ca->cert_pem || !b->ca->active || b->generation <= newest ||
         !is_of_key(&b->ca->sealed_key, &b->key_id) || b->ca->sealed_key.len > SEALED_MAX) {
         fsm_refuse(f, ERR_INVALID, "the new certificate authority is not complete");
-    } else if (store_has(f->txn, TABLE_CA, &k)) {
-        fsm_refuse(f, ERR_EXISTS, "generation %u of the certificate authority exists", b->generation);
     } else {
         fsm_put_ca(f, b->generation, b->ca);
         put_phase(f, b->key_id, b->phase);
@@ -139,13 +147,13 @@ static void to_reissue(struct fsm *f, const Imp__KeysStep *b)
 
 static void to_done(struct fsm *f, const Imp__KeysStep *b)
 {
-    uint32_t generation = active_ca(f);
+    uint32_t newest, generation = active_ca(f, &newest);
     const Imp__NodeRow *late = find_late(f, &b->key_id, generation);
     if (late) {
         fsm_refuse(f, ERR_CONFLICT, "%s does not have key and certificate yet", late->name);
         return;
     }
-    drop_old_cas(f, generation);
+    drop_old_cas(f);
     put_phase(f, b->key_id, b->phase);
 }
 

@@ -102,8 +102,22 @@ static char *fill_string(struct recorder *r, const char *message, const char *fi
     return user_name(r); /* localparts, words, names, texts */
 }
 
+/* Version, id of the key, nonce, the rest: two keys, so that some fit and some do not. */
+static ProtobufCBinaryData fill_sealed(struct recorder *r, const char *field)
+{
+    bool is_id = !strcmp(field, "key_id");
+    size_t n = is_id ? 8 : !strcmp(field, "old_head") ? 21 : 50;
+    uint8_t *p = arena_zalloc(&r->a, n), id = rnd(r, 8) ? 'k' : 'o';
+    memset(p, id, is_id ? n : 9);
+    if (!is_id)
+        p[0] = 1;
+    return (ProtobufCBinaryData){n, p};
+}
+
 static ProtobufCBinaryData fill_bytes(struct recorder *r, const char *field)
 {
+    if (!strncmp(field, "sealed", 6) || !strcmp(field, "old_head") || !strcmp(field, "key_id"))
+        return fill_sealed(r, field);
     size_t n = ends_in(field, "hash")                                    ? 32
                : !strcmp(field, "nonce") || !strcmp(field, "cluster_id") ? 16
                                                                          : 1 + rnd(r, 40);
@@ -118,6 +132,8 @@ static uint64_t fill_number(struct recorder *r, const char *message, const char 
 {
     if (!strcmp(message, "Imp__NodeRow") && !strcmp(field, "id"))
         return 1;
+    if (!strcmp(message, "Imp__NodeLeave"))
+        return 2 + rnd(r, 60); /* the first ones are gone by then */
     if (!strcmp(field, "node") && r->for_node_1)
         return r->node = 1;
     if (!strcmp(field, "node"))
@@ -138,8 +154,14 @@ static uint64_t fill_number(struct recorder *r, const char *message, const char 
         return r->time_ms;
     if (ends_in(field, "port"))
         return 7800;
-    if (!strcmp(field, "run") || !strcmp(field, "level") || !strcmp(field, "severity"))
+    if (ends_in(field, "level")) /* the first one; all members know the next */
+        return !strcmp(message, "Imp__Bootstrap")      ? 1
+               : !strcmp(message, "Imp__NodeRegister") ? 2
+                                                       : 1 + rnd(r, 2);
+    if (!strcmp(field, "run") || ends_in(field, "level") || !strcmp(field, "severity"))
         return 1 + rnd(r, 2);
+    if (!strcmp(message, "Imp__KeysStep") && !strcmp(field, "generation"))
+        return 1000 + r->g.index;
     if (!strcmp(field, "index"))
         return r->g.index > 40 ? r->g.index - rnd(r, 40) : r->g.index;
     if (!strcmp(field, "place"))
@@ -298,7 +320,10 @@ static void look(struct recorder *r)
 /* In a transaction that is thrown away: would it execute, and how? */
 static bool is_worth(struct recorder *r, const Imp__Proposal *p, bool want_refusal)
 {
-    if (p->command->body_case == IMP__COMMAND__BODY_NODE_REMOVE && p->command->node_remove->node == 1)
+    const Imp__Command *c = p->command;
+    if ((c->body_case == IMP__COMMAND__BODY_NODE_REMOVE && c->node_remove->node == 1) ||
+        (c->body_case == IMP__COMMAND__BODY_NODE_LEAVE && c->node_leave->node == 1) ||
+        (c->body_case == IMP__COMMAND__BODY_RECOVER && c->recover->node != 1 && !want_refusal))
         return false; /* the session that carries most of the rest */
     struct store_txn *t = store_begin(r->g.store);
     struct fsm_input in = {.index = r->g.index + 1, .term = r->term};
@@ -374,7 +399,9 @@ static void record(struct recorder *r, const bool wanted[GOLDEN_CASES])
                 continue;
             if (c->in_session)
                 ensure_session(r);
-            bool over = c->body == IMP__COMMAND__BODY_BOOTSTRAP && round > 0;
+            bool over =
+                (c->body == IMP__COMMAND__BODY_BOOTSTRAP && round > 0) ||
+                (c->body == IMP__COMMAND__BODY_RECOVER && round < WANT_DONE - 1); /* it ends the others */
             for (int k = 0; !over && k < (is_maker(c->name) ? MAKERS : 1); k++)
                 record_one(r, c, false);
             if (r->n_refused[c->body] < WANT_REFUSED && round % 4 == 3)
