@@ -140,6 +140,17 @@ static int set_protocol(struct tls_ctx *ctx, const struct tls_options *o, struct
     return ERR_OK;
 }
 
+/* Between nodes: a machine whose clock is behind (it has just started without a battery, or was set back)
+ * must find the others all the same. Our own CA dates nothing ahead, so "not yet valid" says only that a
+ * clock is wrong; what has expired stays refused. */
+static int on_verify(int ok, X509_STORE_CTX *store)
+{
+    if (ok || X509_STORE_CTX_get_error(store) != X509_V_ERR_CERT_NOT_YET_VALID)
+        return ok;
+    X509_STORE_CTX_set_error(store, X509_V_OK);
+    return 1;
+}
+
 static int set_verification(struct tls_ctx *ctx, const struct tls_options *o, struct err_ctx *err)
 {
     ctx->verifies_peer = o->ca_pem || (o->system_ca && !o->server);
@@ -156,7 +167,7 @@ static int set_verification(struct tls_ctx *ctx, const struct tls_options *o, st
     int mode = ctx->verifies_peer ? SSL_VERIFY_PEER : SSL_VERIFY_NONE;
     if (o->require_peer_cert)
         mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
-    SSL_CTX_set_verify(ctx->ssl, mode, NULL);
+    SSL_CTX_set_verify(ctx->ssl, mode, o->ca_pem && o->tls13_only ? on_verify : NULL);
     return ERR_OK;
 }
 

@@ -1,7 +1,8 @@
 /* TLS configurations. Immutable once made, reference counted, any thread. OpenSSL 3.
  *
  * Certificates and keys are PEM in memory. Server contexts for clients take TLS 1.2 and 1.3 without renegotiation;
- * contexts between nodes take TLS 1.3 only and verify the peer against the given CA bundle. */
+ * contexts between nodes take TLS 1.3 only and verify the peer against the given CA bundle, but for the date from which
+ * a certificate is valid (clocks may be behind). */
 #ifndef BASE_TLS_H
 #define BASE_TLS_H
 
