@@ -19,10 +19,14 @@ static json_t *own_status(const struct admin_env *env)
 {
     struct replica_status st;
     replica_get_status(env->replica, &st);
-    return json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:s, s:i, s:b, s:b, s:s, s:s, s:I}", "applied",
+    char copy[REPLICA_INSTALL_TEXT] = "";
+    if (st.installing)
+        replica_install_text(&st, copy, sizeof copy);
+    return json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:b, s:s, s:s, s:I}", "applied",
                      (json_int_t)st.applied_index, "commit", (json_int_t)st.commit_index, "last",
                      (json_int_t)st.last_index, "installing", st.installing, "install_done",
-                     (json_int_t)st.install_done, "install_total", (json_int_t)st.install_total, "release",
+                     (json_int_t)st.install_done, "install_total", (json_int_t)st.install_total,
+                     "install_rate", (json_int_t)st.install_rate, "install_text", copy, "release",
                      release_name(), "level", (int)level_known(), "established",
                      watcher_is_released(env->watcher) && !env->watcher->timed_out, "member",
                      st.member != REPLICA_NOT_MEMBER, "reason", env->watcher->reason, "services",
@@ -84,11 +88,9 @@ static int state_of(const struct picture *p, const struct picture_node *n, char 
     }
     bool installing = json_is_true(json_object_get(n->status, "installing"));
     json_int_t applied = json_integer_value(json_object_get(n->status, "applied"));
-    json_int_t done = json_integer_value(json_object_get(n->status, "install_done"));
-    json_int_t total = json_integer_value(json_object_get(n->status, "install_total"));
     if (installing) {
-        snprintf(text, size, "Setting Up: receiving snapshot, %lld of %lld MiB", (long long)done >> 20,
-                 (long long)total >> 20);
+        const char *copy = json_string_value(json_object_get(n->status, "install_text"));
+        snprintf(text, size, "Setting Up: receiving snapshot, %s", copy ? copy : "");
         return 1;
     }
     if (!json_is_true(json_object_get(n->status, "member"))) {
@@ -129,7 +131,7 @@ static json_t *node_json(struct picture *p, struct picture_node *n)
 {
     struct admin_call *call = p->gather.call;
     const struct admin_env *env = call->env;
-    char text[160];
+    char text[REPLICA_INSTALL_TEXT + 40];
     unsigned timeout_s = (unsigned)setting_int(admin_read(call), NULL, SETTING_REPLICATION_TIMEOUT);
     int state = state_of(p, n, text, sizeof text, timeout_s);
     if (state == 2 && has_open_alarm(call, "TablesDiffer", n->row->id)) {

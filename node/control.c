@@ -198,10 +198,11 @@ static void show_progress(struct node *n, uint64_t now_ms)
         return;
     n->progress_ms = now_ms;
     const struct replica_status *st = &n->status;
-    char text[256];
-    if (st->installing && st->install_total)
-        snprintf(text, sizeof(text), "receiving a copy of the store: %" PRIu64 " of %" PRIu64 " KiB",
-                 st->install_done / 1024, st->install_total / 1024);
+    char text[REPLICA_INSTALL_TEXT + 32];
+    char copy[REPLICA_INSTALL_TEXT];
+    replica_install_text(st, copy, sizeof(copy));
+    if (st->installing)
+        snprintf(text, sizeof(text), "copy of the store: %s", copy);
     else
         snprintf(text, sizeof(text), "%s", n->watcher.reason);
     node_notify(n, "STATUS=%s", text);

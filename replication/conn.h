@@ -43,10 +43,11 @@ enum conn_frame {
     FRAME_PONG = 13,       /* the same, wall clock of who answers 8 */
     FRAME_HASH = 14,      /* index 8, state hash 16 */
     FRAME_COPY_OPEN = 20, /* wanted index 8 */
-    FRAME_COPY_INFO = 21, /* id 16, applied 8, n 2, n x {name length 1, name, size 8} */
-    FRAME_COPY_GET = 22,  /* file 2, offset 8, length 4 */
-    FRAME_COPY_DATA = 23, /* file 2, offset 8, CRC32C 4, bytes */
+    FRAME_COPY_INFO = 21, /* id 16, applied 8, size 8: of the copy that ranges can be asked of */
+    FRAME_COPY_GET = 22,  /* offset 8, length 4 */
+    FRAME_COPY_DATA = 23, /* offset 8, CRC32C 4, last 1, bytes: all that was asked for, but for the last */
     FRAME_COPY_FAIL = 24, /* code 4 */
+    FRAME_COPY_WAIT = 25, /* nothing: what was asked for is still being made */
 };
 
 enum conn_refusal {

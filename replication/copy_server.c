@@ -1,5 +1,8 @@
 /* Gives copies of the store to members that must install one. One copy at a time is made in DIR/snap, shared
- * by all who ask, and deleted after ten idle minutes. Raft thread; disk work runs on the loop's pool. */
+ * by all who ask, and deleted after ten idle minutes. Its ranges are sent while it is still being made: who
+ * asks for what is not there yet waits.
+ *
+ * Raft thread; disk work runs on the loop's pool. */
 #include "base/clock.h"
 #include "base/htab.h"
 #include "replication/copy_files.h"
@@ -8,29 +11,44 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { IDLE_MS = 10 * 60 * 1000, FRESH_MS = 60 * 1000, MAX_SESSIONS = 8, MAX_ASKED = 4 };
+enum {
+    IDLE_MS = 10 * 60 * 1000,
+    FRESH_MS = 60 * 1000,
+    MAX_SESSIONS = 8,
+    WAIT_TELL_MS = 3000, /* how often who waits hears that we live */
+    GROW_POLL_US = 2000,
+    GROW_POLLS = 50, /* then the loop looks whether anybody still wants it */
+};
 
-enum copy_state { COPY_NONE, COPY_MAKING, COPY_READY };
+enum file_state { FILE_OPENING, FILE_GROWING, FILE_WHOLE, FILE_FAILED };
 
-struct copy_server {
-    struct replica *r;
-    char *snap_dir, *dir;
-    enum copy_state state;
+/* The file of one copy. The maker and every session hold a reference, since their work may outlive the
+ * server. */
+struct copy_file {
+    atomic_uint n_refs;
+    _Atomic(enum file_state) state;
+    int fd; /* for reading; valid from FILE_GROWING on */
     struct copy_info info;
-    uint64_t made_ms, used_ms;
-    struct list sessions;
-    unsigned n_sessions;
-    bool ending;
-    /* while COPY_MAKING */
-    struct work work;
-    int code;
+    char *dir, *path;
+    int code; /* of FILE_FAILED */
     struct err_ctx err;
 };
 
+struct copy_server {
+    struct replica *r;
+    char *snap_dir;
+    struct copy_file *file; /* NULL: none */
+    bool is_making, is_removing, ending;
+    uint64_t made_ms, used_ms, told_ms;
+    struct list sessions;
+    unsigned n_sessions;
+    struct work work;
+};
+
 struct asked {
-    unsigned file;
     uint64_t offset;
     uint32_t length;
 };
@@ -40,26 +58,60 @@ struct copy_session {
     struct copy_server *s; /* NULL once the server has ended */
     struct conn *conn;     /* NULL once closed; then only the read keeps this alive */
     uint64_t wanted;
-    bool is_waiting; /* for the copy to be made */
-    uint8_t id[16];  /* of the copy it was told of */
+    bool is_waiting;        /* for a copy to be there */
+    struct copy_file *file; /* that it was told of */
     /* Ranges asked for, answered one after the other: who asks bounds what is queued. */
-    struct asked asked[MAX_ASKED];
+    struct asked asked[COPY_AHEAD];
     unsigned n_asked;
     bool is_reading;
     struct work work;
-    char *path;
-    struct asked reading;
     uint8_t *bytes;
+    size_t n_read;
+    bool is_last;
     uint32_t crc;
     int code;
 };
+
+/* ---- the file ---- */
+
+static struct copy_file *file_new(const char *dir)
+{
+    struct copy_file *f = mem_new(struct copy_file);
+    atomic_init(&f->n_refs, 1);
+    f->fd = -1;
+    f->dir = mem_strdup(dir);
+    f->path = mem_printf("%s/data.mdb", dir);
+    random_bytes(f->info.id, sizeof(f->info.id));
+    return f;
+}
+
+static struct copy_file *file_ref(struct copy_file *f)
+{
+    atomic_fetch_add(&f->n_refs, 1);
+    return f;
+}
+
+static void file_unref(struct copy_file *f)
+{
+    if (!f || atomic_fetch_sub(&f->n_refs, 1) != 1)
+        return;
+    if (f->fd >= 0)
+        close(f->fd);
+    mem_free(f->dir);
+    mem_free(f->path);
+    mem_free(f);
+}
+
+static bool is_usable(const struct copy_file *f)
+{
+    return f && (f->state == FILE_GROWING || f->state == FILE_WHOLE);
+}
 
 struct copy_server *copy_server_new(struct replica *r)
 {
     struct copy_server *s = mem_new(struct copy_server);
     s->r = r;
     s->snap_dir = mem_printf("%s/snap", r->dir);
-    s->dir = mem_printf("%s/snap/copy", r->dir);
     list_init(&s->sessions);
     copy_remove_dir(s->snap_dir); /* of an earlier life */
     return s;
@@ -67,24 +119,44 @@ struct copy_server *copy_server_new(struct replica *r)
 
 static void server_free(struct copy_server *s)
 {
+    file_unref(s->file);
     mem_free(s->snap_dir);
-    mem_free(s->dir);
     mem_free(s);
 }
 
 /* ---- making the copy ---- */
 
+static int open_file(struct copy_server *s, struct copy_file *f)
+{
+    copy_remove_dir(f->dir);
+    if (mkdir(f->dir, 0700) != 0)
+        return err_set(&f->err, ERR_IO, "%s: %s", f->dir, strerror(errno));
+    /* It must never be a copy for others that fills the disk of a node that serves. */
+    uint64_t n_free = copy_free_bytes(f->dir);
+    f->info.n_bytes = store_size_bytes(s->r->options.store);
+    if (n_free < copy_room(f->info.n_bytes))
+        return err_set(&f->err, ERR_NOSPACE, "%llu MiB are needed in %s, %llu MiB are free",
+                       (unsigned long long)copy_room(f->info.n_bytes) >> 20, f->dir,
+                       (unsigned long long)n_free >> 20);
+    int fd = open(f->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    f->fd = fd < 0 ? -1 : open(f->path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0)
+        close(fd);
+    return f->fd < 0 ? err_set(&f->err, ERR_IO, "%s: %s", f->path, strerror(errno)) : 0;
+}
+
 static void make_work(struct work *w)
 {
     struct copy_server *s = container_of(w, struct copy_server, work);
-    copy_remove_dir(s->snap_dir);
-    if (mkdir(s->snap_dir, 0700) != 0 && errno != EEXIST) {
-        s->code = err_set(&s->err, ERR_IO, "%s: %s", s->snap_dir, strerror(errno));
-        return;
+    struct copy_file *f = s->file;
+    /* The snapshot is taken later than this. */
+    f->info.applied = apply_index(s->r->apply);
+    f->code = open_file(s, f);
+    if (f->code == 0) {
+        atomic_store(&f->state, FILE_GROWING);
+        f->code = store_copy_pages(s->r->options.store, f->path, &f->err);
     }
-    s->code = store_copy(s->r->options.store, s->dir, &s->info.applied, &s->err);
-    if (s->code == 0)
-        s->code = copy_list(&s->info, s->dir, &s->err);
+    atomic_store(&f->state, f->code == 0 ? FILE_WHOLE : FILE_FAILED);
 }
 
 static void send_fail(struct conn *c, int code)
@@ -98,51 +170,77 @@ static void send_info(struct copy_session *x)
 {
     struct copy_server *s = x->s;
     x->is_waiting = false;
-    if (s->info.applied < x->wanted) {
-        send_fail(x->conn, ERR_AGAIN); /* we are behind ourselves */
-        return;
-    }
-    memcpy(x->id, s->info.id, sizeof(x->id));
+    file_unref(x->file);
+    x->file = file_ref(s->file);
     struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_INFO);
-    copy_info_encode(out, &s->info);
+    copy_info_encode(out, &s->file->info);
     conn_frame_end(x->conn);
+}
+
+static void begin_copy(struct copy_server *s);
+
+/* Those who wait for a copy, once it begins to be there or has failed. */
+static void serve_waiting(struct copy_server *s)
+{
+    struct copy_session *x;
+    bool again = false;
+    list_for_each(x, &s->sessions, struct copy_session, link)
+    {
+        if (!x->is_waiting)
+            continue;
+        if (is_usable(s->file) && s->file->info.applied >= x->wanted) {
+            send_info(x);
+        } else if (s->file && s->file->state == FILE_FAILED) {
+            x->is_waiting = false;
+            send_fail(x->conn, s->file->code);
+        } else if (!s->is_making) {
+            again = true; /* what was made was too old for it */
+        }
+    }
+    if (again)
+        begin_copy(s);
 }
 
 static void make_done(struct work *w)
 {
     struct copy_server *s = container_of(w, struct copy_server, work);
+    struct copy_file *f = s->file;
+    s->is_making = false;
     if (s->ending) {
         copy_remove_dir(s->snap_dir);
         server_free(s);
         return;
     }
     uint64_t now = replica_now_ms(s->r);
-    s->state = s->code == 0 ? COPY_READY : COPY_NONE;
-    s->made_ms = s->used_ms = now;
-    random_bytes(s->info.id, sizeof(s->info.id));
-    if (s->code == 0)
-        log_info(s->r->log, "made a copy of the store at %llu", (unsigned long long)s->info.applied);
+    if (f->code == 0)
+        log_info(s->r->log, "made a copy of the store, at %llu or later, in %llu ms",
+                 (unsigned long long)f->info.applied, (unsigned long long)(now - s->made_ms));
     else
-        log_error(s->r->log, "copy of the store: %s", s->err.text);
-    struct copy_session *x;
-    list_for_each(x, &s->sessions, struct copy_session, link)
-    {
-        if (!x->is_waiting)
-            continue;
-        if (s->code == 0) {
-            send_info(x);
-        } else {
-            x->is_waiting = false;
-            send_fail(x->conn, s->code);
-        }
+        log_error(s->r->log, "cannot make a copy of the store for another node: %s", f->err.text);
+    s->made_ms = s->used_ms = now;
+    serve_waiting(s);
+    if (f->code != 0) {
+        file_unref(s->file);
+        s->file = NULL;
     }
+}
+
+static void begin_copy(struct copy_server *s)
+{
+    if (s->is_making || s->is_removing)
+        return;
+    file_unref(s->file);
+    s->file = file_new(s->snap_dir);
+    s->is_making = true;
+    s->made_ms = replica_now_ms(s->r);
+    s->work = (struct work){make_work, make_done, NULL};
+    loop_run_work(s->r->loop, &s->work);
 }
 
 static bool in_use(const struct copy_server *s)
 {
     struct copy_session *x;
-    list_for_each(x, &s->sessions, struct copy_session,
-                  link) if (!x->is_waiting && memcmp(x->id, s->info.id, sizeof(x->id)) == 0) return true;
+    list_for_each(x, &s->sessions, struct copy_session, link) if (x->file && x->file == s->file) return true;
     return false;
 }
 
@@ -153,112 +251,121 @@ static void open_copy(struct copy_session *x, uint64_t wanted)
     x->wanted = wanted;
     s->used_ms = now;
     if (apply_index(s->r->apply) < wanted) {
-        send_fail(x->conn, ERR_AGAIN);
+        send_fail(x->conn, ERR_AGAIN); /* we are behind ourselves */
         return;
     }
-    if (s->state == COPY_READY && s->info.applied >= wanted && (now < s->made_ms + FRESH_MS || in_use(s))) {
+    bool is_fresh = s->is_making || now < s->made_ms + FRESH_MS || in_use(s);
+    if (is_usable(s->file) && s->file->info.applied >= wanted && is_fresh) {
         send_info(x);
         return;
     }
     x->is_waiting = true;
-    if (s->state == COPY_MAKING)
-        return;
-    s->state = COPY_MAKING;
-    s->err = (struct err_ctx){0};
-    s->work = (struct work){make_work, make_done, NULL};
-    loop_run_work(s->r->loop, &s->work);
+    begin_copy(s);
 }
 
 /* ---- giving it away ---- */
 
 static void session_free(struct copy_session *x)
 {
-    mem_free(x->path);
+    file_unref(x->file);
     mem_free(x->bytes);
     mem_free(x);
+}
+
+/* ERR_AGAIN: not so much is there yet. */
+static int await_grown(struct copy_file *f, uint64_t end, uint64_t *size)
+{
+    for (unsigned i = 0; i < GROW_POLLS; i++) {
+        enum file_state state = atomic_load(&f->state); /* before the size: a whole file grows no more */
+        struct stat st;
+        if (state == FILE_FAILED || fstat(f->fd, &st) != 0)
+            return ERR_IO;
+        *size = (uint64_t)st.st_size;
+        if (state == FILE_WHOLE || *size >= end)
+            return 0;
+        nanosleep(&(struct timespec){.tv_nsec = GROW_POLL_US * 1000}, NULL);
+    }
+    return ERR_AGAIN;
 }
 
 static void read_work(struct work *w)
 {
     struct copy_session *x = container_of(w, struct copy_session, work);
-    int fd = open(x->path, O_RDONLY | O_CLOEXEC);
-    x->code = ERR_IO;
-    if (fd < 0)
+    const struct asked *a = &x->asked[0];
+    struct copy_file *f = x->file;
+    uint64_t size;
+    /* One byte more: is this range the last? */
+    x->code = await_grown(f, a->offset + a->length + 1, &size);
+    if (x->code != 0)
         return;
-    size_t n = 0;
-    while (n < x->reading.length) {
-        ssize_t k = pread(fd, x->bytes + n, x->reading.length - n, (off_t)(x->reading.offset + n));
+    uint64_t left = size > a->offset ? size - a->offset : 0, n = left < a->length ? left : a->length;
+    x->is_last = left <= a->length;
+    for (x->n_read = 0; x->n_read < n;) {
+        ssize_t k = pread(f->fd, x->bytes + x->n_read, n - x->n_read, (off_t)(a->offset + x->n_read));
         if (k <= 0)
             break;
-        n += (size_t)k;
+        x->n_read += (size_t)k;
     }
-    close(fd);
-    if (n == x->reading.length)
-        x->code = 0;
-    x->crc = crc32c(0, x->bytes, n);
+    if (x->n_read < n)
+        x->code = ERR_IO;
+    x->crc = crc32c(0, x->bytes, x->n_read);
+    /* Read once: it must not push the pages of the store itself out of memory. */
+    posix_fadvise(f->fd, (off_t)a->offset, (off_t)n, POSIX_FADV_DONTNEED);
 }
 
 static void read_next(struct copy_session *x);
-
-/* Another copy may have been made since: its bytes are not to be mixed with those that the peer has. */
-static bool has_its_copy(const struct copy_session *x)
-{
-    return x->s && x->s->state == COPY_READY && memcmp(x->id, x->s->info.id, sizeof(x->id)) == 0;
-}
 
 static void read_done(struct work *w)
 {
     struct copy_session *x = container_of(w, struct copy_session, work);
     x->is_reading = false;
-    if (!x->conn) {
-        session_free(x);
+    if (!x->conn || !x->s) {
+        if (!x->conn)
+            session_free(x);
         return;
     }
-    if (x->s)
-        x->s->used_ms = replica_now_ms(x->s->r);
-    if (x->code != 0 || !has_its_copy(x)) {
+    x->s->used_ms = replica_now_ms(x->s->r);
+    if (x->file != x->s->file)
+        x->code = ERR_NOTFOUND; /* another copy has taken its place */
+    if (x->code != 0 && x->code != ERR_AGAIN) {
         x->n_asked = 0;
-        send_fail(x->conn, x->code ? x->code : ERR_NOTFOUND);
+        send_fail(x->conn, x->code);
         return;
     }
-    struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_DATA);
-    buf_add_u16(out, (uint16_t)x->reading.file);
-    buf_add_u64(out, x->reading.offset);
-    buf_add_u32(out, x->crc);
-    buf_add(out, x->bytes, x->reading.length);
-    conn_frame_end(x->conn);
+    if (x->code == 0) {
+        struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_DATA);
+        buf_add_u64(out, x->asked[0].offset);
+        buf_add_u32(out, x->crc);
+        buf_add_u8(out, x->is_last);
+        buf_add(out, x->bytes, x->n_read);
+        memmove(x->asked, x->asked + 1, --x->n_asked * sizeof(x->asked[0]));
+        conn_frame_end(x->conn);
+    }
     read_next(x);
 }
 
 static void read_next(struct copy_session *x)
 {
-    struct copy_server *s = x->s;
-    if (!s || x->is_reading || x->n_asked == 0)
+    if (!x->s || !x->conn || x->is_reading || x->n_asked == 0)
         return;
-    x->reading = x->asked[0];
-    memmove(x->asked, x->asked + 1, --x->n_asked * sizeof(x->asked[0]));
     if (!x->bytes)
         x->bytes = mem_alloc(COPY_CHUNK);
-    mem_free(x->path);
-    x->path = mem_printf("%s/%s", s->dir, s->info.files[x->reading.file].name);
     x->is_reading = true;
     x->work = (struct work){read_work, read_done, NULL};
-    loop_run_work(s->r->loop, &x->work);
+    loop_run_work(x->s->r->loop, &x->work);
 }
 
 static void on_get(struct copy_session *x, struct reader *in)
 {
-    struct copy_server *s = x->s;
-    struct asked a = {.file = read_u16(in)};
+    struct asked a;
     a.offset = read_u64(in);
     a.length = read_u32(in);
-    if (!has_its_copy(x)) {
-        send_fail(x->conn, ERR_NOTFOUND); /* another copy has been made meanwhile */
+    if (!x->file || x->file != x->s->file) {
+        send_fail(x->conn, ERR_NOTFOUND);
         return;
     }
-    if (in->failed || a.file >= s->info.n || a.length == 0 || a.length > COPY_CHUNK ||
-        x->n_asked == MAX_ASKED || a.offset > s->info.files[a.file].size ||
-        a.length > s->info.files[a.file].size - a.offset) {
+    if (in->failed || a.length == 0 || a.length > COPY_CHUNK || a.offset > INT64_MAX - COPY_CHUNK ||
+        x->n_asked == COPY_AHEAD) {
         conn_abort(x->conn);
         return;
     }
@@ -273,7 +380,7 @@ static void on_frame(void *user, struct conn *c, enum conn_frame type, const uin
     reader_init(&in, body, n_bytes);
     if (!x->s)
         return;
-    if (type == FRAME_COPY_OPEN) {
+    if (type == FRAME_COPY_OPEN && !x->is_reading) {
         uint64_t wanted = read_u64(&in);
         if (!in.failed)
             open_copy(x, wanted);
@@ -310,12 +417,40 @@ void copy_server_take(struct copy_server *s, struct conn *c)
         conn_welcome(c);
 }
 
+/* ---- time, end ---- */
+
+static void remove_work(struct work *w)
+{
+    copy_remove_dir(container_of(w, struct copy_server, work)->snap_dir);
+}
+
+static void remove_done(struct work *w)
+{
+    struct copy_server *s = container_of(w, struct copy_server, work);
+    s->is_removing = false;
+    if (s->ending)
+        server_free(s);
+    else
+        serve_waiting(s);
+}
+
 void copy_server_tick(struct copy_server *s, uint64_t now_ms)
 {
-    if (s->state != COPY_READY || now_ms < s->used_ms + IDLE_MS)
+    if (!list_is_empty(&s->sessions))
+        serve_waiting(s);
+    if (now_ms >= s->told_ms + WAIT_TELL_MS) {
+        struct copy_session *x;
+        s->told_ms = now_ms;
+        list_for_each(x, &s->sessions, struct copy_session, link) if (x->is_waiting || x->n_asked)
+            conn_send(x->conn, FRAME_COPY_WAIT, NULL, 0);
+    }
+    if (!s->file || s->is_making || now_ms < s->used_ms + IDLE_MS)
         return;
-    s->state = COPY_NONE;
-    copy_remove_dir(s->snap_dir);
+    file_unref(s->file);
+    s->file = NULL;
+    s->is_removing = true; /* a large file takes its time */
+    s->work = (struct work){remove_work, remove_done, NULL};
+    loop_run_work(s->r->loop, &s->work);
 }
 
 void copy_server_end(struct copy_server *s)
@@ -329,7 +464,7 @@ void copy_server_end(struct copy_server *s)
         x->s = NULL;
         conn_abort(x->conn);
     }
-    if (s->state == COPY_MAKING) {
+    if (s->is_making || s->is_removing) {
         s->ending = true; /* its end frees it */
         return;
     }

@@ -1,266 +1,146 @@
 /* Takes over a snapshot: fetches a copy of the store from a healthy member by ranges, each with its CRC, so
  * that a cut stream goes on where it was; verifies all hashes; makes it durable with a marker; and ends the
- * process. The next start goes on with it. Meanwhile the core applies nothing. Raft thread; disk work runs on
- * the loop's pool. */
+ * process. The next start goes on with it. Meanwhile the core applies nothing. Raft thread; disk work in
+ * install_disk.c. */
 #include "replication/install.h"
 
 #include "base/clock.h"
-#include "base/htab.h"
-#include "replication/copy_files.h"
-#include "replication/replica_impl.h"
-#include <errno.h>
-#include <fcntl.h>
+#include "replication/install_impl.h"
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-enum { ASKED_AHEAD = 3, SILENCE_MS = 15000, RETRY_MS = 500, SAME_SOURCE = 5 };
-
-enum install_state {
-    INSTALL_IDLE,    /* waits for the next attempt */
-    INSTALL_OPENING, /* dialled, asks for a copy */
-    INSTALL_COPYING,
-    INSTALL_VERIFYING,
-    INSTALL_DONE, /* the process is about to end */
+enum {
+    SILENCE_MS = 15000,
+    RETRY_MS = 500,
+    RETRY_MAX_MS = 8000,
+    SAME_SOURCE = 5,
+    MEASURE_MS = 1000,
+    TELL_MS = 5000,
 };
 
-struct install {
-    struct replica *r; /* NULL: ended; the work under way frees this */
-    enum install_state state;
-    uint64_t wanted;
-    bool is_repair; /* asked for by a person: the node goes on meanwhile */
-    char *root, *dir;
-    struct conn *conn;
-    uint32_t source; /* of the copy begun */
-    unsigned attempt, same_source;
-    uint64_t retry_ms, heard_ms;
+/* ---- giving up, starting over ---- */
 
-    bool has_info;
-    struct copy_info info;
-    /* next to ask for, and next to write; ranges come in the order asked */
-    unsigned ask_file, write_file, n_asked;
-    uint64_t ask_offset, write_offset;
-    uint64_t n_done, n_total;
-
-    /* one piece of work at a time; ranges that come meanwhile wait */
-    bool is_working;
-    struct work work;
-    struct piece *pieces, *last_piece;
-    int code;
-    struct err_ctx err;
-    struct store_position position; /* of the copy; its conf only while it is verified */
-};
-
-struct piece {
-    struct piece *next;
-    unsigned file;
-    uint64_t offset;
-    uint32_t crc, n;
-    uint8_t bytes[];
-};
-
-static void drop_pieces(struct install *x)
+static void set_trouble(struct install *x, const char *why)
 {
-    for (struct piece *p = x->pieces, *next; p; p = next) {
-        next = p->next;
-        mem_free(p);
-    }
-    x->pieces = x->last_piece = NULL;
-}
-
-static void install_free(struct install *x)
-{
-    drop_pieces(x);
-    mem_free(x->root);
-    mem_free(x->dir);
-    mem_free(x);
-}
-
-/* ---- writing ---- */
-
-static void write_next(struct install *x);
-static void verify(struct install *x);
-
-static void write_work(struct work *w)
-{
-    struct install *x = container_of(w, struct install, work);
-    const struct piece *p = x->pieces;
-    x->code = 0;
-    if (crc32c(0, p->bytes, p->n) != p->crc) {
-        x->code = err_set(&x->err, ERR_CORRUPT, "a range came with a wrong checksum");
-        return;
-    }
-    char *path = mem_printf("%s/%s", x->dir, x->info.files[p->file].name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0 || pwrite(fd, p->bytes, p->n, (off_t)p->offset) != (ssize_t)p->n)
-        x->code = err_set(&x->err, ERR_IO, "%s: %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    mem_free(path);
-}
-
-/* Empty files have no range. */
-static void skip_written(struct install *x)
-{
-    while (x->write_file < x->info.n && x->write_offset >= x->info.files[x->write_file].size) {
-        x->write_file++;
-        x->write_offset = 0;
-    }
+    if (strcmp(x->trouble, why) != 0)
+        log_notice(x->r->log, "copy of the store: %s; trying again", why);
+    snprintf(x->trouble, sizeof(x->trouble), "%s", why);
 }
 
 static void give_up_source(struct install *x, const char *why)
 {
-    log_notice(x->r->log, "install: %s; trying again", why);
+    set_trouble(x, why);
     if (x->conn)
         conn_abort(x->conn);
 }
 
-static void ask_more(struct install *x);
-
-static void write_done(struct work *w)
+/* Longer from time to time: what is wrong may last, a full disk for one. */
+static void retry_later(struct install *x)
 {
-    struct install *x = container_of(w, struct install, work);
-    x->is_working = false;
-    if (!x->r) {
-        install_free(x);
-        return;
-    }
-    struct piece *p = x->pieces;
-    if (!p)
-        return; /* the source was given up meanwhile */
-    x->pieces = p->next;
-    if (!x->pieces)
-        x->last_piece = NULL;
-    if (x->code == ERR_CORRUPT) {
-        mem_free(p);
-        give_up_source(x, x->err.text);
-        return;
-    }
-    if (x->code != 0) {
-        replica_fatal(x->r, true, "installing a copy of the store: %s", x->err.text);
-        mem_free(p);
-        x->state = INSTALL_DONE;
-        return;
-    }
-    x->write_offset += p->n;
-    x->n_done += p->n;
-    mem_free(p);
-    skip_written(x);
-    if (x->write_file == x->info.n) {
-        verify(x);
-    } else {
-        write_next(x);
-        ask_more(x);
-    }
-}
-
-static void write_next(struct install *x)
-{
-    if (x->is_working || !x->pieces)
-        return;
-    x->is_working = true;
-    x->work = (struct work){write_work, write_done, NULL};
-    loop_run_work(x->r->loop, &x->work);
-}
-
-/* ---- the end: sync, verify, marker ---- */
-
-static int sync_all(struct install *x)
-{
-    int code = 0;
-    for (unsigned i = 0; i < x->info.n && code == 0; i++) {
-        char *path = mem_printf("%s/%s", x->dir, x->info.files[i].name);
-        if (x->info.files[i].size == 0) {
-            int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-            if (fd >= 0)
-                close(fd);
-        }
-        code = copy_sync_path(path);
-        mem_free(path);
-    }
-    return code == 0 ? copy_sync_path(x->dir) : code;
-}
-
-static void verify_work(struct work *w)
-{
-    struct install *x = container_of(w, struct install, work);
-    struct arena arena;
-    arena_init(&arena);
-    x->code = sync_all(x);
-    if (x->code != 0)
-        err_set(&x->err, x->code, "%s: %s", x->dir, strerror(errno));
-    else
-        x->code = store_verify_copy(x->dir, &x->position, &arena, &x->err);
-    if (x->code == 0 && x->position.applied_index < x->wanted)
-        x->code = err_set(&x->err, ERR_CORRUPT, "the copy is older than it was said to be");
-    if (x->code == 0)
-        x->code = install_write_marker(x->root, &x->position, &x->err);
-    x->position.conf = NULL; /* the arena's */
-    arena_fini(&arena);
+    unsigned wait = RETRY_MS << (x->n_failures > 4 ? 4 : x->n_failures);
+    x->n_failures++;
+    x->state = INSTALL_IDLE;
+    x->retry_ms = replica_now_ms(x->r) + (wait > RETRY_MAX_MS ? RETRY_MAX_MS : wait);
 }
 
 static void start_over(struct install *x)
 {
     x->has_info = false;
-    x->n_done = x->n_total = 0;
-    drop_pieces(x);
-    copy_remove_dir(x->dir);
+    x->must_reset = true;
+    x->ask_offset = x->write_offset = 0;
+    install_drop_pieces(x);
 }
 
-static void verify_done(struct work *w)
+/* ---- what the work has come to ---- */
+
+static void ask_more(struct install *x);
+
+void install_on_bad_range(struct install *x)
 {
-    struct install *x = container_of(w, struct install, work);
-    x->is_working = false;
-    if (!x->r) {
-        install_free(x);
+    give_up_source(x, x->err.text);
+}
+
+void install_on_written(struct install *x, uint32_t n_bytes, bool is_last)
+{
+    x->write_offset += n_bytes;
+    x->n_failures = 0;
+    x->trouble[0] = 0;
+    if (!is_last) {
+        install_write_next(x);
+        ask_more(x);
         return;
     }
+    log_notice(x->r->log, "copy of the store: all %" PRIu64 " MiB are here after %.1f s; verifying",
+               x->write_offset >> 20, (double)(replica_now_ms(x->r) - x->began_ms) / 1e3);
+    x->state = INSTALL_VERIFYING;
+    if (x->conn)
+        conn_abort(x->conn);
+    install_verify(x);
+}
+
+void install_on_verified(struct install *x)
+{
     if (x->code == 0) {
         x->state = INSTALL_DONE;
-        log_notice(x->r->log, "took over a copy of the store at %llu",
-                   (unsigned long long)x->position.applied_index);
+        log_notice(x->r->log, "took over a copy of the store at %" PRIu64 ", %.1f s after it began",
+                   x->position.applied_index, (double)(replica_now_ms(x->r) - x->began_ms) / 1e3);
         x->r->options.on_fatal(x->r->options.user, true, "starting again with a new copy of the store");
     } else if (x->code == ERR_CORRUPT) {
-        log_error(x->r->log, "install: %s", x->err.text);
+        log_error(x->r->log, "copy of the store: %s; taking another", x->err.text);
         start_over(x);
-        x->state = INSTALL_IDLE;
-        x->retry_ms = replica_now_ms(x->r) + RETRY_MS;
+        x->same_source = SAME_SOURCE; /* from somebody else, if there is one */
+        x->attempt++;
+        retry_later(x);
     } else {
         x->state = INSTALL_DONE;
         replica_fatal(x->r, true, "installing a copy of the store: %s", x->err.text);
     }
-}
-
-static void verify(struct install *x)
-{
-    x->state = INSTALL_VERIFYING;
-    if (x->conn)
-        conn_abort(x->conn);
-    x->is_working = true;
-    x->work = (struct work){verify_work, verify_done, NULL};
-    loop_run_work(x->r->loop, &x->work);
 }
 
 /* ---- the connection ---- */
 
 static void ask_more(struct install *x)
 {
-    while (x->conn && x->n_asked < ASKED_AHEAD && x->ask_file < x->info.n) {
-        uint64_t left = x->info.files[x->ask_file].size - x->ask_offset;
-        uint32_t n = left > COPY_CHUNK ? COPY_CHUNK : (uint32_t)left;
-        if (n == 0) {
-            x->ask_file++;
-            x->ask_offset = 0;
-            continue;
-        }
+    /* What waits to be written counts too: that bounds the memory. */
+    while (x->conn && x->state == INSTALL_COPYING &&
+           x->ask_offset < x->write_offset + (uint64_t)COPY_AHEAD * COPY_CHUNK) {
         struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_GET);
-        buf_add_u16(out, (uint16_t)x->ask_file);
         buf_add_u64(out, x->ask_offset);
-        buf_add_u32(out, n);
+        buf_add_u32(out, COPY_CHUNK);
         conn_frame_end(x->conn);
-        x->ask_offset += n;
+        x->ask_offset += COPY_CHUNK;
         x->n_asked++;
     }
+}
+
+/* It would end this node, or take the space that the log needs. */
+static bool has_room(struct install *x, const struct copy_info *info)
+{
+    char text[160];
+    uint64_t n_free = copy_free_bytes(x->root), n_need = copy_room(info->n_bytes);
+    n_need -= n_need > x->write_offset ? x->write_offset : n_need; /* is there, or is given back first */
+    if (n_free >= n_need)
+        return true;
+    snprintf(text, sizeof(text),
+             "not enough disk for it in %.60s: %" PRIu64 " MiB are needed, %" PRIu64 " MiB are free", x->root,
+             n_need >> 20, n_free >> 20);
+    give_up_source(x, text);
+    return false;
+}
+
+static void begin_copy(struct install *x, const struct copy_info *info)
+{
+    start_over(x);
+    x->info = *info;
+    x->has_info = true;
+    x->source = conn_node(x->conn);
+    x->same_source = 0;
+    x->began_ms = x->measured_ms = x->told_ms = replica_now_ms(x->r);
+    x->measured_bytes = x->bytes_per_s = 0;
+    log_notice(x->r->log,
+               "taking over a copy of the store from node %u, at %" PRIu64 " or later, about %" PRIu64 " MiB",
+               x->source, info->applied, info->n_bytes >> 20);
 }
 
 static void on_info(struct install *x, const uint8_t *body, size_t n_bytes)
@@ -271,58 +151,40 @@ static void on_info(struct install *x, const uint8_t *body, size_t n_bytes)
         give_up_source(x, "unusable offer of a copy");
         return;
     }
-    if (!x->has_info || memcmp(info.id, x->info.id, sizeof(info.id)) != 0) {
-        start_over(x);
-        if (mkdir(x->dir, 0700) != 0) {
-            replica_fatal(x->r, true, "%s: %s", x->dir, strerror(errno));
-            x->state = INSTALL_DONE;
-            return;
-        }
-        x->info = info;
-        x->has_info = true;
-        x->source = conn_node(x->conn);
-        x->same_source = 0;
-        x->write_file = 0;
-        x->write_offset = 0;
-        for (unsigned i = 0; i < info.n; i++)
-            x->n_total += info.files[i].size;
-        log_notice(x->r->log, "taking over a copy of the store at %llu from node %u, %llu bytes",
-                   (unsigned long long)info.applied, conn_node(x->conn), (unsigned long long)x->n_total);
-    }
+    bool is_same = x->has_info && memcmp(info.id, x->info.id, sizeof(info.id)) == 0;
+    if (!has_room(x, &info))
+        return;
+    if (!is_same)
+        begin_copy(x, &info);
+    else
+        log_notice(x->r->log, "copy of the store: going on at %" PRIu64 " of %" PRIu64 " MiB",
+                   x->write_offset >> 20, x->info.n_bytes >> 20);
     x->state = INSTALL_COPYING;
-    skip_written(x);
-    x->ask_file = x->write_file;
     x->ask_offset = x->write_offset;
     x->n_asked = 0;
-    if (x->write_file == x->info.n)
-        verify(x);
-    else
-        ask_more(x);
+    ask_more(x);
 }
 
 static void on_piece(struct install *x, const uint8_t *body, size_t n_bytes)
 {
     struct reader r;
     reader_init(&r, body, n_bytes);
-    unsigned file = read_u16(&r);
     uint64_t offset = read_u64(&r);
     uint32_t crc = read_u32(&r);
+    bool is_last = read_u8(&r);
     size_t n = reader_left(&r);
     const struct piece *last = x->last_piece;
     /* Exactly the range that was asked for: behind what waits to be written. */
-    unsigned want_file = last ? last->file : x->write_file;
-    uint64_t want_offset = last ? last->offset + last->n : x->write_offset;
-    while (want_file < x->info.n && want_offset >= x->info.files[want_file].size) {
-        want_file++;
-        want_offset = 0;
-    }
-    if (r.failed || x->n_asked == 0 || n == 0 || n > COPY_CHUNK || file != want_file ||
-        offset != want_offset || n > x->info.files[file].size - offset) {
+    uint64_t want = last ? last->offset + last->n : x->write_offset;
+    if (last && last->is_last)
+        return; /* ranges behind the end, asked for before it was known */
+    if (r.failed || x->n_asked == 0 || n > COPY_CHUNK || (n != COPY_CHUNK && !is_last) || offset != want ||
+        (n == 0 && offset == 0)) {
         give_up_source(x, "a range that was not asked for");
         return;
     }
     struct piece *p = mem_alloc(sizeof(*p) + n);
-    *p = (struct piece){.file = file, .offset = offset, .crc = crc, .n = (uint32_t)n};
+    *p = (struct piece){.offset = offset, .crc = crc, .n = (uint32_t)n, .is_last = is_last};
     memcpy(p->bytes, read_bytes(&r, n), n);
     if (x->last_piece)
         x->last_piece->next = p;
@@ -330,7 +192,22 @@ static void on_piece(struct install *x, const uint8_t *body, size_t n_bytes)
         x->pieces = p;
     x->last_piece = p;
     x->n_asked--;
-    write_next(x);
+    install_write_next(x);
+}
+
+static void on_fail(struct install *x, const uint8_t *body, size_t n_bytes)
+{
+    struct reader r;
+    char text[160];
+    reader_init(&r, body, n_bytes);
+    int code = (int)read_u32(&r);
+    snprintf(text, sizeof(text), "node %u has none to give: %s", conn_node(x->conn),
+             code == ERR_AGAIN      ? "it is behind itself"
+             : code == ERR_NOTFOUND ? "it has begun another one"
+                                    : err_text(code));
+    if (code != ERR_NOTFOUND)
+        x->same_source = SAME_SOURCE; /* the next attempt asks another one */
+    give_up_source(x, text);
 }
 
 static void on_hello(void *user, struct conn *c, const struct conn_hello *hello)
@@ -353,7 +230,7 @@ static void on_frame(void *user, struct conn *c, enum conn_frame type, const uin
     else if (type == FRAME_COPY_DATA && x->state == INSTALL_COPYING)
         on_piece(x, body, n_bytes);
     else if (type == FRAME_COPY_FAIL)
-        give_up_source(x, "the source has no copy to give");
+        on_fail(x, body, n_bytes);
 }
 
 static void on_close(void *user, struct conn *c, unsigned refusal, const char *detail)
@@ -367,7 +244,9 @@ static void on_close(void *user, struct conn *c, unsigned refusal, const char *d
     }
     if (x->state != INSTALL_OPENING && x->state != INSTALL_COPYING)
         return;
-    log_info(x->r->log, "install: connection to node %u: %s", conn_node(c), detail);
+    log_info(x->r->log, "copy of the store: connection to node %u: %s", conn_node(c), detail);
+    if (!x->trouble[0])
+        snprintf(x->trouble, sizeof(x->trouble), "the connection to node %u was cut", conn_node(c));
     /* A piece being written stays first in the list; what is behind it is asked for again. */
     if (x->pieces && x->is_working) {
         for (struct piece *p = x->pieces->next, *next; p; p = next) {
@@ -377,11 +256,10 @@ static void on_close(void *user, struct conn *c, unsigned refusal, const char *d
         x->pieces->next = NULL;
         x->last_piece = x->pieces;
     } else {
-        drop_pieces(x);
+        install_drop_pieces(x);
     }
-    x->state = INSTALL_IDLE;
     x->attempt++;
-    x->retry_ms = replica_now_ms(x->r) + RETRY_MS;
+    retry_later(x);
 }
 
 static const struct conn_events events = {.on_hello = on_hello, .on_frame = on_frame, .on_close = on_close};
@@ -433,6 +311,8 @@ static void dial(struct install *x)
                         &hello, &events, x);
 }
 
+/* ---- life ---- */
+
 void install_begin(struct replica *r, uint64_t wanted, bool is_repair)
 {
     if (r->install) {
@@ -446,11 +326,35 @@ void install_begin(struct replica *r, uint64_t wanted, bool is_repair)
     x->is_repair = is_repair;
     x->root = mem_strdup(r->dir);
     x->dir = mem_printf("%s/" INSTALL_DIR, r->dir);
-    copy_remove_dir(x->dir);
+    x->fd = -1;
+    x->must_reset = true;
     r->install = x; /* install_tick begins */
-    log_notice(r->log, "%s: a copy of the store is needed (%llu or later)",
-               is_repair ? "repair" : "the leader's log no longer reaches back to ours",
-               (unsigned long long)wanted);
+    log_notice(r->log, "%s: a copy of the store is needed (%" PRIu64 " or later)",
+               is_repair ? "repair" : "the leader's log no longer reaches back to ours", wanted);
+}
+
+/* ---- progress ---- */
+
+static void measure(struct install *x, uint64_t now_ms)
+{
+    if (x->state != INSTALL_COPYING || now_ms < x->measured_ms + MEASURE_MS)
+        return;
+    uint64_t n = x->write_offset - x->measured_bytes, rate = n * 1000 / (now_ms - x->measured_ms);
+    x->bytes_per_s = x->bytes_per_s ? (3 * x->bytes_per_s + rate) / 4 : rate;
+    x->measured_ms = now_ms;
+    x->measured_bytes = x->write_offset;
+}
+
+static void tell(struct install *x, uint64_t now_ms)
+{
+    if (x->state == INSTALL_DONE || !x->has_info || now_ms < x->told_ms + TELL_MS)
+        return;
+    struct replica_status status = {.installing = true};
+    char text[REPLICA_INSTALL_TEXT];
+    x->told_ms = now_ms;
+    install_progress(x->r, &status);
+    replica_install_text(&status, text, sizeof(text));
+    log_notice(x->r->log, "copy of the store: %s", text);
 }
 
 void install_tick(struct replica *r, uint64_t now_ms)
@@ -463,6 +367,47 @@ void install_tick(struct replica *r, uint64_t now_ms)
     else if ((x->state == INSTALL_OPENING || x->state == INSTALL_COPYING) && x->conn && !x->is_working &&
              now_ms > x->heard_ms + SILENCE_MS)
         give_up_source(x, "the source is silent");
+    measure(x, now_ms);
+    tell(x, now_ms);
+}
+
+void install_progress(const struct replica *r, struct replica_status *out)
+{
+    const struct install *x = r->install;
+    out->install_step = REPLICA_INSTALL_ASKING;
+    if (!x)
+        return;
+    if (x->has_info)
+        out->install_step = x->state == INSTALL_VERIFYING || x->state == INSTALL_DONE
+                                ? REPLICA_INSTALL_VERIFYING
+                                : REPLICA_INSTALL_COPYING;
+    out->install_done = x->write_offset;
+    out->install_total = x->info.n_bytes > x->write_offset || out->install_step == REPLICA_INSTALL_COPYING
+                             ? x->info.n_bytes
+                             : x->write_offset;
+    out->install_rate = x->bytes_per_s;
+    out->install_source = x->conn || x->has_info ? (x->conn ? conn_node(x->conn) : x->source) : 0;
+    snprintf(out->install_trouble, sizeof(out->install_trouble), "%s", x->trouble);
+}
+
+void replica_install_text(const struct replica_status *s, char *out, size_t size)
+{
+    uint64_t done = s->install_done, total = s->install_total, left = total > done ? total - done : 0;
+    int n = 0;
+    if (s->install_step == REPLICA_INSTALL_ASKING)
+        n = snprintf(out, size,
+                     s->install_source ? "asks node %u for a copy" : "looks for a member with a copy",
+                     s->install_source);
+    else if (s->install_step == REPLICA_INSTALL_VERIFYING)
+        n = snprintf(out, size, "verifies %" PRIu64 " MiB", done >> 20);
+    else
+        n = snprintf(out, size, "%" PRIu64 " of %" PRIu64 " MiB (%u %%)", done >> 20, total >> 20,
+                     total ? (unsigned)((done < total ? done : total) * 100 / total) : 0);
+    if (s->install_step == REPLICA_INSTALL_COPYING && s->install_rate && n > 0 && (size_t)n < size)
+        n += snprintf(out + n, size - (size_t)n, ", %.1f MiB/s, %" PRIu64 " s left",
+                      (double)s->install_rate / (1 << 20), left / s->install_rate);
+    if (s->install_trouble[0] && n > 0 && (size_t)n < size)
+        snprintf(out + n, size - (size_t)n, "; %s", s->install_trouble);
 }
 
 void install_end(struct replica *r)
@@ -476,10 +421,4 @@ void install_end(struct replica *r)
         conn_abort(x->conn); /* its end frees this */
     else if (!x->is_working)
         install_free(x);
-}
-
-void install_progress(const struct replica *r, uint64_t *done, uint64_t *total)
-{
-    *done = r->install ? r->install->n_done : 0;
-    *total = r->install ? r->install->n_total : 0;
 }

@@ -135,7 +135,7 @@ static void fill(struct replica *r, struct replica_status *out)
     out->snapshot_index = d->snapshot_index;
     out->durable_index = d->durable;
     out->installing = d->is_installing || r->install;
-    install_progress(r, &out->install_done, &out->install_total);
+    install_progress(r, out);
     out->epoch = session.epoch;
     out->in_flight = session.in_flight;
     out->n_voters = configuration_n_voters(&d->conf);

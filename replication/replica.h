@@ -144,6 +144,7 @@ void replica_take_copy(struct replica *r);
 
 /* ---- status ---- */
 enum replica_role { REPLICA_FOLLOWER, REPLICA_CANDIDATE, REPLICA_LEADER };
+enum replica_install { REPLICA_INSTALL_ASKING, REPLICA_INSTALL_COPYING, REPLICA_INSTALL_VERIFYING };
 enum replica_member { REPLICA_NOT_MEMBER, REPLICA_STANDBY, REPLICA_VOTER };
 struct replica_peer {
     uint32_t node;
@@ -161,8 +162,11 @@ struct replica_status {
     uint32_t leader;            /* node id, 0: none known */
     uint64_t term, commit_index, applied_index, last_index, first_index, snapshot_index, durable_index;
     uint64_t applied_term;
-    bool installing;                      /* receiving a snapshot */
-    uint64_t install_done, install_total; /* bytes */
+    bool installing; /* receiving a snapshot; the next are said of it, see replica_install_text */
+    enum replica_install install_step;
+    uint32_t install_source;                            /* node id, 0: none at the moment */
+    uint64_t install_done, install_total, install_rate; /* bytes; bytes a second, 0: not known yet */
+    char install_trouble[160];                          /* why it does not go on, "" when it does */
     uint64_t epoch;                       /* of the proposer session, 0: none yet */
     unsigned in_flight;
     unsigned n_voters;
@@ -180,6 +184,9 @@ void replica_get_status(struct replica *r, struct replica_status *out); /* a cop
 /* Called on LOOP at each change of role, leader, membership or session epoch. One. Before replica_start. */
 void replica_on_change(struct replica *r, struct loop *loop, void (*on_change)(void *user), void *user);
 unsigned replica_level(const struct replica *r); /* the cluster's feature level; cheap, atomic */
+/* How far an install is, for a person: "512 of 2046 MiB (25 %), 96.3 MiB/s, 16 s left". */
+enum { REPLICA_INSTALL_TEXT = 320 };
+void replica_install_text(const struct replica_status *status, char *out, size_t size);
 uint64_t replica_applied_index(const struct replica *r); /* cheap, atomic */
 struct store *replica_store(struct replica *r);
 /* The hashes of all tables noted when the HashPoint at INDEX was applied here; the last 16 are kept.

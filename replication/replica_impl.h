@@ -179,6 +179,6 @@ void copy_server_end(struct copy_server *s);
 void install_begin(struct replica *r, uint64_t wanted, bool is_repair); /* a copy at WANTED or later */
 void install_tick(struct replica *r, uint64_t now_ms);
 void install_end(struct replica *r);
-void install_progress(const struct replica *r, uint64_t *done, uint64_t *total);
+void install_progress(const struct replica *r, struct replica_status *out); /* the install_ fields */
 
 #endif

@@ -2,6 +2,9 @@
 #include "base/clock.h"
 #include "storage/store_internal.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -91,15 +94,114 @@ static int finish_copy(const char *dir, uint64_t *applied, struct err_ctx *err)
     return rc;
 }
 
+/* ---- the pages ---- */
+
+/* What the system could give to a file's pages without taking memory from anybody; 0: unknown. */
+static uint64_t available_bytes(void)
+{
+    unsigned long long kib = 0;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && fgets(line, sizeof line, f) && sscanf(line, "MemAvailable: %llu", &kib) != 1)
+        ;
+    if (f)
+        fclose(f);
+    return kib << 10;
+}
+
+/* The copy walks the trees, page after page in no order of the file, and the map is read without reading
+ * ahead: on a cold file every page is a wait for the disk. Where memory allows, the file is read in order
+ * beside it. */
+struct warmer {
+    pthread_t thread;
+    bool has_thread;
+    atomic_bool stop;
+    int fd;
+    off_t n_bytes;
+};
+
+static void *warm(void *arg)
+{
+    enum { STEP = 1 << 20 };
+    struct warmer *w = arg;
+    char *scratch = mem_try_alloc(STEP);
+    for (off_t at = 0; scratch && at < w->n_bytes && !atomic_load(&w->stop); at += STEP)
+        if (pread(w->fd, scratch, STEP, at) <= 0)
+            break;
+    mem_free(scratch);
+    return NULL;
+}
+
+static void warmer_start(struct warmer *w, const char *dir, uint64_t available)
+{
+    char path[4096];
+    struct stat st;
+    store_path(path, dir, "data.mdb");
+    w->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (w->fd < 0 || fstat(w->fd, &st) || (uint64_t)st.st_size > available / 2)
+        return;
+    w->n_bytes = st.st_size;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    w->has_thread = !pthread_create(&w->thread, NULL, warm, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void warmer_stop(struct warmer *w)
+{
+    atomic_store(&w->stop, true);
+    if (w->has_thread)
+        pthread_join(w->thread, NULL);
+    if (w->fd >= 0)
+        close(w->fd);
+}
+
+int store_copy_pages(struct store *s, const char *path, struct err_ctx *err)
+{
+    uint64_t available = available_bytes();
+    struct warmer w = {.fd = -1};
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+    /* A copy that memory cannot hold easily goes past it, where the file system can do that. */
+    if (store_size_bytes(s) > available / 4)
+        (void)!fcntl(fd, F_SETFL, O_DIRECT);
+    warmer_start(&w, s->dir, available);
+    /* Compacted: leaves the free pages out. Written from the start to the end, nothing twice. */
+    int rc = mdb_env_copyfd2(s->env, fd, MDB_CP_COMPACT);
+    warmer_stop(&w);
+    if (close(fd) && !rc)
+        rc = errno;
+    if (!rc)
+        return 0;
+    /* LMDB answers a short write, as a full disk gives, with EIO. */
+    int code = store_mdb_error(rc);
+    if (code == ERR_IO && store_free_bytes(s) < 1 << 20)
+        code = ERR_NOSPACE;
+    return err_set(err, code, "copy to %s: %s", path,
+                   code == ERR_NOSPACE ? err_text(code) : mdb_strerror(rc));
+}
+
+int store_adopt_copy(const char *dir, struct err_ctx *err)
+{
+    int rc = finish_copy(dir, NULL, err);
+    return rc ? err_prefix(err, rc, "copy in %s", dir) : 0;
+}
+
 int store_copy(struct store *s, const char *dir, uint64_t *applied, struct err_ctx *err)
 {
+    char path[4096];
     if (mkdir(dir, 0700) && errno != EEXIST)
         return err_set(err, ERR_IO, "%s: %s", dir, strerror(errno));
-    /* Compacted: leaves the free pages out. LMDB refuses an existing file and opens the new one with
-     * O_DIRECT. */
-    int rc = mdb_env_copy2(s->env, dir, MDB_CP_COMPACT);
+    store_path(path, dir, "data.mdb");
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+    close(fd);
+    int rc = store_copy_pages(s, path, err);
     if (rc)
-        return err_set(err, store_mdb_error(rc), "copy to %s: %s", dir, mdb_strerror(rc));
+        return rc;
     rc = finish_copy(dir, applied, err);
     return rc ? err_prefix(err, rc, "copy to %s", dir) : 0;
 }
@@ -122,32 +224,106 @@ static int verify_table(MDB_txn *txn, MDB_dbi meta, enum table table, struct err
     return rc;
 }
 
-static int verify_tables(MDB_txn *txn, struct store_position *out, struct arena *a, struct err_ctx *err)
+/* Tables are shared out among a few threads, the largest first comes with luck: what a copy must wait for. */
+enum { VERIFY_THREADS_MAX = 4 };
+
+struct verify {
+    MDB_env *env;
+    _Atomic int next_table;
+    atomic_bool failed;
+};
+struct verifier {
+    struct verify *v;
+    pthread_t thread;
+    int code;
+    struct err_ctx err;
+};
+
+static int verify_with(struct verifier *x, MDB_txn *txn)
 {
     MDB_dbi meta;
     int rc = mdb_dbi_open(txn, table_name(TABLE_META), 0, &meta);
     if (rc)
-        return err_set(err, ERR_CORRUPT, "table meta: %s", mdb_strerror(rc));
-    for (int t = 0; t < N_TABLES; t++) {
-        if ((rc = verify_table(txn, meta, t, err)))
-            return rc;
+        return err_set(&x->err, ERR_CORRUPT, "table meta: %s", mdb_strerror(rc));
+    for (int t;
+         !rc && !atomic_load(&x->v->failed) && (t = atomic_fetch_add(&x->v->next_table, 1)) < N_TABLES;)
+        rc = verify_table(txn, meta, t, &x->err);
+    return rc;
+}
+
+static void *verifier_run(void *arg)
+{
+    struct verifier *x = arg;
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(x->v->env, NULL, MDB_RDONLY, &txn);
+    if (rc) {
+        x->code = err_set(&x->err, store_mdb_error(rc), "%s", mdb_strerror(rc));
+    } else {
+        x->code = verify_with(x, txn);
+        mdb_txn_abort(txn);
     }
-    return read_position(txn, meta, out, a, err);
+    if (x->code)
+        atomic_store(&x->v->failed, true);
+    return NULL;
+}
+
+static int verify_tables(MDB_env *env, struct err_ctx *err)
+{
+    struct verify v = {.env = env};
+    struct verifier all[VERIFY_THREADS_MAX] = {0};
+    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned n = n_cores < 1 ? 1 : n_cores > VERIFY_THREADS_MAX ? VERIFY_THREADS_MAX : (unsigned)n_cores, i;
+    sigset_t signals, before;
+    sigfillset(&signals);
+    pthread_sigmask(SIG_SETMASK, &signals, &before);
+    for (i = 0; i < n; i++)
+        all[i].v = &v;
+    for (i = 1; i < n && !pthread_create(&all[i].thread, NULL, verifier_run, &all[i]); i++)
+        ;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    verifier_run(&all[0]);
+    while (i > 1)
+        pthread_join(all[--i].thread, NULL);
+    for (i = 0; i < n; i++)
+        if (all[i].code)
+            return err_set(err, all[i].code, "%s", all[i].err.text);
+    return 0;
+}
+
+/* Handles of named tables are the environment's, and opened one transaction at a time: before the threads
+ * begin. */
+static int open_tables(MDB_env *env, struct store_position *out, struct arena *a, struct err_ctx *err)
+{
+    MDB_txn *txn;
+    MDB_dbi dbi, meta = 0;
+    int rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
+    if (rc)
+        return err_set(err, store_mdb_error(rc), "%s", mdb_strerror(rc));
+    for (int t = 0; t < N_TABLES; t++) {
+        rc = mdb_dbi_open(txn, table_name(t), 0, &dbi);
+        if (rc && rc != MDB_NOTFOUND)
+            break;
+        if (t == TABLE_META)
+            meta = dbi;
+    }
+    int code = rc && rc != MDB_NOTFOUND ? err_set(err, store_mdb_error(rc), "tables: %s", mdb_strerror(rc))
+               : !meta                  ? err_set(err, ERR_CORRUPT, "there is no table meta")
+                                        : read_position(txn, meta, out, a, err);
+    if (code)
+        mdb_txn_abort(txn);
+    else
+        mdb_txn_commit(txn); /* keeps the handles */
+    return code;
 }
 
 int store_verify_copy(const char *dir, struct store_position *out, struct arena *a, struct err_ctx *err)
 {
     MDB_env *env;
-    MDB_txn *txn;
     int rc = store_env_open(&env, dir, MDB_RDONLY | MDB_NOLOCK, 0, err);
     if (rc)
         return rc;
-    if ((rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn))) {
-        mdb_env_close(env);
-        return err_set(err, store_mdb_error(rc), "%s: %s", dir, mdb_strerror(rc));
-    }
-    rc = verify_tables(txn, out, a, err);
-    mdb_txn_abort(txn);
+    if (!(rc = open_tables(env, out, a, err)))
+        rc = verify_tables(env, err);
     mdb_env_close(env);
     return rc ? err_prefix(err, rc, "copy in %s", dir) : 0;
 }

@@ -179,12 +179,19 @@ enum { POINT_EXTRA_MAX = 64 * 1024 };
 void store_set_point_extra(struct store *s, const void *data, size_t n);
 /* The blob last set, or found at open; *data is copied into the arena. */
 void store_get_point_extra(struct store *s, const void **data, size_t *n, struct arena *a);
-/* A consistent copy into DIR (a new directory that store_open accepts), synced; *applied: its applied index.
+/* Writes the pages of one moment to PATH, an empty file that is there: from its start to its end, so that what is
+ * there can be read while the rest is written. Not synced. It becomes a store of its own by store_adopt_copy. Blocks
+ * as long as that takes, and holds a read transaction meanwhile. Any thread. */
+int store_copy_pages(struct store *s, const char *path, struct err_ctx *err);
+/* DIR holds data.mdb with such pages: gives it an id and its first durable point; synced. store_open accepts DIR. */
+int store_adopt_copy(const char *dir, struct err_ctx *err);
+/* Both: a consistent copy into DIR (a new directory that store_open accepts), synced; *applied: its applied index.
  * Any thread. */
 int store_copy(struct store *s, const char *dir, uint64_t *applied, struct err_ctx *err);
 uint64_t store_size_bytes(struct store *s); /* pages in use */
 uint64_t store_free_bytes(struct store *s); /* of the file system */
-/* Opens DIR read-only, recomputes every replicated table's hash and checks it against the stored one. */
+/* Opens DIR read-only, recomputes every replicated table's hash and checks it against the stored one; on a few
+ * threads. */
 int store_verify_copy(const char *dir, struct store_position *out, struct arena *a, struct err_ctx *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* What a peer of imp-raft/1 says beside Raft's own messages: the hello, and the list of files of a copy. */
+/* What a peer of imp-raft/1 says beside Raft's own messages: the hello, and the offer of a copy. */
 #include "fuzz.h"
 
 #include "replication/conn.h"
@@ -23,8 +23,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
             struct buf again = {0};
             copy_info_encode(&again, &info);
             assert(again.n <= n_bytes - 1 && memcmp(again.data, data + 1, again.n) == 0);
-            for (unsigned i = 0; i < info.n; i++)
-                assert(!strchr(info.files[i].name, '/') && info.files[i].name[0] != '.');
             buf_fini(&again);
         }
     }

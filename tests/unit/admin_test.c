@@ -95,6 +95,10 @@ int proposal_submit(struct replica *r, Imp__Command *command, struct loop *loop,
     return 0;
 }
 
+void replica_install_text(const struct replica_status *status, char *out, size_t size)
+{
+    snprintf(out, size, "some of it");
+}
 void replica_get_status(struct replica *r, struct replica_status *out)
 {
     *out = (struct replica_status){.role = REPLICA_LEADER,
