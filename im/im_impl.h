@@ -29,6 +29,7 @@ void user_free(struct user *u);
 void session_gate_changed(struct session *s);
 void session_check_sent(struct shard *s);
 void router_homes_changed(struct shard *s);
+void message_check_sent(struct shard *s);
 void message_tick(struct shard *s);
 void message_reload(struct shard *s);
 void message_user_freed(struct user *u);

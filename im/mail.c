@@ -62,6 +62,14 @@ struct storing {
     unsigned n_tries;
 };
 
+/* As soon as this turn's output is written: until a row is marked, it comes again if the user's home moves.
+ */
+void mail_look_at_output(struct shard *s)
+{
+    s->has_mail_out = true;
+    s->check_done = false;
+}
+
 static int propose(struct storing *st);
 
 static void free_storing(struct storing *st)
@@ -190,6 +198,7 @@ static void hand_out(struct mailqueue *q, const Imp__MessageRow *row, struct ses
         to[i]->ops->deliver(to[i], e, delay);
     uint64_t sent;
     to[0]->ops->output(to[0], &r->out_end, &sent);
+    mail_look_at_output(q->user->shard);
     envelope_free(e);
 }
 
@@ -308,6 +317,8 @@ static void on_marked(void *user, const struct proposal_result *result)
         mem_free(r);
         q->n_refs--;
     }
+    if (q && q->n_refs)
+        mail_look_at_output(m->shard); /* what was written meanwhile */
     mem_free(m);
     if (q)
         mail_pump(q);
@@ -364,6 +375,15 @@ static void propose_marks(struct mailqueue *q)
         return;
     }
     list_for_each(r, &q->refs, struct mail_ref, link) r->marking |= r->sent;
+}
+
+void mail_check_sent(struct mailqueue *q)
+{
+    struct mail_ref *r;
+    check_sent(q);
+    list_for_each(r, &q->refs, struct mail_ref,
+                  link) if (r->marking) return; /* the next mark takes the rest along */
+    propose_marks(q);
 }
 
 void mail_tick(struct mailqueue *q)

@@ -36,7 +36,9 @@ void mail_store(struct shard *s, struct envelope *e);
 void mail_queue(struct shard *s, struct user *u, struct envelope *e);
 /* Hands out what there is, as far as the sessions take it. May free the user. */
 void mail_pump(struct mailqueue *q);
-void mail_tick(struct mailqueue *q); /* marks, pump, end; may free the user */
+void mail_look_at_output(struct shard *s);
+void mail_check_sent(struct mailqueue *q); /* marks what has been written */
+void mail_tick(struct mailqueue *q);       /* marks, pump, end; may free the user */
 
 /* Of message.c: the sessions that get a message to the bare JID, at most MAX; returns how many. */
 size_t message_pick(const struct user *u, struct session **out, size_t max);

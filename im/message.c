@@ -255,6 +255,18 @@ void message_on_feed(struct shard *s, const struct feed_event *event)
     mail_pump(q);
 }
 
+void message_output_moved(struct shard *s)
+{
+    if (!list_is_empty(&s->mail))
+        mail_look_at_output(s);
+}
+
+void message_check_sent(struct shard *s)
+{
+    struct mailqueue *q;
+    list_for_each(q, &s->mail, struct mailqueue, link) if (q->n_refs) mail_check_sent(q);
+}
+
 void message_tick(struct shard *s)
 {
     struct mailqueue *q;

@@ -22,6 +22,9 @@ void message_session_available(struct session *s);
 void message_session_drained(struct session *s);
 void message_session_ended(struct session *s);
 /* TABLE_MESSAGE_INDEX of a user of this shard. */
+/* A session has learned that its client was given more, outside a turn of its own output (a relayed stream).
+ */
+void message_output_moved(struct shard *s);
 void message_on_feed(struct shard *s, const struct feed_event *event);
 
 #endif

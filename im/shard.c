@@ -275,12 +275,17 @@ static void on_check_sent(struct deferred *d)
     struct shard *s = container_of(d, struct shard, check_sent);
     s->check_done = true;
     session_check_sent(s);
+    if (s->has_mail_out) {
+        s->has_mail_out = false;
+        message_check_sent(s);
+    }
 }
 
 static void before_poll(struct loop_hook *hook)
 {
     struct shard *s = container_of(hook, struct shard, before_poll);
-    if (!list_is_empty(&s->flushing) && !s->check_done && list_is_empty(&s->check_sent.link))
+    if ((!list_is_empty(&s->flushing) || s->has_mail_out) && !s->check_done &&
+        list_is_empty(&s->check_sent.link))
         loop_defer(s->loop, &s->check_sent);
     drop_reader(s);
 }

@@ -132,6 +132,7 @@ struct shard {
     struct timer tick; /* 100 ms: lease, queues, time-outs */
     struct list mail;  /* struct mailqueue */
     struct deferred check_sent;
+    bool has_mail_out;          /* stored messages were given to sessions */
     bool check_done;            /* this turn's output was looked at */
     struct list flushing;       /* struct session with messages not known to be sent */
     uint64_t throttled_ms;      /* when a sender was last slowed because of the inbox */

@@ -1,4 +1,5 @@
 /* The home's end of a relayed client stream: a c2s_conn made of frames. */
+#include "im/message.h"
 #include "protocols/xmpp/relay.h"
 #include <string.h>
 
@@ -213,6 +214,7 @@ static void credited(struct relay_home *r, uint32_t n)
     if (r->credit > RELAY_WINDOW)
         r->credit = RELAY_WINDOW;
     flush(r);
+    message_output_moved(r->xs->shard);
     if (conn_queued(&r->conn) <= LOW_BYTES && r->conn.home)
         c2s_home_drained(r->conn.home);
 }
