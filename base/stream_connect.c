@@ -1,4 +1,5 @@
-/* Outgoing connections: resolve, then one address after the other, all within one time-out. */
+/* Outgoing connections: resolve, then one address after the other, all within one time-out. TCP asks again
+ * after 1, 3 and 7 s only; a fresh attempt every ATTEMPT_MS finds a network that is whole again sooner. */
 #include "base/stream_impl.h"
 #include <assert.h>
 #include <errno.h>
@@ -8,6 +9,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+enum { ATTEMPT_MS = 1500 };
 
 /* Apart from the stream: a look-up cannot be taken back and may end after it. */
 struct stream_connect {
@@ -81,7 +84,8 @@ static void connect_next(struct stream *s)
         c->error = attempt(s, address);
         if (c->error == 0) {
             /* An address that swallows packets must leave time for the others. */
-            timer_start(&s->timer, (unsigned)((c->deadline_ms - now) / n_left), 0);
+            uint64_t wait = (c->deadline_ms - now) / n_left;
+            timer_start(&s->timer, wait < ATTEMPT_MS ? (unsigned)wait : ATTEMPT_MS, 0);
             stream_update_poll(s);
             return;
         }
@@ -100,6 +104,8 @@ void stream_connect_timeout(struct stream *s)
     }
     close_attempt(s);
     c->error = ETIMEDOUT;
+    if (!c->next)
+        c->next = c->list; /* all of them once more, while there is time */
     connect_next(s);
 }
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 2000, FRAME_OVERHEAD = 64 };
+enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 1000, FRAME_OVERHEAD = 64 };
 
 struct link_peer *link_peer_find(const struct links *l, uint32_t node)
 {
@@ -111,14 +111,31 @@ static void set_up(struct link_session *s, bool up)
     }
 }
 
+/* The peer has got through to us: do not wait out the back-off, or for TCP to repeat what the network
+ * swallowed. */
+static void revive_out(struct link_peer *p)
+{
+    struct link_session *s = p->out;
+    uint64_t now = loop_now_ms(p->links->loop);
+    if (s && now > s->heard_ms + 2 * p->links->ping_ms)
+        link_session_end(s, "it did not answer, and has dialled itself");
+    if (!p->out && timer_is_on(&p->retry)) {
+        p->backoff_ms = 0;
+        timer_stop(&p->retry);
+        link_session_dial(p);
+    }
+}
+
 void link_on_session_open(struct link_session *s)
 {
     struct link_peer *p = link_peer_find(s->links, s->node);
     if (!s->dialled) {
         if (p && p->in && p->in != s)
             link_session_end(p->in, "a newer connection took its place");
-        if (p)
+        if (p) {
             p->in = s;
+            revive_out(p);
+        }
         return;
     }
     if (p) {
@@ -211,9 +228,9 @@ struct links *links_new(const struct links_options *o)
     memcpy(l->start_nonce, o->start_nonce, 16);
     snprintf(l->release, sizeof(l->release), "%s", o->release);
     l->tls = tls_ctx_ref(o->tls_client);
-    l->connect_ms = o->connect_ms ? o->connect_ms : 5000;
+    l->connect_ms = o->connect_ms ? o->connect_ms : 3000;
     l->ping_ms = o->ping_ms ? o->ping_ms : 1000;
-    l->dead_ms = o->dead_ms ? o->dead_ms : 6000;
+    l->dead_ms = o->dead_ms ? o->dead_ms : 3500;
     l->on_seen = o->on_seen;
     l->user = o->user;
     list_init(&l->sessions);

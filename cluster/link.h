@@ -80,7 +80,7 @@ struct links_options {
     uint8_t start_nonce[16];
     const char *release;
     struct tls_ctx *tls_client;            /* ALPN imp-link/1; a reference is taken */
-    unsigned connect_ms, ping_ms, dead_ms; /* 0: 5000, 1000, 6000 */
+    unsigned connect_ms, ping_ms, dead_ms; /* 0: 3000, 1000, 3500 */
     /* A peer proved with its certificate that it is NODE. Control loop. */
     void (*on_seen)(void *user, uint32_t node);
     void *user;

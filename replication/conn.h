@@ -22,7 +22,7 @@ enum {
     CONN_MAX_FRAME = (4 << 20) + 64, /* RAFT_MSG_MAX_BYTES and its type */
     CONN_MAX_HELLO = 512,            /* before the hello is checked nothing longer is read */
     CONN_MAX_QUEUE = 16 << 20,       /* above it the connection is dropped, with what it had queued */
-    CONN_HANDSHAKE_MS = 5000,
+    CONN_HANDSHAKE_MS = 3000,        /* each of TCP, TLS and hello */
 };
 
 enum conn_purpose { CONN_MESSAGES = 1, CONN_COPY = 2 };

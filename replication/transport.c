@@ -108,6 +108,20 @@ void transport_redial(struct peer *p)
         dial(p);
 }
 
+/* The peer has got through to us. Ours to it may still wait for TCP to repeat what the network swallowed. */
+static void revive_out(struct peer *p)
+{
+    uint64_t now = loop_now_ms(p->t->config.loop);
+    if (!p->out) {
+        if (timer_is_on(&p->retry))
+            transport_redial(p);
+        return;
+    }
+    uint64_t since = conn_is_open(p->out->conn) ? p->pong_ms : p->out->since_ms;
+    if (now > since + STUCK_MS)
+        transport_redial(p);
+}
+
 /* ---- hellos ---- */
 
 static void open_out(struct link *x, const struct conn_hello *hello)
@@ -139,8 +153,8 @@ static void take_in(struct link *x)
     snprintf(p->release, sizeof(p->release), "%s", hello->release);
     if (!p->is_member && hello->address[0] && transport_set_where(p, hello->address, hello->port))
         transport_redial(p);
-    else if (!p->out && timer_is_on(&p->retry))
-        transport_redial(p); /* it is back: do not wait out the back-off */
+    else
+        revive_out(p);
     if (!p->is_seen) {
         p->is_seen = true;
         t->config.ops->on_peer_seen(t->config.user, p->node);

@@ -5,7 +5,13 @@
 #include "base/list.h"
 #include "replication/transport.h"
 
-enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 5000, BACKOFF_REFUSED_MS = 10000, WATCH_GRACE_MS = 200 };
+enum {
+    BACKOFF_MIN_MS = 100,
+    BACKOFF_MAX_MS = 1000, /* a link that is whole again is used again within 5 s, all steps together */
+    BACKOFF_REFUSED_MS = 10000,
+    WATCH_GRACE_MS = 200,
+    STUCK_MS = 1000, /* no answer for so long, while the peer dials us anew: TCP waits too long to repeat */
+};
 
 enum link_kind {
     LINK_OUT,
