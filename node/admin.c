@@ -246,12 +246,10 @@ static void on_current(void *user, int code, uint64_t index)
 
 static void ask_current(struct admin_call *call)
 {
-    if (call->env->alone && *call->env->alone)
-        admin_fail(call,
-                   "%s has no contact to a majority of the voters and cannot know the current state; without "
-                   "--current "
-                   "it tells what it has",
-                   call->env->node_name);
+    const char *alone = admin_alone(call);
+    if (alone)
+        admin_fail(call, "%s and cannot know the current state; without --current it tells what it has",
+                   alone);
     else
         replica_barrier(call->env->replica, call->env->loop, CURRENT_TIMEOUT_MS, on_current, call);
 }

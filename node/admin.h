@@ -91,6 +91,9 @@ struct store_txn *admin_read(struct admin_call *call);
 /* Proposes with the audit record of this call; on_done gets the call. When it cannot be submitted the call
  * has failed with a text and false is returned. */
 bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done);
+/* NULL, or why no write can succeed here now: "n3 has no contact to a majority of the voters (no answer from n1, n2)".
+ * In the arena. */
+const char *admin_alone(struct admin_call *call);
 /* The command line of the call as the audit shows it. */
 void admin_audit_line(struct buf *line, struct admin_call *call);
 /* admin_done of an act that has no proposal of its own (a kick, a service): its audit record is written, but

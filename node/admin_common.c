@@ -33,7 +33,7 @@ void admin_rewind(struct admin_call *call)
 
 /* ---- proposals ---- */
 
-enum { AUDIT_WORD_BYTES = 120, AUDIT_LINE_BYTES = 800 };
+enum { AUDIT_WORD_BYTES = 120, AUDIT_LINE_BYTES = 800, SILENT_MS = 3000 };
 
 /* One word of the command line, short and on one line; secrets are never words. */
 static void add_audit_word(struct buf *line, const char *prefix, const char *word)
@@ -69,6 +69,33 @@ void admin_audit_line(struct buf *line, struct admin_call *call)
     }
 }
 
+/* A sentence without its end. */
+static const char *why_alone(struct admin_call *call)
+{
+    struct replica_status s;
+    replica_get_status(call->env->replica, &s);
+    uint64_t now = clock_monotonic_ms();
+    unsigned n_silent = 0;
+    const char *silent = "";
+    for (unsigned i = 0; i < s.n_peers; i++) {
+        const struct replica_peer *p = &s.peers[i];
+        if (p->member != REPLICA_VOTER || (p->connected && now < p->last_heard_ms + SILENT_MS))
+            continue;
+        silent = arena_printf(&call->arena, "%s%s%s", silent, n_silent++ ? ", " : "",
+                              admin_node_name(call, p->node));
+    }
+    /* with this node, if it is one of them */
+    bool majority = s.n_voters > 2 * n_silent;
+    return arena_printf(&call->arena, "%s has %s%s%s%s", call->env->node_name,
+                        majority ? "found no leader" : "no contact to a majority of the voters",
+                        n_silent ? " (no answer from " : "", silent, n_silent ? ")" : "");
+}
+
+const char *admin_alone(struct admin_call *call)
+{
+    return call->env->alone && *call->env->alone ? why_alone(call) : NULL;
+}
+
 static int submit_audited(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done,
                           void *user)
 {
@@ -88,18 +115,6 @@ static int submit_audited(struct admin_call *call, Imp__Command *command, propos
     return rv;
 }
 
-static int submit(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done, void *user)
-{
-    /* Better than half a minute of waiting for an answer that cannot come. A leader's change is shorter than
-     * this. */
-    if (call->env->alone && *call->env->alone) {
-        admin_fail(call, "%s has no contact to a majority of the voters: nothing was written",
-                   call->env->node_name);
-        return false;
-    }
-    return submit_audited(call, command, on_done, user);
-}
-
 static void on_noted(void *user, const struct proposal_result *result)
 {
     (void)user, (void)result;
@@ -107,9 +122,8 @@ static void on_noted(void *user, const struct proposal_result *result)
 
 void admin_audit_end(struct admin_call *call, const char *result)
 {
-    bool alone = call->env->alone && *call->env->alone;
     if (!call->command || call->command->access != COMMAND_WRITE || call->is_audited || call->is_look ||
-        alone)
+        admin_alone(call))
         return;
     Imp__Note body = IMP__NOTE__INIT;
     Imp__Command command = IMP__COMMAND__INIT;
@@ -130,13 +144,28 @@ void admin_acted(struct admin_call *call, const char *format, ...)
     va_end(ap);
     command.body_case = IMP__COMMAND__BODY_NOTE;
     command.note = &body;
-    submit(call, &command, on_noted, NULL);
-    admin_done(call, "%s", line);
+    const char *alone = admin_alone(call);
+    if (alone || submit_audited(call, &command, on_noted, NULL))
+        admin_done(call, "%s; the audit cannot record it: %s", line,
+                   alone ? alone : "this node takes no writes now");
+    else
+        admin_done(call, "%s", line);
 }
 
 bool admin_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done)
 {
-    int rv = submit(call, command, on_done, call);
+    /* Better than half a minute of waiting for an answer that cannot come. A leader's change is shorter than
+     * this. */
+    const char *alone = admin_alone(call);
+    if (alone) {
+        admin_fail(
+            call,
+            "%s: nothing was written; start what is down or mend the network, see impcli dbreplication "
+            "runtimestate",
+            alone);
+        return false;
+    }
+    int rv = submit_audited(call, command, on_done, call);
     char remedy[LEVEL_TEXT_MAX];
     if (rv == ERR_UNSUPPORTED) {
         level_remedy(remedy, fsm_command_level(command));
@@ -175,6 +204,9 @@ bool admin_accepted(struct admin_call *call, const struct proposal_result *resul
     if (result->code == ERR_UNKNOWN_OUTCOME)
         admin_fail(
             call, "outcome unknown: no answer from the cluster in time; look at the state before you repeat");
+    else if (result->code == ERR_UNAVAILABLE && !result->index)
+        admin_fail(call, "the cluster has taken %s for dead meanwhile: nothing was written; do it again",
+                   call->env->node_name);
     else if (*result->text)
         admin_fail(call, "%s", result->text);
     else

@@ -254,6 +254,8 @@ static void on_imported(void *user, const struct proposal_result *result)
 /* Unlike admin_propose it does not end the call: other lines are still under way. */
 static bool import_propose(struct admin_call *call, Imp__Command *command, proposal_done_fn *on_done)
 {
+    if (admin_alone(call))
+        return false;
     return proposal_submit(call->env->replica, command, call->env->loop, 0, on_done, call) == 0;
 }
 

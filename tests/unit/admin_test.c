@@ -656,6 +656,28 @@ static void test_current(void **state)
     refused("unknown option", ASK(CALL("service", "list"), .options = {"current", ""}));
 }
 
+/* Without a majority: what is written through the log is refused at once and says who is missing; what is
+ * done here is done, once, without its audit record. */
+static void test_alone(void **state)
+{
+    struct told t;
+    fake->alone = true;
+    refused("n1 has no contact to a majority of the voters (no answer from n2): nothing was written; start",
+            ASK(CALL("settings", "set", "axl.interval", "7")));
+    refused("nothing was written", ASK(CALL("node", "token")));
+    refused("this node takes no writes now", ASK(CALL("user", "import", "f"), .input = "ann,secret\n"));
+    ask(&t, ASK(CALL("log", "level", "error")));
+    assert_int_equal(t.status, 0);
+    assert_non_null(strstr(t.text, "the audit cannot record it: n1 has no contact"));
+    assert_int_equal(fake->n_commands, 0);
+    told_fini(&t);
+    fake->alone = false;
+    ask(&t, ASK(CALL("log", "level", "error")));
+    assert_string_equal(t.text, "log level of everything is error\n");
+    assert_int_equal(fake->n_commands, 1);
+    told_fini(&t);
+}
+
 static void test_compare_and_set(void **state)
 {
     struct told t;
@@ -923,14 +945,23 @@ static void test_watch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),        cmocka_unit_test(test_form),
-        cmocka_unit_test(test_bad_requests), cmocka_unit_test(test_bad_frames),
-        cmocka_unit_test(test_token),        cmocka_unit_test(test_settings),
-        cmocka_unit_test(test_current),      cmocka_unit_test(test_compare_and_set),
-        cmocka_unit_test(test_audit_line),   cmocka_unit_test(test_outcomes),
-        cmocka_unit_test(test_assign),       cmocka_unit_test(test_removal_refused_in_the_log),
-        cmocka_unit_test(test_passwords),    cmocka_unit_test(test_sessions),
-        cmocka_unit_test(test_picture),      cmocka_unit_test(test_watch),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_form),
+        cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_bad_frames),
+        cmocka_unit_test(test_token),
+        cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_current),
+        cmocka_unit_test(test_compare_and_set),
+        cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_audit_line),
+        cmocka_unit_test(test_outcomes),
+        cmocka_unit_test(test_assign),
+        cmocka_unit_test(test_removal_refused_in_the_log),
+        cmocka_unit_test(test_passwords),
+        cmocka_unit_test(test_sessions),
+        cmocka_unit_test(test_picture),
+        cmocka_unit_test(test_watch),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
