@@ -1,8 +1,9 @@
 """A cluster of real impnode processes for tests, in a network namespace of the test's own.
 
 Every test runs through run_test() in a fresh network namespace, so that the default ports are free and several tests
-can run side by side. Two shapes: Cluster(3) has its nodes on 127.0.0.1, 127.0.0.2, ... of that namespace;
-Cluster(3, lan=True) gives every node a namespace of its own on a bridge, so that links can be cut.
+can run side by side. Shapes: Cluster(3) has its nodes on 127.0.0.1, 127.0.0.2, ... of that namespace;
+Cluster(3, lan=True) gives every node a namespace of its own on a bridge, so that links can be cut; Cluster(3, faults=SEED)
+on a switch that drops, delays and repeats (lan.py).
 
 The programs come from $IMP_BUILD (default build/asan, then build/dev, build/release).
 """
@@ -15,6 +16,8 @@ import sys
 import tempfile
 import time
 import traceback
+
+from lan import Lan
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SIM_HOST = '127.0.0.10'
@@ -101,15 +104,26 @@ class Node:
 
     def make_namespace(self):
         n, port = self.netns, 'v%s' % self.name
+        if self.cluster.switch:
+            sh('ip netns add %s && ip -n %s link set lo up' % (n, n))
+            self.cluster.switch.add(self.name, n, self.address)
+            return
         sh('ip netns add %s && ip link add %s type veth peer name eth0 netns %s' % (n, port, n))
         sh('ip link set %s master br0 up && ip -n %s link set lo up' % (port, n))
         sh('ip -n %s addr add %s/24 dev eth0 && ip -n %s link set eth0 up' % (n, self.address, n))
 
     def cut(self):
-        sh('ip link set v%s down' % self.name)
+        """The cable is pulled out: the node sees that."""
+        if self.cluster.switch:
+            self.cluster.switch.plug(self.name, 0)
+        else:
+            sh('ip link set v%s down' % self.name)
 
     def heal(self):
-        sh('ip link set v%s up' % self.name)
+        if self.cluster.switch:
+            self.cluster.switch.plug(self.name, 1)
+        else:
+            sh('ip link set v%s up' % self.name)
 
     def init(self):
         self.run_once('init', '--data', self.dir, '--name', self.name, '--address', self.address, '--domain', self.cluster.domain,
@@ -136,7 +150,12 @@ class Node:
 
     def worker_pid(self):
         with open(os.path.join(self.dir, 'worker.pid')) as f:
-            return int(f.read())
+            pid = int(f.read())
+        # of a worker that was killed the file stays, and the number may be somebody else's now
+        with open('/proc/%d/comm' % pid) as f:
+            if f.read().strip() != 'impnode':
+                raise ProcessLookupError('the worker of %s is gone' % self.name)
+        return pid
 
     def kill(self):
         """kill -9 of supervisor and worker: the machine is gone."""
@@ -159,6 +178,14 @@ class Node:
     def kill_worker(self):
         """kill -9 of the worker alone: the supervisor starts it again."""
         os.kill(self.worker_pid(), signal.SIGKILL)
+
+    def kill_supervisor(self):
+        """kill -9 of the supervisor alone: the worker ends with it, and nobody starts it again."""
+        pid = self.worker_pid()
+        self.process.kill()
+        self.process.wait()
+        wait('the worker of %s has ended with its supervisor' % self.name, lambda: is_dead(pid))
+        self.process = None
 
     def pause(self):
         os.kill(self.worker_pid(), signal.SIGSTOP)
@@ -199,14 +226,17 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, n=3, lan=False, users=None, node_args=(), config=(), domain='example.com'):
-        """node_args: for impnode run; config: for init and join, kept in impnode.yaml."""
-        self.lan, self.config, self.domain = lan, list(config), domain
+    def __init__(self, n=3, lan=False, users=None, node_args=(), config=(), domain='example.com', faults=None):
+        """node_args: for impnode run; config: for init and join, kept in impnode.yaml; faults: the seed of a faulty LAN."""
+        self.lan, self.config, self.domain = lan or faults is not None, list(config), domain
+        self.switch = Lan(faults) if faults is not None else None
         self.dir = tempfile.mkdtemp(prefix='imp-test-')
         self.nodes = []
         self.sim = None
         self.node_args = list(node_args)
-        if lan:
+        if self.switch:
+            self.switch.add('host', None, '10.77.0.254')
+        elif lan:
             sh('ip link add br0 type bridge && ip addr add 10.77.0.254/24 dev br0 && ip link set br0 up')
         for i in range(n):
             self.new_node()
@@ -319,7 +349,8 @@ class Cluster:
             print('--- last lines of %s' % node.log)
             try:
                 with open(node.log, errors='replace') as f:
-                    print(''.join(f.readlines()[-40:]))
+                    # each call of an administrator is one of them
+                    print(''.join([line for line in f if ' admin INFO ' not in line][-40:]))
             except OSError as e:
                 print(e)
         for node in self.nodes:
@@ -342,6 +373,8 @@ class Cluster:
         if self.sim:
             self.sim.terminate()
             self.sim.wait()
+        if self.switch:
+            self.switch.close()
         if self.lan:
             for node in self.nodes:
                 subprocess.run(['ip', 'netns', 'del', node.netns])
