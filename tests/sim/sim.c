@@ -145,6 +145,7 @@ void sim_init(struct sim *s, uint64_t seed, unsigned options, unsigned guards)
     s->now = 1000;
     s->next_value = 1;
     s->machine = &sim_hash_machine;
+    sim_heap_begin();
     s->oracle = mem_calloc(SIM_MAX_INDEX, sizeof(*s->oracle));
     s->leaders = mem_calloc(SIM_MAX_TERM, sizeof(*s->leaders));
     for (unsigned i = 0; i < 10; i++)
@@ -164,6 +165,9 @@ void sim_fini(struct sim *s)
     }
     while (s->n_events)
         free_event(s, s->heap[--s->n_events]);
+    /* 14: what came with InstallSnapshot during an install. */
+    if (sim_heap_blocks() != 0)
+        sim_bad(s, "the core still holds %ld blocks of memory after its end", sim_heap_blocks());
     mem_free(s->heap);
     mem_free(s->oracle);
     mem_free(s->leaders);

@@ -8,8 +8,10 @@
  * pre-vote on and off.
  *
  * What is checked: at every index the same term, command and state hash on every node over every life; one
- * leader, and one life of it, per term; every log opens, and is never shorter than its store; after healing a
- * leader, progress, no change that is stuck, nobody lagging. */
+ * leader, and one life of it, per term; every log opens, and is never shorter than its store; nobody says
+ * that it has stored what is not on its disk, or says yes to a message of an older term; nobody is told the
+ * same nothing again and again; a vote that comes too late changes nothing; the core keeps no memory when all
+ * is over; after healing a leader, progress, no change that is stuck, nobody lagging. */
 #ifndef TESTS_SIM_H
 #define TESTS_SIM_H
 
@@ -72,6 +74,10 @@ struct sim_node {
     unsigned disk_ms;
     bool is_point_running, is_disk_scheduled, is_done_scheduled, is_log_writing;
     uint64_t install_index;
+    bool is_old_term;  /* the message that it handles is of an older term */
+    struct sim_empty { /* the last empty AppendEntries to a peer */
+        uint64_t at, term, prev, commit;
+    } empty[SIM_MAX_NODES + 1];
 };
 
 struct sim_event;
@@ -145,6 +151,10 @@ void sim_node_crash(struct sim_node *n, bool power);
 void sim_node_fire(struct sim *s, struct sim_event *e);
 void sim_node_maybe_point(struct sim_node *n);
 bool sim_node_is_running(const struct sim_node *n);
+
+/* sim_heap.c: blocks that the core holds */
+void sim_heap_begin(void);
+long sim_heap_blocks(void);
 
 /* sim_scenario.c */
 void sim_scenario(struct sim *s);

@@ -406,11 +406,10 @@ static int run(struct world *w, uint64_t seed, const char *root)
     w->sim.machine_user = w;
     w->time_ms = 1000000;
     sim_scenario(&w->sim);
-    bool is_bad = w->sim.is_bad;
-    if (is_bad)
-        printf("seed %llu: %s\n", (unsigned long long)seed, w->sim.why);
     sim_fini(&w->sim);
-    return is_bad;
+    if (w->sim.is_bad)
+        printf("seed %llu: %s\n", (unsigned long long)seed, w->sim.why);
+    return w->sim.is_bad;
 }
 
 int main(int argc, char **argv)

@@ -73,8 +73,8 @@ static int run_seed(const struct options *o, uint64_t seed, struct outcome *out)
     if (o->is_verbose)
         s->log = log_new(STDOUT_FILENO, LOG_TEXT, LOG_DEBUG, "");
     sim_scenario(s);
-    bool is_bad = s->is_bad;
     sim_fini(s);
+    bool is_bad = s->is_bad;
     memcpy(out->why, s->why, sizeof(out->why));
     out->counts = s->counts;
     mem_free(s);

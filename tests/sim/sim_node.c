@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { SAME_NOTHING_MS = 5 };
 enum { SEGMENT_BYTES = 16 << 10, BATCH_BYTES = 4 << 10, CACHE_BYTES = 2 << 10 };
 
 static struct driver_snapshot meta_of(const struct sim_store *store)
@@ -38,12 +39,44 @@ static void on_log_fatal(void *user, int code, const char *text)
 
 /* ---- callbacks of the driver ---- */
 
+/* 12: with a full window the core tells every follower the same nothing for each new entry. */
+static void check_empty(struct sim_node *n, const struct raft_msg *m)
+{
+    struct sim_empty *last = &n->empty[m->peer];
+    struct sim_empty now = {n->s->now, m->term, m->append.prev_index, m->append.commit};
+    if (last->term == now.term && last->prev == now.prev && last->commit == now.commit &&
+        now.at < last->at + SAME_NOTHING_MS)
+        sim_bad(n->s, "node %u tells node %llu the same nothing twice within %llu ms", n->id,
+                (unsigned long long)m->peer, (unsigned long long)(now.at - last->at));
+    *last = now;
+}
+
+/* A leader counts what an answer says. 13: the core's answer to an older term says whatever was on the stack.
+ */
+static void check_answer(struct sim_node *n, const struct raft_msg *m)
+{
+    uint64_t stored = rlog_durable(n->log);
+    if (m->append_result.rejected)
+        return;
+    if (n->is_old_term)
+        sim_bad(n->s, "node %u says YES to a message of an older term", n->id);
+    if (stored < n->point.index)
+        stored = n->point.index;
+    if (m->append_result.last_index > stored)
+        sim_bad(n->s, "node %u says that it has stored %llu, its disk ends at %llu", n->id,
+                (unsigned long long)m->append_result.last_index, (unsigned long long)stored);
+}
+
 static void on_send(void *user, const struct raft_msg *m)
 {
     struct sim_node *n = user;
     struct sim *s = n->s;
     unsigned to = (unsigned)m->peer;
     s->counts.n_messages++;
+    if (m->type == RAFT_MSG_APPEND && m->append.n_entries == 0 && to >= 1 && to <= SIM_MAX_NODES)
+        check_empty(n, m);
+    if (m->type == RAFT_MSG_APPEND_RESULT)
+        check_answer(n, m);
     if (to < 1 || to > SIM_MAX_NODES || s->cut[n->id][to] || sim_draw(s, 1000) < s->loss_per_mille)
         return;
     unsigned copies = 1 + (sim_draw(s, 1000) < s->dup_per_mille);
@@ -267,6 +300,7 @@ void sim_node_boot(struct sim_node *n)
         false;
     n->life++;
     n->due_ms = 0;
+    memset(n->empty, 0, sizeof(n->empty));
     if (open_log(n))
         return;
     if (!finish_install(n)) {
@@ -410,7 +444,14 @@ static void fire_message(struct sim_node *n, struct sim_event *e)
         return;
     }
     m.peer = e->from;
+    uint64_t term = driver_get_term(n->driver);
+    bool is_late_vote = m.type == RAFT_MSG_VOTE_RESULT && driver_get_role(n->driver) != DRIVER_CANDIDATE;
+    n->is_old_term = m.term < term && (m.type == RAFT_MSG_APPEND || m.type == RAFT_MSG_INSTALL);
     driver_receive(n->driver, s->now, &m);
+    n->is_old_term = false;
+    /* 10: the core reads what only a candidate has. */
+    if (is_late_vote && driver_get_term(n->driver) != term)
+        sim_bad(s, "a vote for node %u that came too late has changed its term", n->id);
     raft_msg_fini(&m);
 }
 
