@@ -316,6 +316,20 @@ bool router_is_void(struct shard *s, const struct envelope *e)
     return m && e->epoch < m->epoch;
 }
 
+/* Who has no session here and is at home elsewhere. The lease is not asked: nothing is decided here. */
+static bool forward(struct shard *s, struct envelope *e)
+{
+    if (e->flags & (ENVELOPE_FORWARDED | ENVELOPE_BROADCAST | ENVELOPE_THROTTLE))
+        return false;
+    struct user *u = user_find(s, e->to_uid);
+    uint32_t node = u && !list_is_empty(&u->sessions) ? 0 : shard_home_of(s, e->to_uid);
+    if (!node || node == im_node_id(s->im))
+        return false;
+    e->flags |= ENVELOPE_FORWARDED;
+    send_to_node(s, node, e, NULL);
+    return true;
+}
+
 static void deliver(struct shard *s, struct envelope *e)
 {
     if (router_is_void(s, e)) {
@@ -334,15 +348,8 @@ static void deliver(struct shard *s, struct envelope *e)
         presence_remote(s, e);
         return;
     }
-    struct user *u = user_find(s, e->to_uid);
-    if ((!u || list_is_empty(&u->sessions)) && !(e->flags & ENVELOPE_FORWARDED)) {
-        uint32_t node = shard_home_of(s, e->to_uid);
-        if (node && node != im_node_id(s->im)) {
-            e->flags |= ENVELOPE_FORWARDED;
-            send_to_node(s, node, e, NULL);
-            return;
-        }
-    }
+    if (forward(s, e))
+        return;
     switch (e->kind) {
     case STANZA_MESSAGE:
         message_receive(s, e);
@@ -365,6 +372,13 @@ static void follow(struct shard *s, bool on)
     b->follow(b->user, s->loop, on);
 }
 
+static bool is_held_for(const struct router *r, uint64_t uid)
+{
+    struct envelope *e;
+    list_for_each(e, &r->held, struct envelope, link) if (e->to_uid == uid) return true;
+    return false;
+}
+
 void router_receive(struct shard *s, struct envelope *e)
 {
     struct router *r = s->router;
@@ -384,6 +398,10 @@ void router_receive(struct shard *s, struct envelope *e)
         deliver(s, e);
         return;
     }
+    /* A drained node gets no lease again: what came for users who have left goes after them, behind what is
+     * held. */
+    if (e->after_index <= s->applied_index && !is_held_for(r, e->to_uid) && forward(s, e))
+        return;
     if (r->held_bytes + e->n_bytes > HELD_MAX) {
         router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, NULL);
         envelope_free(e);
