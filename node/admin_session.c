@@ -16,11 +16,14 @@ static json_t *session_json(const struct admin_env *env, const struct session_in
     key_init(&key);
     key_u64(&key, s->uid);
     Imp__UserRow *u = store_find_row(store_read_txn(env->reader), TABLE_USER, &key, &a);
-    json_t *o =
-        json_pack("{s:I, s:s, s:s?, s:s, s:s, s:i, s:b, s:b, s:s, s:s, s:o}", "uid", (json_int_t)s->uid,
-                  "user", u ? u->localpart : "", "resource", s->resource, "node", env->node_name, "ip",
-                  s->address, "priority", s->priority, "available", s->available, "tls", s->tls, "mechanism",
-                  s->mechanism, "protocol", s->protocol, "since", admin_json_time(s->since_ms));
+    key_init(&key);
+    key_u32(&key, s->edge_node);
+    Imp__NodeRow *edge = store_find_row(store_read_txn(env->reader), TABLE_NODE, &key, &a);
+    json_t *o = json_pack("{s:I, s:s, s:s?, s:s, s:s?, s:s, s:i, s:b, s:b, s:s, s:s, s:o}", "uid",
+                          (json_int_t)s->uid, "user", u ? u->localpart : "", "resource", s->resource, "node",
+                          env->node_name, "edge", edge ? edge->name : NULL, "ip", s->address, "priority",
+                          s->priority, "available", s->available, "tls", s->tls, "mechanism", s->mechanism,
+                          "protocol", s->protocol, "since", admin_json_time(s->since_ms));
     arena_fini(&a);
     return o;
 }
@@ -124,8 +127,9 @@ void admin_collect_sessions(struct admin_call *call, uint64_t uid,
 static void reply_sessions(struct admin_call *call, json_t *sessions)
 {
     static const struct admin_column columns[] = {
-        {"user", "USER"}, {"resource", "RESOURCE"},   {"node", "NODE"},   {"ip", "ADDRESS"},
-        {"tls", "TLS"},   {"mechanism", "MECHANISM"}, {"since", "SINCE"}, {"available", "AVAILABLE"}};
+        {"user", "USER"},           {"resource", "RESOURCE"}, {"node", "NODE"},
+        {"edge", "EDGE"},           {"ip", "ADDRESS"},        {"tls", "TLS"},
+        {"mechanism", "MECHANISM"}, {"since", "SINCE"},       {"available", "AVAILABLE"}};
     admin_reply_table(call, sessions, columns, n_elements(columns));
 }
 
@@ -155,7 +159,7 @@ static void kick_part_done(struct kick *k)
         return;
     if (k->n_closed)
         admin_acted(k->gather.call, "%llu session%s ended", (unsigned long long)k->n_closed,
-                   k->n_closed == 1 ? "" : "s");
+                    k->n_closed == 1 ? "" : "s");
     else
         admin_fail(k->gather.call, "%s has no such session", k->gather.call->args[0]);
 }

@@ -5,7 +5,7 @@
  * the home.
  *
  *   edge -> home   OPEN (the login), UP (bytes of the client's stream, canonical), UP_CREDIT (u32: bytes that
- * the client's socket has taken), GONE home -> edge   DOWN (bytes for the client), DOWN_CREDIT (u32: bytes
+ * the client's socket has taken), GONE, LEAVE (the edge is taken out of service: the home closes) home -> edge   DOWN (bytes for the client), DOWN_CREDIT (u32: bytes
  * that the home has handled), CLOSE (last bytes), ABORT
  *
  * Each side sends at most RELAY_WINDOW bytes that the other has not credited. The edge parses the client's
@@ -27,6 +27,7 @@ enum relay_op {
     RELAY_DOWN_CREDIT,
     RELAY_CLOSE,
     RELAY_ABORT,
+    RELAY_LEAVE,
 };
 
 /* A frame on its way from the control loop to a shard. */

@@ -3,7 +3,7 @@
 #include "protocols/xmpp/relay.h"
 #include <string.h>
 
-enum { RETRY_MS = 50, LOW_WATER = 16 << 10, HIGH_WATER = 32 << 10 };
+enum { RETRY_MS = 50, LEAVE_MS = 2000, LOW_WATER = 16 << 10, HIGH_WATER = 32 << 10 };
 
 struct relay_edge {
     struct hnode node; /* in xs->relays_edge by id */
@@ -16,9 +16,10 @@ struct relay_edge {
     size_t credit;               /* that the home gave */
     uint64_t n_down, n_credited; /* bytes for the client: written, and told the home as taken */
     struct deferred later, ack;
-    struct timer retry;
+    struct timer retry, leave;
     unsigned n_ack_rounds;
     bool peer_ended;
+    bool leaving, left;  /* the home is to close it; it has been told so */
     bool paused, closed; /* closed: the home is gone or has closed it */
 };
 
@@ -65,6 +66,13 @@ static void flush(struct relay_edge *r)
         return;
     if (!relay_send_queued(s, r->home, RELAY_UP, r->id, r->uid, &r->up, &r->credit))
         timer_start(&r->retry, RETRY_MS, 0);
+    if (r->leaving && !r->left && !r->up.n) {
+        r->left = relay_send(s, r->home, RELAY_LEAVE, r->id, r->uid, NULL, 0) == 0;
+        if (!r->left)
+            timer_start(&r->retry, RETRY_MS, 0);
+    }
+    if (r->left)
+        return; /* what the client says from here on is not taken: its stream ends */
     if (r->up.n) {
         pause(r);
     } else if (r->paused) {
@@ -142,6 +150,7 @@ static void detach(struct relay_edge *r)
     r->closed = true;
     htab_remove(&r->xs->relays_edge, &r->node);
     timer_stop(&r->retry);
+    timer_stop(&r->leave);
     loop_cancel_deferred(&r->later);
     loop_cancel_deferred(&r->ack);
     xml_stream_stop(r->parser);
@@ -170,7 +179,7 @@ static void parse_error(struct relay_edge *r, enum xml_error error)
 static void on_data(void *user, const uint8_t *data, size_t n_bytes)
 {
     struct relay_edge *r = user;
-    if (r->closed)
+    if (r->closed || r->left)
         return;
     enum xml_error error = xml_stream_feed(r->parser, data, n_bytes);
     if (error != XML_OK)
@@ -192,6 +201,13 @@ static void on_end_of_input(void *user)
         stream_close(r->stream);
     else
         run_later(r);
+}
+
+static void on_leave_timeout(struct timer *t)
+{
+    struct relay_edge *r = container_of(t, struct relay_edge, leave);
+    relay_send(r->xs->shard, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
+    close_with(r, "system-shutdown");
 }
 
 static void on_close(void *user, int code, const char *detail)
@@ -280,6 +296,7 @@ void relay_edge_open(struct shard *at, uint32_t home_node, struct stream *stream
     r->later.fn = on_later;
     r->ack.fn = on_ack;
     timer_init(&r->retry, at->loop, on_retry);
+    timer_init(&r->leave, at->loop, on_leave_timeout);
     htab_add(&xs->relays_edge, &r->node, &r->id, sizeof r->id);
     at->n_busy++;
     struct xml_limits limits = xml_limits_default;
@@ -306,6 +323,19 @@ void relay_edge_stop(struct xmpp_shard *xs)
         struct relay_edge *r = container_of(node, struct relay_edge, node);
         relay_send(xs->shard, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
         close_with(r, "system-shutdown");
+    }
+}
+
+void relay_edge_leave(struct xmpp_shard *xs)
+{
+    htab_for_each(node, &xs->relays_edge)
+    {
+        struct relay_edge *r = container_of(node, struct relay_edge, node);
+        if (r->leaving)
+            continue;
+        r->leaving = true;
+        timer_start(&r->leave, LEAVE_MS, 0);
+        run_later(r);
     }
 }
 

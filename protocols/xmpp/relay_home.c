@@ -23,7 +23,8 @@ struct relay_home {
     uint32_t n_owed;  /* handled, to be credited to the edge */
     struct deferred later;
     struct timer retry;
-    bool gone; /* the client has left; what it had sent is handled first */
+    bool gone;    /* the client has left; what it had sent is handled first */
+    bool leaving; /* the edge is taken out of service: the same, and the client gets what is for it */
     bool paused, ended;
 };
 
@@ -167,6 +168,12 @@ static void on_later(struct deferred *d)
             c2s_home_closed(r->conn.home);
         end(r);
     }
+    if (r->leaving && !r->paused && !r->ended) {
+        if (r->conn.home)
+            home_fail(r->conn.home, "system-shutdown", "the node of this connection is taken out of service");
+        else
+            conn_close(&r->conn, NULL, 0);
+    }
     if (r->ended)
         return;
     flush(r);
@@ -242,6 +249,10 @@ void relay_home_frame(struct xmpp_shard *xs, const struct relay_frame *f)
         break;
     case RELAY_UP_CREDIT:
         credited(r, read_u32(&in));
+        break;
+    case RELAY_LEAVE:
+        r->leaving = true;
+        run_later(r);
         break;
     default: /* GONE */
         r->gone = true;

@@ -29,6 +29,8 @@ void relay_edge_open(struct shard *at, uint32_t home_node, struct stream *stream
 void relay_shard_init(struct xmpp_shard *xs);
 void relay_shard_fini(struct xmpp_shard *xs);
 void relay_edge_stop(struct xmpp_shard *xs);
+/* The node is drained: the homes are asked to close what this edge relays, so that nothing is lost on the way. */
+void relay_edge_leave(struct xmpp_shard *xs);
 void relay_link_down(struct xmpp_shard *xs, uint32_t node);
 
 /* home_idle.c: handshake and idle time-outs. */

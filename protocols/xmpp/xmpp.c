@@ -60,6 +60,12 @@ static void turn_away(struct stream *stream, struct xml_stream *parser, struct c
     c2s_login_free(login);
 }
 
+static bool is_drained(const struct shard *s)
+{
+    const struct member *self = members_find(s->members, im_node_id(s->im));
+    return self && self->drained;
+}
+
 void c2s_hand_over(struct shard *at, struct stream *stream, struct xml_stream *parser,
                    struct c2s_login *login)
 {
@@ -68,7 +74,7 @@ void c2s_hand_over(struct shard *at, struct stream *stream, struct xml_stream *p
     login->edge_node = im_node_id(im);
     uint32_t home = shard_home_of(at, login->uid);
     const struct member *node = members_find(at->members, home);
-    if (at->stopping) {
+    if (at->stopping || is_drained(at)) {
         turn_away(stream, parser, login, "system-shutdown", NULL);
     } else if (!home || !node) {
         turn_away(stream, parser, login, "resource-constraint", "no node serves this account now");
@@ -94,6 +100,8 @@ static void on_tick(struct timer *t)
     struct xmpp_shard *xs = container_of(t, struct xmpp_shard, tick);
     c2s_local_park(xs);
     home_check_times(xs);
+    if (is_drained(xs->shard))
+        relay_edge_leave(xs);
 }
 
 static void on_stop(struct shard_watcher *w)
