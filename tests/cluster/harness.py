@@ -34,6 +34,8 @@ def build_dir():
 
 BUILD = build_dir()
 IMPNODE = os.path.join(BUILD, 'node', 'impnode')
+# the release before, which knows a lower feature level
+IMPNODE_BEFORE = os.path.join(BUILD, 'tests', 'cluster', 'impnode_before')
 IMPCLI = os.path.join(BUILD, 'cli', 'impcli')
 UCMSIM = os.path.join(BUILD, 'tools', 'ucmsim', 'ucmsim')
 # sanitizers make everything several times slower: every deadline is multiplied
@@ -92,6 +94,7 @@ class Node:
         self.process = None
         self.args = []
         self.env = {}
+        self.program = cluster.program
         if cluster.lan:
             self.address = '10.77.0.%d' % index
             self.netns = 'imp%d-%s' % (os.getpid(), self.name)
@@ -130,7 +133,7 @@ class Node:
                       *self.cluster.config)
 
     def run_once(self, *args, check=True, timeout=60):
-        p = subprocess.run(self.command(IMPNODE, *args), capture_output=True, text=True, timeout=timeout * SLOW,
+        p = subprocess.run(self.command(self.program, *args), capture_output=True, text=True, timeout=timeout * SLOW,
                            env={**os.environ, **self.env})
         with open(self.log, 'a') as f:
             f.write('$ impnode %s\n%s%s' % (' '.join(map(str, args)), p.stdout, p.stderr))
@@ -144,7 +147,7 @@ class Node:
 
     def start(self):
         out = open(self.log, 'a')
-        self.process = subprocess.Popen(self.command(IMPNODE, 'run', '--data', self.dir, *self.args), stdout=out, stderr=out,
+        self.process = subprocess.Popen(self.command(self.program, 'run', '--data', self.dir, *self.args), stdout=out, stderr=out,
                                         stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **self.env})
         out.close()
 
@@ -226,9 +229,10 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, n=3, lan=False, users=None, node_args=(), config=(), domain='example.com', faults=None):
-        """node_args: for impnode run; config: for init and join, kept in impnode.yaml; faults: the seed of a faulty LAN."""
-        self.lan, self.config, self.domain = lan or faults is not None, list(config), domain
+    def __init__(self, n=3, lan=False, users=None, node_args=(), config=(), domain='example.com', faults=None, program=IMPNODE):
+        """node_args: for impnode run; config: for init and join, kept in impnode.yaml; faults: the seed of a faulty LAN;
+        program: of which release."""
+        self.lan, self.config, self.domain, self.program = lan or faults is not None, list(config), domain, program
         self.switch = Lan(faults) if faults is not None else None
         self.dir = tempfile.mkdtemp(prefix='imp-test-')
         self.nodes = []
