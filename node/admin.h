@@ -29,6 +29,7 @@ struct admin_env {
     struct store_reader *reader;
     const struct seal_ring *seal;
     struct services *services;
+    struct repair *repair; /* NULL: a node that is no process of its own (tests) */
     struct watcher *watcher;
     const bool *alone; /* without a majority for so long that writes are refused; NULL: never */
     const bool *was_removed; /* another member says that this node was removed; NULL: never */

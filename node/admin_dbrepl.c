@@ -5,6 +5,7 @@
 #include "base/release.h"
 #include "node/admin_calls.h"
 #include "node/admin_handlers.h"
+#include "node/repair.h"
 #include "node/service.h"
 #include "node/watcher.h"
 #include "replication/levels.h"
@@ -22,7 +23,8 @@ static json_t *own_status(const struct admin_env *env)
     char copy[REPLICA_INSTALL_TEXT] = "";
     if (st.installing)
         replica_install_text(&st, copy, sizeof copy);
-    return json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:b, s:s, s:s, s:I}", "applied",
+    return json_pack("{s:b, s:I, s:I, s:I, s:b, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:b, s:s, s:s, s:I}",
+                     "damaged", st.is_fenced, "applied",
                      (json_int_t)st.applied_index, "commit", (json_int_t)st.commit_index, "last",
                      (json_int_t)st.last_index, "installing", st.installing, "install_done",
                      (json_int_t)st.install_done, "install_total", (json_int_t)st.install_total,
@@ -62,6 +64,24 @@ struct picture {
     struct timer timer; /* --watch */
     bool watching, gone, busy;
 };
+
+/* State 3: its copy of the tables is wrong, as it says itself or, while it takes part in nothing, as others
+ * know. False: it is not. */
+static bool is_differing(const struct picture_node *n, bool alarm, char *text, size_t size)
+{
+    bool damaged = json_is_true(json_object_get(n->status, "damaged"));
+    bool installing = json_is_true(json_object_get(n->status, "installing"));
+    const char *copy = json_string_value(json_object_get(n->status, "install_text"));
+    if (!damaged && (!alarm || installing))
+        return false;
+    if (!n->status)
+        snprintf(text, size, "Tables Differ: takes part in nothing until it has a fresh copy");
+    else if (installing)
+        snprintf(text, size, "Tables Differ: receiving a fresh copy: %s", copy ? copy : "");
+    else
+        snprintf(text, size, "Tables Differ: see impcli alarm list");
+    return true;
+}
 
 /* Fills state and text of one node: see the state codes of the contract in docs/operations.md. */
 static int state_of(const struct picture *p, const struct picture_node *n, char *text, size_t size,
@@ -134,10 +154,8 @@ static json_t *node_json(struct picture *p, struct picture_node *n)
     char text[REPLICA_INSTALL_TEXT + 40];
     unsigned timeout_s = (unsigned)setting_int(admin_read(call), NULL, SETTING_REPLICATION_TIMEOUT);
     int state = state_of(p, n, text, sizeof text, timeout_s);
-    if (state == 2 && has_open_alarm(call, "TablesDiffer", n->row->id)) {
+    if (is_differing(n, has_open_alarm(call, "TablesDiffer", n->row->id), text, sizeof text))
         state = 3;
-        snprintf(text, sizeof text, "Tables Differ: see impcli dbreplication status");
-    }
     json_int_t applied = n->status ? json_integer_value(json_object_get(n->status, "applied")) : 0;
     json_int_t queue =
         n->status && (json_int_t)p->st.commit_index > applied ? (json_int_t)p->st.commit_index - applied : 0;
@@ -369,7 +387,11 @@ void admin_dbrepl_repair(struct admin_call *call)
     if (!n)
         return;
     replica_get_status(call->env->replica, &st);
-    if (n->id != call->env->node_id) {
+    if (call->env->repair && repair_allow(call->env->repair, n->id)) {
+        admin_acted(
+            call, "%s is damaged and waits: it gets a fresh copy now; see impcli dbreplication runtimestate",
+            n->name);
+    } else if (n->id != call->env->node_id) {
         admin_forward(call, n->id);
     } else if (st.leader == 0 || st.n_peers == 0) {
         admin_fail(call, "%s",

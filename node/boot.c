@@ -58,6 +58,8 @@ static void on_store_fatal(void *user, int code, const char *detail)
 {
     struct node *n = user;
     char text[400];
+    if (code == ERR_CORRUPT)
+        repair_on_store_fatal(n, detail && *detail ? detail : err_text(code));
     snprintf(text, sizeof(text), "the store failed: %s", detail && *detail ? detail : err_text(code));
     node_fatal(n, true, text);
 }
@@ -102,15 +104,24 @@ static int start_store(struct node *n, struct err_ctx *err)
     int rc = replica_finish_install(n->dir.path, log_category(n->log_root, "replication"), err);
     if (rc)
         return rc;
+    repair_start(n);
+    const char *damage = repair_known(n);
+    if (damage)
+        return repair_run(n, damage, err);
     char dir[DATADIR_PATH_MAX + 16];
     snprintf(dir, sizeof(dir), "%s/store", n->dir.path);
-    return store_open(&n->store,
-                      &(struct store_options){.dir = dir,
-                                              .log = log_category(n->log_root, "storage"),
-                                              .metrics = &n->metrics,
-                                              .on_fatal = on_store_fatal,
-                                              .user = n},
-                      err);
+    rc = store_open(&n->store,
+                    &(struct store_options){.dir = dir,
+                                            .log = log_category(n->log_root, "storage"),
+                                            .metrics = &n->metrics,
+                                            .on_fatal = on_store_fatal,
+                                            .user = n},
+                    err);
+    if (rc != ERR_CORRUPT)
+        return rc;
+    char text[256];
+    snprintf(text, sizeof(text), "%s", err->text);
+    return repair_run(n, text, err);
 }
 
 static int start_replica(struct node *n, struct err_ctx *err)
@@ -126,6 +137,8 @@ static int start_replica(struct node *n, struct err_ctx *err)
         .metrics = &n->metrics,
         .on_removed = on_removed,
         .on_tables_differ = duties_on_tables_differ,
+        .on_tables_equal = repair_on_tables_equal,
+        .on_peer_damaged = repair_on_peer_damaged,
         .on_fatal = on_replica_fatal,
         .user = n,
     };
@@ -216,6 +229,7 @@ static int start_admin(struct node *n, struct err_ctx *err)
         .reader = n->reader,
         .seal = &n->ring,
         .services = n->services,
+        .repair = n->repair,
         .watcher = &n->watcher,
         .alone = &n->alone,
         .was_removed = &n->was_told_removed,

@@ -45,6 +45,7 @@ static void on_members(struct node *n)
     member_manager_set_members(n->manager, n->members);
     links_set_members(n->links, n->members);
     level_on_members(n, old);
+    repair_on_members(n);
     members_free(old);
 }
 
@@ -252,12 +253,13 @@ static void step_watcher(struct node *n, uint64_t now_ms)
     unsigned before = n->watcher.alarms;
     bool was_released = watcher_is_released(&n->watcher);
     if (watcher_step(&n->watcher, &in)) {
-        services_set_released(n->services, watcher_is_released(&n->watcher), n->watcher.reason);
+        if (!repair_is_damaged(n))
+            services_set_released(n->services, watcher_is_released(&n->watcher), n->watcher.reason);
         if (!watcher_is_released(&n->watcher) && before != n->watcher.alarms)
             log_warning(n->log, "feature services are held back: %s", n->watcher.reason);
         act_on_alarms(n, before);
     }
-    if (!was_released && watcher_is_released(&n->watcher))
+    if (!was_released && watcher_is_released(&n->watcher) && !repair_is_damaged(n))
         on_released(n);
     if (n->watcher.established) {
         n->watcher.established = false;

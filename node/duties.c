@@ -37,16 +37,16 @@ static void on_differ(struct letter *letter)
     struct differ_letter *d = container_of(letter, struct differ_letter, letter);
     struct node *n = d->node;
     if (d->we_differ) {
-        alarms_raise(
-            n->alarms, ALARM_TABLES_DIFFER, n->id.node,
-            "the tables of %s differ from the majority's at index %" PRIu64
-            ": its feature services are held back; 'impcli dbreplication repair %s' gives it a fresh copy",
-            n->id.name, d->index, n->id.name);
-        services_set_released(n->services, false, "tables differ from the majority's");
-        services_step(n->services, clock_wall_ms());
+        char text[100];
+        snprintf(text, sizeof(text), "they differ from the majority's at log index %" PRIu64, d->index);
+        repair_damaged(n, text);
     } else if (d->tie) {
-        alarms_raise(n->alarms, ALARM_TABLES_DIFFER, 0,
-                     "tables differ at index %" PRIu64 " and nobody has a majority", d->index);
+        alarms_raise(
+            n->alarms, ALARM_TABLES_DIFFER, 0,
+            "tables differ at index %" PRIu64
+            " and nobody has a majority: 'impcli dbreplication repair NODE' for the node that is wrong "
+            "('impcli dbreplication status' shows where they differ)",
+            d->index);
     }
     mem_free(d);
 }
@@ -83,12 +83,7 @@ static void on_scrubbed(struct letter *letter)
     struct node *n = s->node;
     if (s->n_bad) {
         log_error(n->log, "scrub: %u tables are damaged: %s", s->n_bad, s->text);
-        alarms_raise(n->alarms, ALARM_TABLES_DIFFER, n->id.node,
-                     "the copy of the tables on %s is damaged (%s): its feature services are held back; "
-                     "remove %s and join it anew",
-                     n->id.name, s->text, n->id.name);
-        services_set_released(n->services, false, "a table is damaged");
-        services_step(n->services, clock_wall_ms());
+        repair_damaged(n, s->text);
     } else {
         log_debug(n->log, "scrub: all rows are good");
     }
@@ -188,4 +183,5 @@ void duties_step(struct node *n, uint64_t now_ms)
     }
     node_tls_propose_default(n);
     level_step(n);
+    repair_step(n);
 }

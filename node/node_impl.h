@@ -20,6 +20,7 @@
 #include "node/alarm.h"
 #include "node/config.h"
 #include "node/node.h"
+#include "node/repair.h"
 #include "node/service.h"
 #include "node/supervisor.h"
 #include "node/watcher.h"
@@ -68,6 +69,7 @@ struct node {
     struct store *store;
     struct store_reader *reader;
     struct scrubber *scrubber;
+    struct repair *repair;
     struct loop_hook before_poll;
     struct replica *replica;
     struct members *members;

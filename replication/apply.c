@@ -45,7 +45,9 @@ struct apply {
     unsigned n_commands;
     bool members_changed, session_dirty, session_changed, level_dirty;
     unsigned new_level;
-    struct apply_hash hash;
+    struct apply_hash hashes[APPLY_HASH_NEWS], last_hash; /* of the batch under way */
+    unsigned n_hashes;
+    uint64_t hash_period; /* FSM time / APPLY_HASH_MS */
     struct hash_point point;
 };
 
@@ -183,6 +185,28 @@ static void apply_command(struct apply *a, const struct rlog_entry *e)
         apply_proposal(a, entry->proposals[i], e->term, (uint32_t)i);
 }
 
+/* FSM time is state: it is the same on every node at an index. */
+static uint64_t hash_period(struct store_txn *t)
+{
+    struct arena arena;
+    struct key key;
+    arena_init(&arena);
+    key_init(&key);
+    const Imp__CountRow *clock = store_find_row(t, TABLE_CLOCK, &key, &arena);
+    uint64_t period = clock ? clock->n / APPLY_HASH_MS : 0;
+    arena_fini(&arena);
+    return period;
+}
+
+/* By number under load, by time when little happens. */
+static bool is_hash_due(struct apply *a, uint64_t index)
+{
+    uint64_t period = hash_period(a->txn);
+    bool due = index % APPLY_HASH_EVERY == 0 || period != a->hash_period;
+    a->hash_period = period;
+    return due;
+}
+
 static void apply_entry(struct apply *a, uint64_t index, const struct rlog_entry *e)
 {
     a->index = index;
@@ -197,9 +221,10 @@ static void apply_entry(struct apply *a, uint64_t index, const struct rlog_entry
     }
     a->position.applied_index = index;
     a->position.applied_term = e->term;
-    if (index % APPLY_HASH_EVERY == 0) {
-        a->hash.index = index;
-        store_state_hash(a->txn, &a->hash.hash);
+    if (is_hash_due(a, index) && a->n_hashes < APPLY_HASH_NEWS) {
+        struct apply_hash *h = &a->hashes[a->n_hashes++];
+        h->index = index;
+        store_state_hash(a->txn, &h->hash);
     }
 }
 
@@ -207,6 +232,8 @@ static void commit(struct apply *a)
 {
     struct err_ctx err = {0};
     store_set_position(a->txn, &a->position);
+    a->last_hash.index = a->position.applied_index;
+    store_state_hash(a->txn, &a->last_hash.hash);
     if (store_commit(a->txn, &err) != 0)
         fatal(a, "the store cannot be written", err.text);
     a->txn = NULL;
@@ -216,24 +243,24 @@ static void commit(struct apply *a)
     atomic_store_explicit(&a->applied, a->position.applied_index, memory_order_release);
     metrics_set(a->config.metrics, METRIC_RAFT_APPLIED_INDEX, (int64_t)a->position.applied_index);
 
-    bool is_news = a->members_changed || a->session_changed || a->hash.index;
+    bool is_news = a->members_changed || a->session_changed || a->n_hashes > 0;
     pthread_mutex_lock(&a->lock);
     struct apply_news *news = &a->news;
     news->index = a->position.applied_index;
     news->term = a->position.applied_term;
+    news->last = a->last_hash;
     news->members_changed |= a->members_changed;
     news->session_changed |= a->session_changed;
-    if (a->hash.index) {
-        unsigned max = n_elements(news->hashes);
-        if (news->n_hashes == max)
+    for (unsigned i = 0; i < a->n_hashes; i++) {
+        if (news->n_hashes == APPLY_HASH_NEWS)
             memmove(news->hashes, news->hashes + 1, (--news->n_hashes) * sizeof(news->hashes[0]));
-        news->hashes[news->n_hashes++] = a->hash;
+        news->hashes[news->n_hashes++] = a->hashes[i];
     }
     pthread_mutex_unlock(&a->lock);
 
     feed_flush(a->config.feed, a->position.applied_index);
     a->members_changed = a->session_changed = false;
-    a->hash.index = 0;
+    a->n_hashes = 0;
     a->n_commands = 0;
     a->config.on_batch(a->config.user, is_news);
 }
@@ -324,6 +351,9 @@ struct apply *apply_new(const struct apply_config *config)
     a->position.conf = a->position.n_conf ? mem_dup(a->position.conf, a->position.n_conf) : NULL;
     struct proposer_rows rows;
     apply_read_session(t, config->node, &rows);
+    a->hash_period = hash_period(t);
+    a->news.last.index = a->position.applied_index;
+    store_state_hash(t, &a->news.last.hash);
     a->new_level = fsm_level(t, &arena);
     atomic_store(&a->level, a->new_level);
     proposer_on_rows(config->proposer, clock_monotonic_ms(), &rows, on_session_end, a);

@@ -9,7 +9,14 @@
 #include "replication/feed.h"
 #include "replication/rlog.h"
 
-enum { APPLY_COMMANDS = 1024, APPLY_US = 5000, APPLY_HASH_EVERY = 1024, APPLY_HASH_POINTS = 16 };
+enum {
+    APPLY_COMMANDS = 1024,
+    APPLY_US = 5000,
+    APPLY_HASH_EVERY = 1024,
+    APPLY_HASH_MS = 5000,
+    APPLY_HASH_NEWS = 8,
+    APPLY_HASH_POINTS = 16
+};
 
 struct apply;
 struct apply_config {
@@ -22,7 +29,7 @@ struct apply_config {
     /* Apply thread, after a commit: apply_take soon if IS_NEWS (more than the index), or if somebody waits
      * for the index. */
     void (*on_batch)(void *user, bool is_news);
-    void (*on_work)(void *user);  /* without a thread: something was queued, apply_step is due; may be NULL */
+    void (*on_work)(void *user); /* without a thread: something was queued, apply_step is due; may be NULL */
     void (*on_fatal)(void *user, bool exit_again, const char *text);
     void *user;
 };
@@ -43,11 +50,12 @@ struct apply_news {
     uint64_t index, term;
     bool members_changed; /* NODE or NODE_TOMBSTONE */
     bool session_changed;
-    unsigned n_hashes; /* state hashes at multiples of APPLY_HASH_EVERY, newest last */
+    unsigned n_hashes; /* state hashes at multiples of APPLY_HASH_EVERY and where FSM time passes a multiple
+                          of APPLY_HASH_MS, so at the same indexes on every node; newest last */
     struct apply_hash {
         uint64_t index;
         struct store_hash hash;
-    } hashes[8];
+    } hashes[APPLY_HASH_NEWS], last; /* at index */
 };
 void apply_take(struct apply *a, struct apply_news *out);
 unsigned apply_level(const struct apply *a); /* the cluster's feature level as committed; any thread */

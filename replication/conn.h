@@ -41,13 +41,14 @@ enum conn_frame {
     FRAME_READ_INDEX = 11, /* id 8, index 8; index 0: not now */
     FRAME_PING = 12,       /* time 8 */
     FRAME_PONG = 13,       /* the same, wall clock of who answers 8 */
-    FRAME_HASH = 14,      /* index 8, state hash 16 */
-    FRAME_COPY_OPEN = 20, /* wanted index 8 */
+    FRAME_HASH = 14,       /* index 8, state hash 16 */
+    FRAME_COPY_OPEN = 20, /* wanted index 8, what is wrong with the sender's own copy (text; none: nothing) */
     FRAME_COPY_INFO = 21, /* id 16, applied 8, size 8: of the copy that ranges can be asked of */
     FRAME_COPY_GET = 22,  /* offset 8, length 4 */
     FRAME_COPY_DATA = 23, /* offset 8, CRC32C 4, last 1, bytes: all that was asked for, but for the last */
-    FRAME_COPY_FAIL = 24, /* code 4 */
+    FRAME_COPY_FAIL = 24, /* code 4, why (text) */
     FRAME_COPY_WAIT = 25, /* nothing: what was asked for is still being made */
+    FRAME_COPY_BAD = 26,  /* on a message connection: the copy that the receiver gave was not right */
 };
 
 enum conn_refusal {

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/htab.h"
 #include "replication/copy_files.h"
+#include "replication/damage.h"
 #include "replication/replica_impl.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -59,6 +60,7 @@ struct copy_session {
     struct conn *conn;     /* NULL once closed; then only the read keeps this alive */
     uint64_t wanted;
     bool is_waiting;        /* for a copy to be there */
+    bool is_asking;         /* its own tables are damaged: somebody decides whether it may */
     struct copy_file *file; /* that it was told of */
     /* Ranges asked for, answered one after the other: who asks bounds what is queued. */
     struct asked asked[COPY_AHEAD];
@@ -159,11 +161,17 @@ static void make_work(struct work *w)
     atomic_store(&f->state, f->code == 0 ? FILE_WHOLE : FILE_FAILED);
 }
 
-static void send_fail(struct conn *c, int code)
+static void send_refusal(struct conn *c, int code, const char *text)
 {
     struct buf *out = conn_frame_begin(c, FRAME_COPY_FAIL);
     buf_add_u32(out, (uint32_t)code);
+    buf_adds(out, text);
     conn_frame_end(c);
+}
+
+static void send_fail(struct conn *c, int code)
+{
+    send_refusal(c, code, "");
 }
 
 static void send_info(struct copy_session *x)
@@ -217,6 +225,8 @@ static void make_done(struct work *w)
                  (unsigned long long)f->info.applied, (unsigned long long)(now - s->made_ms));
     else
         log_error(s->r->log, "cannot make a copy of the store for another node: %s", f->err.text);
+    if (f->code == ERR_CORRUPT)
+        differ_doubt(s->r, "the store cannot be copied");
     s->made_ms = s->used_ms = now;
     serve_waiting(s);
     if (f->code != 0) {
@@ -250,6 +260,10 @@ static void open_copy(struct copy_session *x, uint64_t wanted)
     uint64_t now = replica_now_ms(s->r);
     x->wanted = wanted;
     s->used_ms = now;
+    if (s->r->is_fenced) {
+        send_refusal(x->conn, ERR_UNAVAILABLE, "its own tables are damaged");
+        return;
+    }
     if (apply_index(s->r->apply) < wanted) {
         send_fail(x->conn, ERR_AGAIN); /* we are behind ourselves */
         return;
@@ -373,6 +387,40 @@ static void on_get(struct copy_session *x, struct reader *in)
     read_next(x);
 }
 
+/* Who says that its tables are damaged takes no part in anything until it has a copy: that is for the layers
+ * above to know, and to allow (copy_server_answer). */
+static void on_open(struct copy_session *x, struct reader *in)
+{
+    struct replica *r = x->s->r;
+    char text[DAMAGE_TEXT_MAX] = "";
+    size_t n = reader_left(in) < sizeof(text) ? reader_left(in) : sizeof(text) - 1;
+    if (n)
+        memcpy(text, read_bytes(in, n), n);
+    for (char *p = text; *p; p++)
+        if ((unsigned char)*p < ' ')
+            *p = ' ';
+    x->is_asking = n && r->options.on_peer_damaged && !r->is_fenced;
+    if (x->is_asking)
+        r->options.on_peer_damaged(r->options.user, conn_node(x->conn), text);
+    else
+        open_copy(x, x->wanted);
+}
+
+void copy_server_answer(struct copy_server *s, uint32_t node, int code, const char *text)
+{
+    struct copy_session *x;
+    list_for_each(x, &s->sessions, struct copy_session, link)
+    {
+        if (!x->is_asking || conn_node(x->conn) != node)
+            continue;
+        x->is_asking = false;
+        if (code == 0)
+            open_copy(x, x->wanted);
+        else
+            send_refusal(x->conn, code, text);
+    }
+}
+
 static void on_frame(void *user, struct conn *c, enum conn_frame type, const uint8_t *body, size_t n_bytes)
 {
     struct copy_session *x = user;
@@ -381,9 +429,9 @@ static void on_frame(void *user, struct conn *c, enum conn_frame type, const uin
     if (!x->s)
         return;
     if (type == FRAME_COPY_OPEN && !x->is_reading) {
-        uint64_t wanted = read_u64(&in);
+        x->wanted = read_u64(&in);
         if (!in.failed)
-            open_copy(x, wanted);
+            on_open(x, &in);
     } else if (type == FRAME_COPY_GET) {
         on_get(x, &in);
     }

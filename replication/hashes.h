@@ -1,11 +1,11 @@
-/* Compares the nodes' state hashes, which each tells the others at every 1024th index. A state machine; raft
- * thread. */
+/* Compares the nodes' state hashes, which each tells the others at every 1024th index, at the first index of
+ * every 5 s of FSM time, and where it has come to rest. A state machine; raft thread. */
 #ifndef REPLICATION_HASHES_H
 #define REPLICATION_HASHES_H
 
 #include "storage/store.h"
 
-enum { HASHES_SLOTS = 8, HASHES_NODES = 64, HASHES_WAIT_MS = 5000 };
+enum { HASHES_SLOTS = 32, HASHES_NODES = 64, HASHES_WAIT_MS = 5000 };
 
 struct hashes_slot {
     uint64_t index, since_ms; /* since our own hash came */

@@ -87,8 +87,11 @@ void install_on_verified(struct install *x)
                    x->position.applied_index, (double)(replica_now_ms(x->r) - x->began_ms) / 1e3);
         x->r->options.on_fatal(x->r->options.user, true, "starting again with a new copy of the store");
     } else if (x->code == ERR_CORRUPT) {
+        /* Its rows may have been damaged there: the source looks, and we ask somebody else. */
         log_error(x->r->log, "copy of the store: %s; taking another", x->err.text);
+        transport_send(x->r->transport, x->source, FRAME_COPY_BAD, NULL, 0);
         start_over(x);
+        x->err = (struct err_ctx){0};
         x->same_source = SAME_SOURCE; /* from somebody else, if there is one */
         x->attempt++;
         retry_later(x);
@@ -198,11 +201,15 @@ static void on_piece(struct install *x, const uint8_t *body, size_t n_bytes)
 static void on_fail(struct install *x, const uint8_t *body, size_t n_bytes)
 {
     struct reader r;
-    char text[160];
+    char text[300], why[200] = "";
     reader_init(&r, body, n_bytes);
     int code = (int)read_u32(&r);
+    size_t n = reader_left(&r) < sizeof(why) ? reader_left(&r) : sizeof(why) - 1;
+    if (n && !r.failed)
+        memcpy(why, read_bytes(&r, n), n);
     snprintf(text, sizeof(text), "node %u has none to give: %s", conn_node(x->conn),
-             code == ERR_AGAIN      ? "it is behind itself"
+             why[0]                 ? why
+             : code == ERR_AGAIN      ? "it is behind itself"
              : code == ERR_NOTFOUND ? "it has begun another one"
                                     : err_text(code));
     if (code != ERR_NOTFOUND)
@@ -213,10 +220,13 @@ static void on_fail(struct install *x, const uint8_t *body, size_t n_bytes)
 static void on_hello(void *user, struct conn *c, const struct conn_hello *hello)
 {
     struct install *x = user;
-    uint8_t body[8];
-    for (unsigned i = 0; i < 8; i++)
-        body[i] = (uint8_t)(x->wanted >> 8 * i);
-    conn_send(c, FRAME_COPY_OPEN, body, sizeof(body));
+    if (!x->r || x->conn != c)
+        return;
+    struct buf *out = conn_frame_begin(c, FRAME_COPY_OPEN);
+    buf_add_u64(out, x->wanted);
+    if (x->r->damage)
+        buf_adds(out, x->r->damage);
+    conn_frame_end(c);
 }
 
 static void on_frame(void *user, struct conn *c, enum conn_frame type, const uint8_t *body, size_t n_bytes)

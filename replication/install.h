@@ -10,4 +10,8 @@
 /* Durable on return. From then on the next start goes on with the copy in DIR/install.tmp. */
 int install_write_marker(const char *dir, const struct store_position *position, struct err_ctx *err);
 
+/* For who opens a log without a thread: the text goes to the struct err_ctx that is the user. */
+void install_log_fatal(void *user, int code, const char *text);
+void install_log_done(void *user);
+
 #endif

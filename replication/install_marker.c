@@ -8,6 +8,7 @@
 #include "base/htab.h"
 #include "base/mem.h"
 #include "replication/copy_files.h"
+#include "replication/damage.h"
 #include "replication/replica.h"
 #include "replication/rlog.h"
 #include "replication/vote.h"
@@ -105,12 +106,12 @@ static int swap_dirs(const char *dir, struct err_ctx *err)
     return code;
 }
 
-static void on_log_fatal(void *user, int code, const char *text)
+void install_log_fatal(void *user, int code, const char *text)
 {
     err_set(user, code, "%s", text);
 }
 
-static void on_log_done(void *user)
+void install_log_done(void *user)
 {
 }
 
@@ -125,8 +126,11 @@ static int reset_log(const char *dir, uint64_t index, uint64_t term, struct err_
     mem_free(log_dir);
     if (code != 0)
         return code;
-    struct rlog_config config = {
-        .disk = disk, .salt = random_u64(), .on_done = on_log_done, .on_fatal = on_log_fatal, .user = &fatal};
+    struct rlog_config config = {.disk = disk,
+                                 .salt = random_u64(),
+                                 .on_done = install_log_done,
+                                 .on_fatal = install_log_fatal,
+                                 .user = &fatal};
     if ((code = rlog_open(&l, &config, err)) == 0 && (code = vote_open(&vote, disk, err)) == 0) {
         /* A log that goes on from the copy stays: what is behind Y may have been acknowledged by us. */
         bool goes_on = rlog_first(l) <= index + 1 && rlog_last(l) >= index &&
@@ -163,7 +167,7 @@ int replica_finish_install(const char *dir, struct log *log, struct err_ctx *err
     }
     if (code != 0 || (code = swap_dirs(dir, err)) != 0 || (code = reset_log(dir, index, term, err)) != 0)
         goto out;
-    if (unlink(marker) != 0 || copy_sync_path(dir) != 0) {
+    if (damage_mended(dir) != 0 || unlink(marker) != 0 || copy_sync_path(dir) != 0) {
         code = err_set(err, ERR_IO, "%s: %s", marker, strerror(errno));
         goto out;
     }

@@ -307,7 +307,7 @@ static void on_hash(struct replica *r, uint32_t node, struct reader *in)
     hash.lo = read_u64(in);
     hash.hi = read_u64(in);
     /* An index out of reach would keep its slot for ever. */
-    bool is_near = index % APPLY_HASH_EVERY == 0 && index < r->status.last + HASH_AHEAD;
+    bool is_near = index && index < r->status.last + HASH_AHEAD;
     if (!in->failed && is_near && configuration_find(&r->status.conf, node))
         hashes_add(&r->hashes, replica_now_ms(r), node, index, &hash);
 }
@@ -363,6 +363,10 @@ static void on_frame(void *user, uint32_t node, enum conn_frame type, const uint
         break;
     case FRAME_HASH:
         on_hash(r, node, &in);
+        break;
+    case FRAME_COPY_BAD:
+        log_error(r->log, "node %u says that the copy it had from here is not right", node);
+        differ_doubt(r, "a copy given away was not right");
         break;
     default:
         break; /* a later release may say more */

@@ -225,10 +225,12 @@ static void take_applied(struct replica *r)
         members_refresh(r);
     if (news.session_changed)
         r->state_changed = true;
-    for (unsigned i = 0; i < news.n_hashes; i++) {
-        hashes_add(&r->hashes, replica_now_ms(r), r->options.node_id, news.hashes[i].index,
-                   &news.hashes[i].hash);
-        raft_frames_send_hash(r, &news.hashes[i]);
+    for (unsigned i = 0; i < news.n_hashes; i++)
+        differ_tell(r, &news.hashes[i]);
+    if (news.last.index != r->last_hash.index) {
+        r->last_hash = news.last;
+        r->rested_ms = replica_now_ms(r);
+        r->is_rest_told = false;
     }
     barriers_on_applied(&r->barriers, news.index);
 }
@@ -333,7 +335,9 @@ static void on_tick(struct timer *t)
     uint64_t now = replica_now_ms(r);
     proposer_tick(r->proposer, now, on_timed_out, r);
     lease_grantor_tick(&r->grantor, now);
+    differ_rest(r, now);
     differ_judge(r, now);
+    differ_fenced(r, now);
     disk_watch_tick(r, now);
     clocks_check(r, now);
     snapshot_consider(r);

@@ -242,6 +242,51 @@ void replica_take_copy(struct replica *r)
     loop_post(r->loop, &x->letter);
 }
 
+/* ---- damage ---- */
+
+struct damage_letter {
+    struct letter letter;
+    struct replica *r;
+    uint32_t node;
+    int code;
+    char text[200];
+};
+
+static void drop_damage(struct letter *letter)
+{
+    mem_free(container_of(letter, struct damage_letter, letter));
+}
+
+static void take_answer(struct letter *letter)
+{
+    struct damage_letter *x = container_of(letter, struct damage_letter, letter);
+    if (x->r->is_running && x->r->copy_server)
+        copy_server_answer(x->r->copy_server, x->node, x->code, x->text);
+    drop_damage(letter);
+}
+
+void replica_answer_damaged(struct replica *r, uint32_t node, int code, const char *text)
+{
+    struct damage_letter *x = mem_new(struct damage_letter);
+    *x = (struct damage_letter){{.deliver = take_answer, .discard = drop_damage}, r, node, code, ""};
+    snprintf(x->text, sizeof(x->text), "%s", text);
+    loop_post(r->loop, &x->letter);
+}
+
+static void take_fence(struct letter *letter)
+{
+    struct replica *r = container_of(letter, struct damage_letter, letter)->r;
+    r->is_fenced = true; /* the turn and the tick do the rest */
+    drop_damage(letter);
+}
+
+void replica_fence(struct replica *r)
+{
+    struct damage_letter *x = mem_new(struct damage_letter);
+    *x = (struct damage_letter){{.deliver = take_fence, .discard = drop_damage}, r, 0, 0, ""};
+    loop_post(r->loop, &x->letter);
+}
+
 /* ---- certificates ---- */
 
 struct tls_letter {

@@ -192,7 +192,7 @@ static void make_parts(struct replica *r)
     r->copy_server = copy_server_new(r);
 }
 
-static void replica_free(struct replica *r)
+void replica_free(struct replica *r)
 {
     if (r->driver)
         driver_free(r->driver);
@@ -219,10 +219,11 @@ static void replica_free(struct replica *r)
     pthread_cond_destroy(&r->stopped_cond);
     mem_free(r->dir);
     mem_free(r->release);
+    mem_free(r->damage);
     mem_free(r);
 }
 
-static struct replica *replica_new(const struct replica_options *o)
+struct replica *replica_new(const struct replica_options *o)
 {
     struct replica *r = mem_new(struct replica);
     r->options = *o;
@@ -367,6 +368,16 @@ static void wait_stopped(struct replica *r, const bool *flag, unsigned ms)
             break;
     }
     pthread_mutex_unlock(&r->status_lock);
+}
+
+void replica_step_down(struct replica *r)
+{
+    struct replica_status status;
+    replica_get_status(r, &status);
+    if (status.role != REPLICA_LEADER || status.n_voters < 2 || loop_is_current(r->loop))
+        return;
+    post_stop(r, on_hand_over);
+    wait_stopped(r, &r->is_handed_over, REPLICA_TRANSFER_MS);
 }
 
 void replica_stop(struct replica *r)

@@ -13,8 +13,9 @@
 
 struct replica;
 
-/* In place of the threads for the log and for applying: says when there is something to do, and the owner does it, a
- * step at a time, when it thinks fit (rlog_write_begin and rlog_write_finish, apply_step). For simulation. */
+/* In place of the threads for the log and for applying: says when there is something to do, and the owner
+ * does it, a step at a time, when it thinks fit (rlog_write_begin and rlog_write_finish, apply_step). For
+ * simulation. */
 struct replica_stepper {
     void (*log_work)(void *user);
     void (*apply_work)(void *user);
@@ -46,6 +47,11 @@ struct replica_options {
      * Raft thread. */
     void (*on_tables_differ)(void *user, uint64_t index, bool we_differ, bool tie, const uint32_t *nodes,
                              unsigned n);
+    /* NODE's tables are damaged, as TEXT says (borrowed); it does nothing but ask us for a copy, until
+     * replica_answer_damaged. NULL: it gets one. Raft thread. */
+    void (*on_peer_damaged)(void *user, uint32_t node, const char *text);
+    /* They were compared and are equal, and this node is not fenced. May be NULL. Raft thread. */
+    void (*on_tables_equal)(void *user, uint64_t index);
     uint64_t log_keep_bytes; /* of log behind a snapshot; 0: the smaller of 1 GiB and half the store, at least
                                 64 MiB */
     const struct replica_stepper *stepper; /* NULL: threads */
@@ -141,6 +147,27 @@ void replica_transfer(struct replica *r, uint32_t to /* 0: the driver picks */, 
  * from the copy, so that nothing is forgotten that this node has acknowledged as a voter. Status shows it as
  * installing; tried until it succeeds. Any thread. */
 void replica_take_copy(struct replica *r);
+
+/* Instead of replica_open, for a node whose store is damaged (replication/damage.h): does nothing but take a
+ * copy from one of PEERS, on LOOP, which is not running yet; until that succeeds, then on_fatal(exit_again).
+ * Of the options store and the callbacks but identify and on_fatal are not used; of the status installing and
+ * its progress are filled. */
+struct replica_address {
+    uint32_t node;
+    const char *address;
+    uint16_t port;
+};
+int replica_fetch(struct replica **out, const struct replica_options *o, struct loop *loop,
+                  const struct replica_address *peers, unsigned n, const char *damage, struct err_ctx *err);
+/* What on_peer_damaged asked: code 0: NODE may have a copy now; else it hears TEXT and asks again later. Any
+ * thread. */
+void replica_answer_damaged(struct replica *r, uint32_t node, int code, const char *text);
+/* This node's own tables are not right: no lease, no leadership and no copies for others from now on. Any
+ * thread. */
+void replica_fence(struct replica *r);
+/* Hands leadership over, if it has it, and waits for that, a second at most. Any thread but the raft thread,
+ * where it does nothing. The replica only ends after it. */
+void replica_step_down(struct replica *r);
 
 /* ---- status ---- */
 enum replica_role { REPLICA_FOLLOWER, REPLICA_CANDIDATE, REPLICA_LEADER };

@@ -43,6 +43,7 @@ struct disk_watch {
 struct replica {
     struct replica_options options;
     char *dir, *release;
+    char *damage; /* fetch.c: what is wrong with the store, which is not open; NULL: nothing */
     struct log *log;
     unsigned election_ms, heartbeat_ms;
 
@@ -74,6 +75,11 @@ struct replica {
     struct lease_holder holder;
     struct lease_grantor grantor;
     struct hashes hashes;
+    struct apply_hash last_hash; /* of what was applied last */
+    uint64_t rested_ms;          /* since when nothing was */
+    bool is_rest_told;
+    uint64_t doubted_ms;
+    uint64_t fence_ms; /* leadership was last tried to be handed over */
     struct store_reader *reader;
     struct arena arena;
     bool members_dirty, is_disk_low, is_disk_silent, is_fenced, stopping, is_scrubbing;
@@ -126,6 +132,8 @@ void replica_fatal(struct replica *r, bool exit_again, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* ---- replica.c ---- */
+struct replica *replica_new(const struct replica_options *o);
+void replica_free(struct replica *r);
 void replica_hand_over(struct replica *r); /* each turn while stopping */
 bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node);
 
@@ -165,6 +173,10 @@ void disk_watch_tick(struct replica *r, uint64_t now_ms);
 
 /* ---- differ.c ---- */
 void differ_judge(struct replica *r, uint64_t now_ms);
+void differ_tell(struct replica *r, const struct apply_hash *h); /* the others, and ourselves */
+void differ_rest(struct replica *r, uint64_t now_ms);
+void differ_fenced(struct replica *r, uint64_t now_ms); /* who is fenced does not lead */
+void differ_doubt(struct replica *r, const char *why);  /* our own rows are read again */
 
 /* ---- snapshot.c: durable points, log compaction, and the pointer that describes them ---- */
 void snapshot_start_position(struct replica *r, struct store_position *p, struct driver_snapshot *out);
@@ -174,6 +186,7 @@ void snapshot_write_data(struct replica *r, uint64_t index, struct buf *out);
 /* ---- copy_server.c, install.c ---- */
 struct copy_server *copy_server_new(struct replica *r);
 void copy_server_take(struct copy_server *s, struct conn *c);
+void copy_server_answer(struct copy_server *s, uint32_t node, int code, const char *text);
 void copy_server_tick(struct copy_server *s, uint64_t now_ms);
 void copy_server_end(struct copy_server *s);
 void install_begin(struct replica *r, uint64_t wanted, bool is_repair); /* a copy at WANTED or later */

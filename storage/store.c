@@ -26,6 +26,12 @@ int store_mdb_error(int rc)
     case MDB_PAGE_NOTFOUND:
     case MDB_INVALID:
     case MDB_PANIC:
+    /* What LMDB says when pages are not what they should be: a tree that goes round, a row that fits no page,
+     * another kind of table. */
+    case MDB_CURSOR_FULL:
+    case MDB_PAGE_FULL:
+    case MDB_INCOMPATIBLE:
+    case MDB_BAD_TXN:
         return ERR_CORRUPT;
     case MDB_VERSION_MISMATCH:
         return ERR_VERSION;
@@ -155,17 +161,36 @@ static int tables_open(struct store *s, bool is_new, struct err_ctx *err)
     return store_commit(t, err);
 }
 
+/* LMDB counts rows too: a table that got lost, or another in its place, shows at once. */
+static int count_check(struct store *s, struct store_txn *t, enum table table, struct err_ctx *err)
+{
+    MDB_stat st;
+    int rc = mdb_stat(t->txn, s->dbi[table], &st);
+    if (rc)
+        return err_set(err, store_mdb_error(rc), "table %s: %s", table_name(table), mdb_strerror(rc));
+    if (st.ms_entries != s->sums[table].n_rows)
+        return err_set(err, ERR_CORRUPT, "table %s has %zu rows instead of %llu", table_name(table),
+                       st.ms_entries, (unsigned long long)s->sums[table].n_rows);
+    return 0;
+}
+
 /* Sums and applied index as the last commit left them. */
 static int state_load(struct store *s, struct err_ctx *err)
 {
     struct store_reader *r = store_reader_new(s);
     struct store_txn *t = store_read_txn(r);
-    for (int i = 0; i < N_TABLES; i++) {
-        if (table_scope(i) != SCOPE_LOCAL)
-            store_table_hash(t, i, &s->sums[i].hash, &s->sums[i].n_rows);
+    int rc = 0;
+    for (int i = 0; i < N_TABLES && !t->error && !rc; i++) {
+        if (table_scope(i) == SCOPE_LOCAL)
+            continue;
+        store_table_hash(t, i, &s->sums[i].hash, &s->sums[i].n_rows);
+        if (!t->error)
+            rc = count_check(s, t, i, err);
     }
-    atomic_store(&s->applied_index, store_reader_index(r));
-    int rc = t->error ? err_set(err, t->error, "the store cannot be read") : 0;
+    if (!rc)
+        atomic_store(&s->applied_index, store_reader_index(r));
+    if (t->error)
+        rc = err_set(err, t->error, "the store cannot be read");
     store_reader_free(r);
     return rc;
 }
@@ -206,12 +231,20 @@ static void store_free(struct store *s)
     mem_free(s);
 }
 
+/* LMDB would abort: its pages are not what it wrote. */
+static void on_assert(MDB_env *env, const char *text)
+{
+    store_fatal(mdb_env_get_userctx(env), ERR_CORRUPT, "LMDB: %s", text);
+}
+
 static int store_open_env(struct store *s, const struct store_options *o, struct point_start *p,
                           struct err_ctx *err)
 {
     int rc = store_env_open(&s->env, o->dir, MDB_NOSYNC | MDB_NORDAHEAD, o->map_bytes, err);
     if (rc)
         return rc;
+    mdb_env_set_userctx(s->env, s);
+    mdb_env_set_assert(s->env, on_assert);
     MDB_stat stat;
     mdb_env_stat(s->env, &stat);
     s->page_bytes = stat.ms_psize;

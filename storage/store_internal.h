@@ -137,8 +137,9 @@ bool point_after_commit(struct store *s,
                         uint64_t n_bytes); /* under lock, on the writer's thread; wake somebody? */
 int point_write_fresh(const char *dir, const struct point_start *p, unsigned page_bytes, struct err_ctx *err);
 
-/* scrub.c: reads all rows of a table, checks their checksums and adds up their hashes. A slice ends at the
- * end of the table or at UNTIL_US (0: no limit) and goes on after the last key, also in another transaction.
+/* scrub.c: reads all rows of a table, checks their checksums, that they are in order and can be found, and
+ * adds up their hashes. A slice ends at the end of the table or at UNTIL_US (0: no limit) and goes on after
+ * the last key, also in another transaction.
  */
 struct walk {
     MDB_txn *txn;
@@ -147,6 +148,8 @@ struct walk {
     struct table_sum sum;
     struct key at;
     bool started, at_end;
+    uintptr_t page;  /* of the map, that the last row was on */
+    size_t page_txn; /* in the snapshot of that transaction */
     struct buf scratch;
 };
 int walk_start(struct walk *w, MDB_txn *txn, MDB_dbi dbi, enum table table);

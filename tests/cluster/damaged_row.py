@@ -1,13 +1,19 @@
 #!/usr/bin/python3
-"""One bit of a stored row flips on one node's disk. Its scrub finds it, the node's feature services are held back with an
-alarm, and the others run on; taken out and joined anew, the cluster is whole again."""
+"""Damage of the store on disk: a bit of a row, pages of zeros, a file cut off under a running node; on a follower, on
+the leader, on a witness, on two of three at once. Nobody is asked: the node that is damaged stops serving, says so, takes a
+fresh copy from another member and comes back, and every node ends with equal tables. With replication.auto_repair off it
+waits for a person."""
 import os
 
-from harness import run_test, wait
+from harness import run_test, step, wait
 
 
-def flip(path, text):
-    with open(path, 'r+b') as f:
+def data_file(node):
+    return os.path.join(node.dir, 'store', 'data.mdb')
+
+
+def flip(node, text):
+    with open(data_file(node), 'r+b') as f:
         data = f.read()
         at = data.find(text)
         assert at > 0, 'the row is not in the file'
@@ -15,40 +21,106 @@ def flip(path, text):
         f.write(bytes([data[at + 3] ^ 4]))
 
 
-def open_alarms(node):
-    return [(a['name'], a['node']) for a in node.json('alarm', 'list')]
+def zero_pages(node, first=2, every=1):
+    """All but the two meta pages, or each EVERYth."""
+    size = os.path.getsize(data_file(node))
+    with open(data_file(node), 'r+b') as f:
+        for page in range(first, size // 4096, every):
+            f.seek(page * 4096)
+            f.write(bytes(4096))
+
+
+def cut(node):
+    with open(data_file(node), 'r+b') as f:
+        f.truncate(16384)
+
+
+def alarms(node, about, all_of_them=False):
+    listed = node.json('alarm', 'list', *(['--all'] if all_of_them else []))
+    return [a for a in listed if a['name'] == 'TablesDiffer' and a['node'] == about.name]
+
+
+def state(seen_from, node):
+    return seen_from.json('dbreplication', 'runtimestate', node.name)['nodes'][0]
+
+
+def whole(cluster, healthy, node, n_alarms):
+    """NODE is back by itself, and what happened can be read."""
+    wait('%s is well again' % node.name, lambda: state(healthy, node)['state'] == 2 and
+         state(healthy, node)['services'] == 'running')
+    wait('the alarm about %s is over' % node.name, lambda: len(alarms(healthy, node, True)) >= n_alarms and
+         not alarms(healthy, node))
+    wait('the audit tells of it', lambda: [a for a in healthy.json('audit', 'list') if
+                                           a['command'].startswith('dbreplication repair %s' % node.name)])
+    step('%s is whole' % node.name)
 
 
 def test(cluster):
-    cluster.start()
     n1, n2, n3 = cluster.nodes
-    cluster.add_local_users(['filler%03d' % i for i in range(200)])
+    n1.init()
+    n1.start()
+    wait('n1 answers', lambda: n1.cli('node', 'list'))
+    cluster.add(n2, n1)
+    n3.join(n1, cluster.token(n1), extra=('--witness',))
+    n3.start()
+    cluster.wait_running([n1, n2])
+    cluster.wait_voters()
+    cluster.add_local_users(['filler%03d' % i for i in range(300)])
     n1.cli('user', 'add', 'victim-of-the-bit', '--password-stdin', stdin='secret\n')
     cluster.check_equal()
-    n3.stop()
-    flip(os.path.join(n3.dir, 'store', 'data.mdb'), b'victim-of-the-bit')
-    n1.cli('settings', 'set', 'storage.scrub', '10')
-    n3.start()
-    wait('the alarm is raised', lambda: ('TablesDiffer', 'n3') in open_alarms(n1), 60)
-    wait('n3 is held back', lambda: not n3.runs_services())
-    for node in (n1, n2):
-        assert node.runs_services()
-    assert [a for a in open_alarms(n1) if a[0] == 'TablesDiffer'] == [('TablesDiffer', 'n3')]
-    n1.cli('user', 'add', 'written-meanwhile', '--password-stdin', stdin='secret\n')
 
-    n1.cli('node', 'drain', 'n3')
-    wait('n3 has no users', lambda: n1.cli('user', 'balance') is not None and
-         [n['users'] for n in n1.json('user', 'count') if n['node'] == 'n3'] == [0])
-    n1.cli('node', 'remove', 'n3')
+    step('a bit of a row, found by the scrub')
+    n2.stop()
+    flip(n2, b'victim-of-the-bit')
+    n1.cli('settings', 'set', 'storage.scrub', '10')
+    n2.start()
+    wait('the alarm is raised', lambda: alarms(n1, n2, True))
+    assert n1.runs_services()
+    whole(cluster, n1, n2, 1)
+    text = alarms(n1, n2, True)[0]['text']
+    assert 'fresh copy' in text, text
+    n1.cli('settings', 'set', 'storage.scrub', '3600')
+
+    step('pages of zeros on a witness that was killed')
     n3.kill()
-    cluster.nodes.remove(n3)
-    n4 = cluster.new_node()
-    n4.name, n4.address = 'n4', '127.0.0.4'
-    n4.dir, n4.log = os.path.join(cluster.dir, 'n4'), os.path.join(cluster.dir, 'n4.log')
-    cluster.add(n4, n2)
+    zero_pages(n3)
+    n3.start()
+    whole(cluster, n1, n3, 1)
+
+    step('the file of the leader is cut off while it runs')
+    leader = cluster.leader()
+    other = n2 if leader is n1 else n1
+    cut(leader)
+    n1.cli('user', 'add', 'written-meanwhile', '--password-stdin', stdin='secret\n', check=False)
+    wait('another node leads', lambda: state(other, leader) and cluster.leader() not in (None, leader))
+    whole(cluster, other, leader, 1)
+
+    step('two of three at once, and nothing can be written')
+    n2.kill()
+    n3.kill()
+    zero_pages(n2, 2, 3)
+    cut(n3)
+    n2.start()
+    n3.start()
+    for node in (n2, n3):
+        wait('%s is well again' % node.name, lambda: state(n1, node)['state'] == 2)
     cluster.wait_running()
     cluster.check_equal()
-    wait('the alarm is over', lambda: not [a for a in open_alarms(n1) if a[0] == 'TablesDiffer'])
+
+    step('auto repair is off')
+    n1.cli('settings', 'set', 'replication.auto_repair', 'false')
+    n2.stop()
+    zero_pages(n2)
+    n2.start()
+    wait('n2 is in state 3', lambda: state(n1, n2)['state'] == 3)
+    wait('the alarm says what to do', lambda: 'impcli dbreplication repair n2' in alarms(n1, n2)[0]['text'])
+    n1.cli('user', 'add', 'without-n2', '--password-stdin', stdin='secret\n')
+    assert state(n1, n2)['state'] == 3
+    n1.cli('dbreplication', 'repair', 'n2')
+    whole(cluster, n1, n2, 2)
+    cluster.check_equal()
+    for node in cluster.nodes:
+        assert not os.path.exists(os.path.join(node.dir, 'damaged'))
 
 
 if __name__ == '__main__':

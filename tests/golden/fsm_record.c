@@ -9,6 +9,7 @@
  * fill_*. */
 #include "base/mem.h"
 #include "golden.h"
+#include "replication/levels.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -28,8 +29,9 @@ struct recorder {
     struct arena a;
     uint64_t seed, time_ms, term, next_uid, epoch[N_NODES + 1], seq[N_NODES + 1], publisher_epoch;
     bool has_session[N_NODES + 1], is_up, for_node_1;
-    uint32_t node; /* of the command being made */
-    unsigned n_refused[GOLDEN_CASES];
+    uint32_t node;            /* of the command being made */
+    unsigned level, at_level; /* the cluster's shall be, and is */
+    unsigned n_refused[GOLDEN_CASES], n_failed[GOLDEN_CASES];
     struct buf log;
 };
 
@@ -154,11 +156,11 @@ static uint64_t fill_number(struct recorder *r, const char *message, const char 
         return r->time_ms;
     if (ends_in(field, "port"))
         return 7800;
-    if (ends_in(field, "level")) /* the first one; all members know the next */
-        return !strcmp(message, "Imp__Bootstrap")      ? 1
-               : !strcmp(message, "Imp__NodeRegister") ? 2
-                                                       : 1 + rnd(r, 2);
-    if (!strcmp(field, "run") || ends_in(field, "level") || !strcmp(field, "severity"))
+    if (!strcmp(field, "level"))
+        return !strcmp(message, "Imp__FeatureLevel") ? r->level : level_known();
+    if (!strcmp(field, "feature_level"))
+        return LEVEL_FIRST;
+    if (!strcmp(field, "run") || !strcmp(field, "severity"))
         return 1 + rnd(r, 2);
     if (!strcmp(message, "Imp__KeysStep") && !strcmp(field, "generation"))
         return 1000 + r->g.index;
@@ -251,10 +253,13 @@ struct command_info {
     const char *name;
     unsigned body;
     bool in_session;
+    unsigned level;
 };
 enum { NEEDS_SESSION_IN = 1, NEEDS_SESSION_OUT = 0 };
 static const struct command_info commands[] = {
-#define X(case_, member, session) {#member, IMP__COMMAND__BODY_##case_, NEEDS_SESSION_##session},
+#define X(case_, member, session) {#member, IMP__COMMAND__BODY_##case_, NEEDS_SESSION_##session, LEVEL_FIRST},
+#define X_AT(level, case_, member, session)                                                                  \
+    {#member, IMP__COMMAND__BODY_##case_, NEEDS_SESSION_##session, level},
 #include "replication/fsm/commands.def"
 #undef X
 };
@@ -300,6 +305,7 @@ static void look(struct recorder *r)
     arena_init(&a);
     key_init(&k);
     const Imp__ClusterRow *cluster = store_find_row(t, TABLE_CLUSTER, &k, &a);
+    r->at_level = cluster ? cluster->feature_level : 0;
     r->next_uid = cluster ? cluster->next_uid : 1;
     r->publisher_epoch = cluster ? cluster->publisher_epoch : 1;
     for (uint32_t id = 1; id <= N_NODES; id++) {
@@ -352,7 +358,9 @@ static void keep(struct recorder *r, Imp__Proposal *p)
 
 static bool record_one(struct recorder *r, const struct command_info *info, bool want_refusal)
 {
-    for (int i = 0; i < TRIES; i++) {
+    /* what did not succeed before hardly will */
+    int tries = r->n_failed[info->body] ? TRIES / 8 : TRIES;
+    for (int i = 0; i < tries; i++) {
         arena_reset(&r->a);
         if (i % 16 == 0)
             r->time_ms += rnd(r, 2000);
@@ -365,6 +373,7 @@ static bool record_one(struct recorder *r, const struct command_info *info, bool
         r->n_refused[info->body] += want_refusal;
         return true;
     }
+    r->n_failed[info->body]++;
     return false;
 }
 
@@ -372,8 +381,8 @@ static bool record_one(struct recorder *r, const struct command_info *info, bool
  */
 static void ensure_session(struct recorder *r)
 {
-    const struct command_info enter = {"node_register", IMP__COMMAND__BODY_NODE_REGISTER, false};
-    const struct command_info up = {"node_up", IMP__COMMAND__BODY_NODE_UP, true};
+    const struct command_info enter = {"node_register", IMP__COMMAND__BODY_NODE_REGISTER, false, LEVEL_FIRST};
+    const struct command_info up = {"node_up", IMP__COMMAND__BODY_NODE_UP, true, LEVEL_FIRST};
     r->for_node_1 = true;
     if (!r->has_session[1])
         record_one(r, &enter, false);
@@ -392,10 +401,17 @@ static bool is_maker(const char *name)
 /* In rounds, so that commands meet the rows of all others. */
 static void record(struct recorder *r, const bool wanted[GOLDEN_CASES])
 {
+    const struct command_info raise = {"feature_level", IMP__COMMAND__BODY_FEATURE_LEVEL, true, LEVEL_FIRST};
+    if (r->at_level && r->at_level < r->level) {
+        ensure_session(r);
+        record_one(r, &raise, false);
+    }
     for (int round = 0; round < WANT_DONE; round++) {
         for (size_t i = 0; i < n_elements(commands); i++) {
             const struct command_info *c = &commands[i];
-            if (!wanted[c->body])
+            /* after it there are few nodes left */
+            bool early = c->body == IMP__COMMAND__BODY_RECOVER && round < WANT_DONE - 1;
+            if (!wanted[c->body] || c->level > r->level || early)
                 continue;
             if (c->in_session)
                 ensure_session(r);
@@ -460,63 +476,96 @@ static int write_hashes(const char *dir, unsigned last, struct err_ctx *err)
     return rc;
 }
 
-static int say_uncovered(const struct recorder *r)
+static void say_covered(const struct recorder *r)
 {
-    int rc = 0;
     for (size_t i = 0; i < n_elements(commands); i++) {
-        printf("%-20s %3u executed, %3u not refused\n", commands[i].name, r->g.n_executed[commands[i].body],
-               r->g.n_done[commands[i].body]);
-        if (r->g.n_done[commands[i].body])
-            continue;
-        fprintf(stderr, "fsm_record: no %s was made that is not refused; give its fields values in fill_*\n",
-                commands[i].name);
-        rc = 1;
+        unsigned done = r->g.n_done[commands[i].body], executed = r->g.n_executed[commands[i].body];
+        printf("%-20s %3u executed, %3u not refused%s\n", commands[i].name, executed, done,
+               done ? "" : ": give its fields values in fill_*");
     }
+}
+
+/* One segment: DIR/fsm-N.log and its hashes. */
+static int record_segment(struct recorder *r, const char *dir, unsigned n, const bool wanted[GOLDEN_CASES],
+                          struct err_ctx *err)
+{
+    r->seed = 0x9e3779b97f4a7c15ull * n;
+    r->time_ms = 1700000000000ull + n * 1000000000ull;
+    r->term = r->g.term + 1;
+    memset(r->n_refused, 0, sizeof(r->n_refused));
+    look(r);
+    buf_reset(&r->log);
+    buf_adds(&r->log, GOLDEN_MAGIC);
+    record(r, wanted);
+    char *path = path_of(dir, n, "log");
+    int rc = write_file(path, &r->log);
+    mem_free(path);
+    return rc ? rc : write_hashes(dir, n, err);
+}
+
+/* All anew: a segment for each feature level, so that every level's commands are applied at theirs and above.
+ */
+static int record_all(struct recorder *r, const char *dir, struct err_ctx *err)
+{
+    bool wanted[GOLDEN_CASES];
+    int rc = 0;
+    memset(wanted, 1, sizeof(wanted));
+    for (r->level = LEVEL_FIRST; !rc && r->level <= level_known(); r->level++)
+        rc = record_segment(r, dir, r->level, wanted, err);
     return rc;
 }
 
-int main(int argc, char **argv)
+static int record_missing(struct recorder *r, const char *dir, struct err_ctx *err)
 {
-    bool all = argc == 3 && !strcmp(argv[1], "--all"), wanted[GOLDEN_CASES] = {0}, any = false;
-    const char *dir = argv[argc - 1];
-    struct recorder *r = mem_new(struct recorder);
-    struct err_ctx err = {0};
-    unsigned n = 1;
-    if ((argc != 2 && !all) || dir[0] == '-') {
-        fprintf(stderr, "usage: fsm_record [--all] DIR\n");
-        return 2;
+    bool wanted[GOLDEN_CASES] = {0}, any = false;
+    unsigned n;
+    int rc = replay_recorded(r, dir, &n, err);
+    if (rc)
+        return rc;
+    look(r);
+    for (size_t i = 0; i < n_elements(commands); i++)
+        any |= wanted[commands[i].body] = !r->g.n_executed[commands[i].body];
+    if (!any && r->at_level == level_known()) {
+        printf("every command is covered; nothing to record\n");
+        return 0;
     }
-    for (unsigned i = 1; all; i++) {
+    if (r->at_level < level_known())
+        memset(wanted, 1, sizeof(wanted));
+    r->level = level_known();
+    return record_segment(r, dir, n, wanted, err);
+}
+
+static void remove_recorded(const char *dir)
+{
+    for (unsigned i = 1;; i++) {
         char *log = path_of(dir, i, "log"), *hashes = path_of(dir, i, "hashes");
         bool gone = unlink(log) != 0;
         unlink(hashes);
         mem_free(log);
         mem_free(hashes);
         if (gone)
-            break;
+            return;
     }
+}
+
+int main(int argc, char **argv)
+{
+    bool all = argc == 3 && !strcmp(argv[1], "--all");
+    const char *dir = argv[argc - 1];
+    struct err_ctx err = {0};
+    if ((argc != 2 && !all) || dir[0] == '-') {
+        fprintf(stderr, "usage: fsm_record [--all] DIR\n");
+        return 2;
+    }
+    struct recorder *r = mem_new(struct recorder);
     arena_init(&r->a);
     int rc = golden_open(&r->g, &err);
+    if (!rc && all)
+        remove_recorded(dir);
     if (!rc)
-        rc = replay_recorded(r, dir, &n, &err);
-    for (size_t i = 0; i < n_elements(commands); i++)
-        any |= wanted[commands[i].body] = !r->g.n_done[commands[i].body];
-    if (!rc && !any) {
-        printf("every command is covered; nothing to record\n");
-    } else if (!rc) {
-        r->seed = 0x9e3779b97f4a7c15ull * n;
-        r->time_ms = 1700000000000ull + n * 1000000000ull;
-        r->term = r->g.term + 1;
-        look(r);
-        buf_adds(&r->log, GOLDEN_MAGIC);
-        record(r, wanted);
-        rc = say_uncovered(r);
-        char *path = path_of(dir, n, "log");
-        rc |= write_file(path, &r->log);
-        mem_free(path);
-        if (!rc)
-            rc = write_hashes(dir, n, &err);
-    }
+        rc = all ? record_all(r, dir, &err) : record_missing(r, dir, &err);
+    if (!rc)
+        say_covered(r);
     if (err.text[0])
         fprintf(stderr, "fsm_record: %s\n", err.text);
     golden_close(&r->g);

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "cluster/seal.h"
 #include "im/session_admin.h"
+#include "node/repair.h"
 #include "node/admin.h"
 #include "node/service.h"
 #include "node/sync_agent.h"
@@ -116,6 +117,10 @@ void replica_transfer(struct replica *r, uint32_t to, struct loop *loop,
                       void (*on_done)(void *, int, const char *), void *user)
 {
     on_done(user, ERR_TIMEOUT, "");
+}
+bool repair_allow(struct repair *p, uint32_t node)
+{
+    return false;
 }
 void replica_take_copy(struct replica *r)
 {
