@@ -7,6 +7,7 @@
 
 enum {
     TICK_MS = 250,
+    WELL_EVERY_MS = 1000,
     DOWN_AFTER_MS = 3000,
     UNSEEN_AFTER_MS = 15000,
     RETRY_MS = 2000,
@@ -30,7 +31,7 @@ struct member_manager {
     bool change_in_flight, proposal_in_flight;
     bool freed;
     unsigned n_pending; /* callbacks that are still to come */
-    uint64_t change_retry_ms, two_since_ms, led_since_ms;
+    uint64_t change_retry_ms, two_since_ms, led_since_ms, well_told_ms;
     uint32_t evacuating, evacuated; /* leaving; and nobody's home any more */
     uint64_t publisher_silent_ms;   /* since when it does not answer; 0: it does */
     uint64_t ready_term; /* leading in this term, and its first entry was applied at the last tick */
@@ -328,7 +329,7 @@ static bool lasts(uint64_t *since_ms, bool is_so, uint64_t now)
     return lasts_for(since_ms, is_so, now, DOWN_AFTER_MS);
 }
 
-static void check_member(struct member_manager *m, const struct member *member, uint64_t now)
+static void check_member(struct member_manager *m, const struct member *member, uint64_t now, bool tells_well)
 {
     const struct replica_peer *peer = NULL;
     for (unsigned i = 0; i < m->status.n_peers; i++)
@@ -343,12 +344,12 @@ static void check_member(struct member_manager *m, const struct member *member, 
     bool behind = lasts_for(&w->behind_since_ms, !member->epoch && !member->witness, now,
                             member->seen ? DOWN_AFTER_MS : UNSEEN_AFTER_MS);
     snprintf(text, sizeof(text), "node %s (%s) does not answer", member->name, member->address);
-    if (down != w->down)
+    if (down != w->down || (tells_well && peer && peer->connected))
         tell(m, MEMBER_TROUBLE_NODE_DOWN, member->id, down, text);
     snprintf(text, sizeof(text), "the feature services of %s wait for replication%s", member->name,
              member->seen ? "" : ": it has joined, but not spoken yet");
-    if (behind && !w->behind)
-        tell(m, MEMBER_TROUBLE_CATCHING_UP, member->id, true, text);
+    if (behind != w->behind)
+        tell(m, MEMBER_TROUBLE_CATCHING_UP, member->id, behind, text);
     w->down = down;
     w->behind = behind;
 }
@@ -356,13 +357,20 @@ static void check_member(struct member_manager *m, const struct member *member, 
 static void check_troubles(struct member_manager *m, uint64_t now)
 {
     bool two = lasts(&m->two_since_ms, m->status.n_voters == 2, now); /* not on the way from one to three */
-    if (two != m->no_redundancy)
+    /* What a leader of before has raised, or raises late, by a proposal that was still under way when it lost the
+     * leadership, ends too. */
+    bool tells_well = now >= m->well_told_ms + WELL_EVERY_MS;
+    if (tells_well) {
+        m->well_told_ms = now;
+        tell(m, MEMBER_TROUBLE_NODE_DOWN, m->o.node_id, false, "");
+    }
+    if (two != m->no_redundancy || (tells_well && m->status.n_voters != 2))
         tell(m, MEMBER_TROUBLE_NO_REDUNDANCY, 0, two,
              "two voters: the loss of either stops all writes; add a third node or a witness");
     m->no_redundancy = two;
     for (unsigned i = 0; i < m->members->n; i++)
         if (m->members->list[i].id != m->o.node_id)
-            check_member(m, &m->members->list[i], now);
+            check_member(m, &m->members->list[i], now, tells_well);
     for (unsigned i = 0; i < m->n_watched;) {
         if (members_find(m->members, m->watched[i].node)) {
             i++;
@@ -392,17 +400,6 @@ static void forget_troubles(struct member_manager *m)
     m->n_watched = 0;
 }
 
-/* A new leader does not know what the one before raised: everything that is well is told once. */
-static void tell_all_well(struct member_manager *m)
-{
-    if (m->status.n_voters != 2)
-        tell(m, MEMBER_TROUBLE_NO_REDUNDANCY, 0, false, "");
-    for (unsigned i = 0; i < m->status.n_peers; i++)
-        if (m->status.peers[i].connected)
-            tell(m, MEMBER_TROUBLE_NODE_DOWN, m->status.peers[i].node, false, "");
-    tell(m, MEMBER_TROUBLE_NODE_DOWN, m->o.node_id, false, "");
-}
-
 static void on_tick(struct timer *t)
 {
     struct member_manager *m = container_of(t, struct member_manager, tick);
@@ -420,7 +417,6 @@ static void on_tick(struct timer *t)
         return;
     }
     if (!m->leads) {
-        tell_all_well(m);
         m->led_since_ms = clock_monotonic_ms();
         m->publisher_silent_ms = 0;
         m->evacuated = 0;

@@ -176,6 +176,15 @@ static void act_on_alarms(struct node *n, unsigned before)
     }
 }
 
+void control_clear_delays(struct node *n)
+{
+    static const enum alarm_id all[] = {ALARM_REPLICATION_DELAY, ALARM_SYNC_DELAY, ALARM_RELEASE_MISMATCH};
+    for (size_t i = 0; i < n_elements(all); i++)
+        alarms_clear(n->alarms, all[i], n->id.node);
+    if (!n->watcher.timed_out)
+        alarms_clear(n->alarms, ALARM_REPLICATION_TIMEOUT, n->id.node);
+}
+
 /* Alarms that somebody else raised about us while we could not speak, or an earlier life of ours. */
 static void clear_old_alarms(struct node *n)
 {
@@ -185,12 +194,9 @@ static void clear_old_alarms(struct node *n)
     key_u32(&k, n->id.node);
     if (store_has(control_read(n), TABLE_ALARM_OPEN, &k))
         n->watcher.established = true;
-    static const enum alarm_id all[] = {ALARM_REPLICATION_DELAY, ALARM_SYNC_DELAY, ALARM_RELEASE_MISMATCH,
-                                        ALARM_NODE_DOWN};
-    for (size_t i = 0; i < n_elements(all); i++)
-        alarms_clear(n->alarms, all[i], n->id.node);
-    if (!n->watcher.timed_out)
-        alarms_clear(n->alarms, ALARM_REPLICATION_TIMEOUT, n->id.node);
+    alarms_clear(n->alarms, ALARM_NODE_DOWN, n->id.node);
+    alarms_clear(n->alarms, ALARM_QUORUM_LOST, n->id.node);
+    control_clear_delays(n);
 }
 
 static void show_progress(struct node *n, uint64_t now_ms)

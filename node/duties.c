@@ -169,6 +169,9 @@ void duties_step(struct node *n, uint64_t now_ms)
     if (now_ms - n->alarms_stepped_ms >= ALARMS_EVERY_MS) {
         n->alarms_stepped_ms = now_ms;
         alarms_step(n->alarms);
+        /* A leader may have raised one late, by a proposal that was under way when we were released. */
+        if (watcher_is_released(&n->watcher))
+            control_clear_delays(n);
     }
     disk_check_step(n, now_ms);
     if (!n->clock_checked_ms || now_ms - n->clock_checked_ms >= CLOCK_EVERY_MS) {

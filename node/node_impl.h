@@ -135,6 +135,8 @@ void control_begin(struct node *n);     /* after replica_start */
 void control_stop(struct node *n);
 void control_touch(struct node *n, unsigned dirty); /* looked at later in this turn */
 void control_step(struct node *n);                  /* watcher, services, up, lease: after any change */
+/* This node's services run: alarms that say otherwise end. */
+void control_clear_delays(struct node *n);
 struct store_txn *control_read(struct node *n);
 int control_submit(struct node *n, Imp__Command *command, proposal_done_fn *on_done, void *user);
 const struct member *control_self(const struct node *n); /* NULL until the own row is applied */
