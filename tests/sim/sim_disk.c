@@ -187,13 +187,8 @@ static void file_close(struct disk_file *f)
     mem_free(f);
 }
 
-static int file_write(struct disk_file *f, uint64_t offset, const void *data, size_t n)
+static void record_write(struct disk_file *f, uint64_t offset, const void *data, size_t n)
 {
-    if (fails(f->d)) {
-        if (f->d->fail_code == ERR_NOSPACE && n / 2) /* a short write before the disk was full */
-            put(&f->inode->now, offset, data, n / 2);
-        return f->d->fail_code;
-    }
     put(&f->inode->now, offset, data, n);
     struct sim_write *w = mem_alloc(sizeof(*w) + n);
     w->next = NULL;
@@ -202,7 +197,17 @@ static int file_write(struct disk_file *f, uint64_t offset, const void *data, si
     memcpy(w->data, data, n);
     *f->inode->tail = w;
     f->inode->tail = &w->next;
-    return 0;
+}
+
+static int file_write(struct disk_file *f, uint64_t offset, const void *data, size_t n)
+{
+    if (!fails(f->d)) {
+        record_write(f, offset, data, n);
+        return 0;
+    }
+    if (f->d->fail_code == ERR_NOSPACE && n / 2) /* a short write before the disk was full */
+        record_write(f, offset, data, n / 2);
+    return f->d->fail_code;
 }
 
 static int file_read(struct disk_file *f, uint64_t offset, void *data, size_t n, size_t *n_read)
