@@ -90,6 +90,12 @@ bool link_is_up(struct links *l, uint32_t node)
     return p && atomic_load_explicit(&p->up, memory_order_acquire);
 }
 
+bool links_hears(const struct links *l, uint32_t node)
+{
+    const struct link_peer *p = link_peer_find(l, node);
+    return p && p->in && link_session_carries_frames(p->in);
+}
+
 /* ---- sessions ---- */
 
 static void set_up(struct link_session *s, bool up)

@@ -40,6 +40,8 @@ int link_send(struct links *l, uint32_t node, enum link_frame type, const void *
 size_t link_queued(struct links *l, uint32_t node);
 bool link_is_congested(struct links *l, uint32_t node);
 bool link_is_up(struct links *l, uint32_t node);
+/* May frames of NODE still arrive? Control loop. */
+bool links_hears(const struct links *l, uint32_t node);
 
 /* Control loop, before links_start. The data is borrowed. */
 typedef void link_frame_fn(void *user, uint32_t from_node, uint64_t epoch, const uint8_t *data,

@@ -71,6 +71,13 @@ static bool knows_members(struct member_manager *m)
     return was_ready && m->ready_term;
 }
 
+/* Until it has handed over its users it must learn what is to be done, and may be taken down. */
+static uint32_t evacuated(const struct member_manager *m)
+{
+    const struct member *member = members_find(m->members, m->evacuated);
+    return member && !member->up && !member->handing_over ? m->evacuated : 0;
+}
+
 static void step_configuration(struct member_manager *m, uint64_t now)
 {
     if (m->change_in_flight || now < m->change_retry_ms)
@@ -81,7 +88,7 @@ static void step_configuration(struct member_manager *m, uint64_t now)
                                              .now_ms = clock_monotonic_ms(),
                                              .led_since_ms = m->led_since_ms,
                                              .replace_after_ms = m->settings.replace_after_s * 1000,
-                                             .evacuated = m->evacuated});
+                                             .evacuated = evacuated(m)});
     if (!step.action)
         return;
     static const char *const words[] = {"",
@@ -210,7 +217,7 @@ static void propose_leave(struct member_manager *m)
             propose_evacuation(m, member->id);
             return;
         }
-        if (is_in_configuration(m, member->id))
+        if (is_in_configuration(m, member->id) || !evacuated(m))
             continue;
         log_notice(m->o.log, "node %u (%s) has left the Raft configuration: it is removed", member->id,
                    member->name);

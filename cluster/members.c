@@ -24,6 +24,8 @@ static void fill(struct member *m, const Imp__NodeRow *row)
     m->witness = row->witness;
     m->drained = row->drained;
     m->up = row->up;
+    m->handing_over = row->handing_over;
+    m->up_index = row->up_index;
     m->seen = row->state == IMP__NODE_STATE__NODE_MEMBER;
     m->token_expires_ms = row->token_expires_ms;
     m->joined_ms = row->joined_ms;

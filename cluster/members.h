@@ -15,6 +15,8 @@ struct member {
     unsigned level; /* highest feature level that its release knows; 0: it never registered */
     bool witness, drained;
     bool up;            /* node_up of that epoch is applied */
+    bool handing_over;  /* drained, and may still serve users until it says that it has left */
+    uint64_t up_index;  /* log index at which "up" changed last */
     bool seen;          /* spoke once with its certificate */
     bool leaving, lost; /* being removed; left behind by a recovery */
     bool has_key;       /* key_id is known */

@@ -271,6 +271,7 @@ void envelope_encode(struct buf *out, const struct envelope *e)
     buf_add_u64(out, e->to_uid);
     buf_add_u64(out, e->session);
     buf_add_u64(out, e->after_index);
+    buf_add_u64(out, e->order);
     encode_string(out, e->from);
     encode_string(out, e->to);
     encode_string(out, e->id);
@@ -301,6 +302,7 @@ int envelope_decode(struct envelope **out, const uint8_t *data, size_t n_bytes)
     uint8_t type = read_u8(&r);
     uint16_t flags = read_u16(&r);
     uint64_t from_uid = read_u64(&r), to_uid = read_u64(&r), session = read_u64(&r), after = read_u64(&r);
+    uint64_t order = read_u64(&r);
     struct envelope_parts p = {.type = type};
     p.from = decode_string(&r);
     p.to = decode_string(&r);
@@ -320,6 +322,7 @@ int envelope_decode(struct envelope **out, const uint8_t *data, size_t n_bytes)
     e->to_uid = to_uid;
     e->session = session;
     e->after_index = after;
+    e->order = order;
     *out = e;
     return 0;
 }

@@ -56,7 +56,8 @@ enum envelope_flag {
     ENVELOPE_THROTTLE =
         4, /* not a stanza: the session it is addressed to feeds a slow reader; read it slower */
     ENVELOPE_PROBE_BACK = 8, /* answer to a probe: goes to one session */
-    ENVELOPE_FORWARDED = 16, /* went on from a node that is no longer the home: not a second time */
+    ENVELOPE_HOP = 16,    /* one hop: went on from a node that is no longer the home, ... */
+    ENVELOPE_HOPS = 0x70, /* ... at most seven times */
 };
 
 struct envelope {
@@ -73,6 +74,7 @@ struct envelope {
     uint64_t to_uid;      /* 0: not resolved */
     uint64_t session;     /* of the sender at its home; 0: none. Wakes and throttles refer to it */
     uint64_t after_index; /* not handed on before this log index is applied */
+    uint64_t order;       /* rises with what the sender's shard sends; 0: none */
     uint64_t out_end;     /* place of its last byte in the session's output, until that is known to be sent */
     uint64_t queued_ms;   /* CLOCK_MONOTONIC when a queue took it */
     const char *from, *to; /* full or bare; never NULL */

@@ -14,6 +14,7 @@ int im_new(struct im **out, const struct im_options *o, struct err_ctx *err)
     struct im *im = mem_zalloc(sizeof *im + n * sizeof(struct shard));
     im->options = *o;
     im->log = log_category(o->log, "im");
+    im->homes_log = log_category(o->log, "homes");
     snprintf(im->origin, sizeof im->origin, "%u.%016llx", o->node_id, (unsigned long long)random_u64());
     atomic_store(&im->serving, true);
     for (; im->n < n; im->n++) {

@@ -9,7 +9,7 @@ struct user;
 
 struct im {
     struct im_options options;
-    struct log *log;
+    struct log *log, *homes_log;
     char origin[40]; /* "node.random": begins the origin of every message stored by this life of the node */
     _Atomic bool serving;
     _Atomic size_t n_sessions;
@@ -29,6 +29,7 @@ void user_free(struct user *u);
 void session_gate_changed(struct session *s);
 void session_check_sent(struct shard *s);
 void router_homes_changed(struct shard *s);
+bool router_is_holding(struct shard *s);
 void message_check_sent(struct shard *s);
 void message_tick(struct shard *s);
 void message_reload(struct shard *s);

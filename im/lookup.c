@@ -100,17 +100,41 @@ const char *shard_user_jid(struct shard *s, uint64_t uid, struct arena *a)
     return arena_printf(a, "%s@%s", row->localpart, domain);
 }
 
-uint32_t shard_home_of(struct shard *s, uint64_t uid)
+enum home_place shard_place_of_row(struct shard *s, const Imp__UserRow *row, uint32_t *node, uint64_t *since)
+{
+    uint64_t at;
+    uint32_t home = home_active(s->members, row->home, row->home_index, row->uid, &at);
+    if (node)
+        *node = home;
+    if (since)
+        *since = at;
+    if (home != s->im->options.node_id)
+        return home ? PLACE_ELSEWHERE : PLACE_NONE;
+    /* The row may be newer than the members: then what it says is not all of the truth. */
+    return at <= s->feed_index && handover_allows(s->floor, at) ? PLACE_HERE : PLACE_ARRIVING;
+}
+
+enum home_place shard_place_of(struct shard *s, uint64_t uid, uint32_t *node, uint64_t *since)
 {
     struct arena a;
     arena_init(&a);
     Imp__UserRow *row = shard_user_row(s, uid, &a);
-    uint32_t home = row ? home_active(s->members, row->home, uid) : 0;
+    enum home_place place = PLACE_NONE;
+    if (row) {
+        place = shard_place_of_row(s, row, node, since);
+    } else {
+        if (node)
+            *node = 0;
+        if (since)
+            *since = 0;
+    }
     arena_fini(&a);
-    return home;
+    return place;
 }
 
-bool shard_is_home_of(struct shard *s, uint64_t uid)
+uint32_t shard_home_of(struct shard *s, uint64_t uid)
 {
-    return shard_home_of(s, uid) == s->im->options.node_id;
+    uint32_t node;
+    shard_place_of(s, uid, &node, NULL);
+    return node;
 }

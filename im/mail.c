@@ -27,6 +27,8 @@ struct mailqueue *mail_get(struct user *u)
     list_init(&q->refs);
     list_append(&u->shard->mail, &q->link);
     u->mail = q;
+    if (list_is_empty(&u->sessions))
+        shard_place_of(u->shard, u->uid, NULL, &u->since);
     return q;
 }
 
@@ -92,7 +94,8 @@ static void on_stored(void *user, const struct proposal_result *result)
     /* With the same origin again: if it did happen, the state machine knows it. */
     if (result->code == ERR_UNKNOWN_OUTCOME && st->n_tries < N_RETRIES && propose(st) == 0)
         return;
-    struct user *u = user_find(s, st->envelope->to_uid);
+    uint64_t uid = st->envelope->to_uid;
+    struct user *u = user_find(s, uid);
     struct mailqueue *q = u ? u->mail : NULL;
     if (q)
         q->n_storing--;
@@ -103,6 +106,7 @@ static void on_stored(void *user, const struct proposal_result *result)
     free_storing(st);
     if (q)
         mail_pump(q);
+    user_proposal_ends(s, uid);
 }
 
 static int propose(struct storing *st)
@@ -143,6 +147,7 @@ void mail_store(struct shard *s, struct envelope *e)
         free_storing(st);
         return;
     }
+    user_proposal_begins(s, u->uid);
     if (++q->n_storing > STORING_SOFT)
         router_throttle(s, e, HOLD_THROTTLE_MS);
 }
@@ -319,9 +324,10 @@ static void on_marked(void *user, const struct proposal_result *result)
     }
     if (q && q->n_refs)
         mail_look_at_output(m->shard); /* what was written meanwhile */
-    mem_free(m);
     if (q)
         mail_pump(q);
+    user_proposal_ends(m->shard, m->uid);
+    mem_free(m);
 }
 
 static void check_sent(struct mailqueue *q)
@@ -374,6 +380,7 @@ static void propose_marks(struct mailqueue *q)
         mem_free(m);
         return;
     }
+    user_proposal_begins(m->shard, m->uid);
     list_for_each(r, &q->refs, struct mail_ref, link) r->marking |= r->sent;
 }
 
@@ -384,6 +391,22 @@ void mail_check_sent(struct mailqueue *q)
     list_for_each(r, &q->refs, struct mail_ref,
                   link) if (r->marking) return; /* the next mark takes the rest along */
     propose_marks(q);
+}
+
+/* Rows that no client was given are the next home's; those that one was must not come a second time. */
+void mail_leave(struct user *u)
+{
+    struct mailqueue *q = u->mail;
+    if (!q)
+        return;
+    q->more = false;
+    for (struct list *item; (item = list_first(&q->hold));) {
+        list_remove(item);
+        router_forward(u->shard, list_entry(item, struct envelope, link));
+    }
+    q->hold_bytes = 0;
+    if (q->n_refs)
+        propose_marks(q);
 }
 
 void mail_tick(struct mailqueue *q)

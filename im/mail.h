@@ -39,6 +39,8 @@ void mail_pump(struct mailqueue *q);
 void mail_look_at_output(struct shard *s);
 void mail_check_sent(struct mailqueue *q); /* marks what has been written */
 void mail_tick(struct mailqueue *q);       /* marks, pump, end; may free the user */
+/* The user is at home elsewhere now: passes on what waits, marks what was delivered. */
+void mail_leave(struct user *u);
 
 /* Of message.c: the sessions that get a message to the bare JID, at most MAX; returns how many. */
 size_t message_pick(const struct user *u, struct session **out, size_t max);

@@ -166,7 +166,9 @@ void message_receive(struct shard *s, struct envelope *e)
 
 void message_take_back(struct shard *s, struct envelope *e)
 {
-    if (e->type == MESSAGE_CHAT || e->type == MESSAGE_NORMAL)
+    if (shard_home_of(s, e->to_uid) != im_node_id(s->im))
+        router_forward(s, e);
+    else if (e->type == MESSAGE_CHAT || e->type == MESSAGE_NORMAL)
         to_best_or_store(s, e);
     else
         envelope_free(e);

@@ -1,4 +1,6 @@
 #include "im/router.h"
+#include "im/held.h"
+#include "im/homes.h"
 #include "im/im_impl.h"
 #include "im/link_frames.h"
 #include "im/message.h"
@@ -9,7 +11,7 @@
 #include <string.h>
 
 enum {
-    HOLD_MS = 5000,   /* for after_index */
+    HOLD_MS = 5000,   /* for after_index, or a former home */
     BLOCK_MS = 10000, /* for a node that takes nothing */
     THROTTLE_MAX_MS = 200,
     INBOX_THROTTLE_MS = 20,
@@ -32,17 +34,15 @@ struct peer {
 };
 struct router {
     struct list peers;
-    struct list held; /* struct envelope, waiting for an index or the lease */
-    size_t held_bytes;
+    struct held held; /* waiting for an index, the lease or the former home */
     bool homes_changed;
-    bool follows; /* the feed tells of every index, as something here waits for one */
 };
 
 void router_init(struct shard *s)
 {
     s->router = mem_new(struct router);
     list_init(&s->router->peers);
-    list_init(&s->router->held);
+    held_init(&s->router->held);
 }
 
 static void free_envelopes(struct list *l)
@@ -58,7 +58,7 @@ void router_fini(struct shard *s)
     struct router *r = s->router;
     if (!r)
         return;
-    free_envelopes(&r->held);
+    held_fini(&r->held);
     struct peer *p;
     list_for_each(p, &r->peers, struct peer, link)
     {
@@ -68,6 +68,11 @@ void router_fini(struct shard *s)
     }
     mem_free(r);
     s->router = NULL;
+}
+
+bool router_is_holding(struct shard *s)
+{
+    return !held_is_empty(&s->router->held);
 }
 
 /* ---- to another shard ---- */
@@ -279,7 +284,20 @@ void router_send(struct shard *s, struct envelope *e, struct session *from)
         envelope_free(e);
         return;
     }
+    e->order = ++s->n_sent;
     route(s, e, from);
+}
+
+void router_forward(struct shard *s, struct envelope *e)
+{
+    /* Each hop knows at least as much of the log as the one before; seven moves overtook it otherwise. */
+    if ((e->flags & ENVELOPE_HOPS) == ENVELOPE_HOPS) {
+        router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "the account moves between nodes");
+        envelope_free(e);
+        return;
+    }
+    e->flags += ENVELOPE_HOP;
+    route(s, e, NULL);
 }
 
 void router_throttle(struct shard *s, const struct envelope *e, unsigned ms)
@@ -316,26 +334,8 @@ bool router_is_void(struct shard *s, const struct envelope *e)
     return m && e->epoch < m->epoch;
 }
 
-/* Who has no session here and is at home elsewhere. The lease is not asked: nothing is decided here. */
-static bool forward(struct shard *s, struct envelope *e)
-{
-    if (e->flags & (ENVELOPE_FORWARDED | ENVELOPE_BROADCAST | ENVELOPE_THROTTLE))
-        return false;
-    struct user *u = user_find(s, e->to_uid);
-    uint32_t node = u && !list_is_empty(&u->sessions) ? 0 : shard_home_of(s, e->to_uid);
-    if (!node || node == im_node_id(s->im))
-        return false;
-    e->flags |= ENVELOPE_FORWARDED;
-    send_to_node(s, node, e, NULL);
-    return true;
-}
-
 static void deliver(struct shard *s, struct envelope *e)
 {
-    if (router_is_void(s, e)) {
-        envelope_free(e);
-        return;
-    }
     if (e->flags & ENVELOPE_THROTTLE) {
         struct session *session = session_find(s, e->session);
         if (session)
@@ -348,8 +348,6 @@ static void deliver(struct shard *s, struct envelope *e)
         presence_remote(s, e);
         return;
     }
-    if (forward(s, e))
-        return;
     switch (e->kind) {
     case STANZA_MESSAGE:
         message_receive(s, e);
@@ -363,84 +361,111 @@ static void deliver(struct shard *s, struct envelope *e)
     }
 }
 
-static void follow(struct shard *s, bool on)
+/* Sessions say that it is the home, without a look at the store. */
+static enum home_place place_of(struct shard *s, uint64_t uid)
 {
-    const struct im_backend *b = im_backend(s->im);
-    if (s->router->follows == on)
-        return;
-    s->router->follows = on;
-    b->follow(b->user, s->loop, on);
+    struct user *u = user_find(s, uid);
+    return u && !list_is_empty(&u->sessions) ? PLACE_HERE : shard_place_of(s, uid, NULL, NULL);
 }
 
-static bool is_held_for(const struct router *r, uint64_t uid)
+/* Delivers or passes on what need not wait. Broadcasts of other nodes and throttles need neither lease nor home. */
+static bool take(struct shard *s, struct envelope *e)
 {
-    struct envelope *e;
-    list_for_each(e, &r->held, struct envelope, link) if (e->to_uid == uid) return true;
-    return false;
+    bool bound = !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE));
+    enum shard_lease lease = shard_check_lease(s);
+    if (e->after_index > s->applied_index)
+        return false;
+    if (e->after_index)
+        shard_see(s, e->after_index);
+    if (router_is_void(s, e)) {
+        envelope_free(e);
+        return true;
+    }
+    enum home_place place = bound ? place_of(s, e->to_uid) : PLACE_HERE;
+    if (place == PLACE_ELSEWHERE) {
+        router_forward(s, e);
+        return true;
+    }
+    if (bound && (place == PLACE_ARRIVING || lease == LEASE_WAIT))
+        return false;
+    if (bound && lease >= LEASE_REFUSE && !stanza_type_is_error(e->type)) {
+        router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "this node cannot reach the cluster's majority");
+        envelope_free(e);
+        return true;
+    }
+    deliver(s, e);
+    return true;
 }
 
 void router_receive(struct shard *s, struct envelope *e)
 {
     struct router *r = s->router;
-    enum shard_lease lease = shard_check_lease(s);
-    /* Broadcasts of other nodes and throttles do not need the lease. */
-    bool must_wait = e->after_index > s->applied_index ||
-                     (lease == LEASE_WAIT && !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE)));
-    if (!must_wait) {
-        if (e->after_index)
-            shard_see(s, e->after_index);
-        if (lease >= LEASE_REFUSE && !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE)) &&
-            !stanza_type_is_error(e->type)) {
-            router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "this node cannot reach the cluster's majority");
-            envelope_free(e);
-            return;
-        }
-        deliver(s, e);
+    bool in_turn = e->flags & ENVELOPE_THROTTLE || !held_has(&r->held, held_key(e));
+    if (in_turn && take(s, e))
         return;
-    }
-    /* A drained node gets no lease again: what came for users who have left goes after them, behind what is
-     * held. */
-    if (e->after_index <= s->applied_index && !is_held_for(r, e->to_uid) && forward(s, e))
-        return;
-    if (r->held_bytes + e->n_bytes > HELD_MAX) {
+    if (r->held.n_bytes + e->n_bytes > HELD_MAX) {
         router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, NULL);
         envelope_free(e);
         return;
     }
     e->queued_ms = loop_now_ms(s->loop);
-    r->held_bytes += e->n_bytes;
-    list_append(&r->held, &e->link);
-    if (e->after_index > s->applied_index)
-        follow(s, true);
+    held_add(&r->held, e);
+    homes_touch(s); /* it may wait for an index */
 }
 
-/* Per session after_index never falls, so going through in the order of arrival keeps each session's order.
- */
-static void advance_held(struct shard *s)
+static bool has_waited_long(struct shard *s, const struct envelope *e)
 {
-    struct router *r = s->router;
-    uint64_t now = loop_now_ms(s->loop);
-    struct list batch;
-    list_init(&batch);
-    for (struct list *item; (item = list_first(&r->held));) {
-        list_remove(item);
-        list_append(&batch, item);
-    }
-    r->held_bytes = 0;
-    for (struct list *item; (item = list_first(&batch));) {
-        list_remove(item);
-        struct envelope *e = list_entry(item, struct envelope, link);
-        if (e->after_index > s->applied_index && now - e->queued_ms > HOLD_MS) {
-            router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, "this node is behind in replication");
+    if (loop_now_ms(s->loop) - e->queued_ms <= HOLD_MS)
+        return false;
+    return e->after_index > s->applied_index || place_of(s, e->to_uid) == PLACE_ARRIVING;
+}
+
+static void advance_held_of(struct shard *s, uint64_t key)
+{
+    struct held *held = &s->router->held;
+    struct envelope *e;
+    while ((e = held_first(held, key))) {
+        if (has_waited_long(s, e)) {
+            held_take(held, key);
+            if (e->after_index > s->applied_index)
+                router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, "this node is behind in replication");
+            else
+                router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "the account is moving to another node");
             envelope_free(e);
             continue;
         }
-        uint64_t since = e->queued_ms;
-        router_receive(s, e);
-        struct list *last = r->held.prev;
-        if (last != &r->held && list_entry(last, struct envelope, link) == e)
-            e->queued_ms = since;
+        /* Out while it is looked at: what it causes may be held, too. */
+        held_take(held, key);
+        if (take(s, e))
+            continue;
+        held_put_back(held, e);
+        return;
     }
+}
+
+static void advance_held(struct shard *s)
+{
+    size_t n;
+    uint64_t *keys = held_keys(&s->router->held, &n);
+    for (size_t i = 0; i < n; i++)
+        advance_held_of(s, keys[i]);
+    mem_free(keys);
+}
+
+bool router_holds_strays(struct shard *s)
+{
+    if (held_is_empty(&s->router->held))
+        return false;
+    size_t n;
+    uint64_t *keys = held_keys(&s->router->held, &n);
+    bool found = false;
+    for (size_t i = 0; i < n && !found; i++) {
+        const struct envelope *e = held_first(&s->router->held, keys[i]);
+        found = !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE)) &&
+                shard_place_of(s, keys[i], NULL, NULL) == PLACE_ELSEWHERE;
+    }
+    mem_free(keys);
+    return found;
 }
 
 /* Gives the queue to the link as far as it takes it. */
@@ -541,10 +566,8 @@ void router_advance(struct shard *s)
         if (p->blocked_ms || !list_is_empty(&p->queue))
             advance_peer(s, p);
     }
-    if (!list_is_empty(&r->held))
+    if (!held_is_empty(&r->held))
         advance_held(s);
-    if (list_is_empty(&r->held))
-        follow(s, false);
 }
 
 void router_link_up(struct shard *s, uint32_t node)

@@ -26,6 +26,11 @@ void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error 
 void router_receive(struct shard *s, struct envelope *e);
 /* Was E on its way here when the epoch of the node that sent it ended? Its sessions and resources are gone then. */
 bool router_is_void(struct shard *s, const struct envelope *e);
+/* E's addressee is at home elsewhere by now, or has come back: goes on from here, in its old place among what its
+ * sender sends. Takes E. */
+void router_forward(struct shard *s, struct envelope *e);
+/* Is anything held for somebody who is at home elsewhere? */
+bool router_holds_strays(struct shard *s);
 /* Sends a broadcast presence to NODE, in order with this shard's envelopes; dropped while the link is down,
  * since its next session begins with a full set. Takes E. */
 void router_send_presence(struct shard *s, uint32_t node, struct envelope *e);

@@ -32,8 +32,9 @@ size_t session_queued(const struct session *s)
 
 /* ---- opening ---- */
 
-static int check_user(struct shard *shard, uint64_t uid, struct err_ctx *err)
+static int check_user(struct shard *shard, uint64_t uid, uint64_t *since, struct err_ctx *err)
 {
+    enum home_place place;
     struct arena a;
     arena_init(&a);
     int rc = 0;
@@ -42,8 +43,10 @@ static int check_user(struct shard *shard, uint64_t uid, struct err_ctx *err)
         rc = err_set(err, ERR_DENIED, "the account does not exist");
     else if (row->locked)
         rc = err_set(err, ERR_DENIED, "the account is locked");
-    else if (home_active(shard->members, row->home, uid) != im_node_id(shard->im))
-        rc = err_set(err, ERR_DENIED, "another node serves this account now");
+    else if ((place = shard_place_of_row(shard, row, NULL, since)) == PLACE_ARRIVING)
+        rc = err_set(err, ERR_AGAIN, "the account is moving to this node");
+    else if (place != PLACE_HERE)
+        rc = err_set(err, ERR_UNAVAILABLE, "another node serves this account now");
     arena_fini(&a);
     return rc;
 }
@@ -104,7 +107,8 @@ int session_open(struct session *s, struct shard *shard, uint64_t uid, const cha
                  const struct session_ops *ops, struct err_ctx *err)
 {
     assert(!s->user);
-    int rc = check_user(shard, uid, err);
+    uint64_t since;
+    int rc = check_user(shard, uid, &since, err);
     if (rc < 0)
         return rc;
     struct arena a;
@@ -113,6 +117,8 @@ int session_open(struct session *s, struct shard *shard, uint64_t uid, const cha
     arena_fini(&a);
     rc = open_for_user(s, shard, uid, jid, resource, ops, err);
     mem_free(jid);
+    if (rc == 0)
+        user_taken(s->user, since);
     return rc;
 }
 
@@ -149,7 +155,8 @@ void session_end(struct session *s)
     presence_session_ended(s);
     message_session_ended(s);
     list_remove(&s->link);
-    u->n_sessions--;
+    if (--u->n_sessions == 0)
+        user_left(u);
     htab_remove(&shard->sessions, &s->node);
     shard->n_sessions--;
     atomic_fetch_sub_explicit(&shard->im->n_sessions, 1, memory_order_relaxed);
@@ -165,7 +172,7 @@ void session_end(struct session *s)
 
 struct submission {
     struct shard *shard;
-    uint64_t session;
+    uint64_t session, uid;
     session_done_fn *on_done;
     void *user;
 };
@@ -185,6 +192,7 @@ static void on_submitted(void *user, const struct proposal_result *result)
     s = session_find(sub->shard, sub->session); /* the callback may have ended it */
     if (s && s->n_in_flight == 0)
         session_resume(s, PAUSE_ORDER);
+    user_proposal_ends(sub->shard, sub->uid);
     mem_free(sub);
 }
 
@@ -193,6 +201,7 @@ int session_submit(struct session *s, Imp__Command *command, session_done_fn *on
     struct submission *sub = mem_new(struct submission);
     sub->shard = s->shard;
     sub->session = s->id;
+    sub->uid = s->user->uid;
     sub->on_done = on_done;
     sub->user = user;
     int rc = shard_submit(s->shard, command, on_submitted, sub);
@@ -201,6 +210,7 @@ int session_submit(struct session *s, Imp__Command *command, session_done_fn *on
         return rc;
     }
     s->n_in_flight++;
+    user_proposal_begins(s->shard, sub->uid);
     session_pause(s, PAUSE_ORDER);
     return 0;
 }

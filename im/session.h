@@ -93,7 +93,8 @@ struct session {
 
 /* Adds the session of UID with RESOURCE (prepared; unique or NULL to have one made) to its user. 0,
  * ERR_CONFLICT (the setting refuses a second one), ERR_LIMIT (sessions per user), ERR_DENIED (locked,
- * removed, or this node is not the home). Closes a session that is replaced first. */
+ * removed), ERR_UNAVAILABLE (this node is not the home), ERR_AGAIN (it will be, once its former home has
+ * handed over: try again when on_homes of a watcher is called). Closes a session that is replaced first. */
 int session_open(struct session *s, struct shard *shard, uint64_t uid, const char *resource,
                  const struct session_ops *ops, struct err_ctx *err);
 /* Unavailable presence goes out, the session leaves its user; idempotent. The struct stays the caller's. */

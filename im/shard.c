@@ -1,5 +1,6 @@
 #include "im/shard.h"
 #include "base/clock.h"
+#include "im/homes.h"
 #include "im/im_impl.h"
 #include "im/message.h"
 #include "im/presence.h"
@@ -87,22 +88,36 @@ static void set_lease(struct shard *s, enum shard_lease lease)
         router_advance(s);
 }
 
-bool shard_has_lease(const struct shard *s)
+/* Of the epoch that this shard has seen begin: what it holds from an earlier one is no longer its own. */
+static uint64_t lease_until(const struct shard *s)
 {
     const struct im_backend *b = im_backend(s->im);
-    return b->lease_until(b->user) > clock_boot_ms();
+    const struct member *self = members_find(s->members, im_node_id(s->im));
+    return self && (self->up || self->handing_over) ? b->lease_until(b->user, self->epoch) : 0;
+}
+
+bool shard_has_lease(const struct shard *s)
+{
+    return !s->homes_lost && lease_until(s) > clock_boot_ms();
+}
+
+/* Should it have one? A drained node that has left, a witness, one that starts: they are not in trouble. */
+static bool wants_lease(const struct shard *s)
+{
+    const struct member *self = members_find(s->members, im_node_id(s->im));
+    return self && (self->up || self->handing_over);
 }
 
 enum shard_lease shard_check_lease(struct shard *s)
 {
-    const struct im_backend *b = &s->im->options.backend;
     uint64_t now = clock_boot_ms();
-    if (b->lease_until(b->user) > now) {
+    if (shard_has_lease(s)) {
+        s->lease_end = lease_until(s);
         s->lease_lost_ms = 0;
         set_lease(s, LEASE_HELD);
         return s->lease;
     }
-    if (!s->lease_lost_ms)
+    if (!s->lease_lost_ms || !wants_lease(s))
         s->lease_lost_ms = now;
     uint64_t for_ms = now - s->lease_lost_ms;
     if (s->lease == LEASE_CLOSED || for_ms >= LEASE_CLOSE_MS)
@@ -234,7 +249,9 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         s->route_index = applied_index;
         router_homes_changed(s);
     }
-    router_advance(s);
+    if (s->feed_seen < applied_index)
+        s->feed_seen = applied_index;
+    homes_touch(s);
 }
 
 static void on_reload(void *user, uint64_t applied_index)
@@ -243,7 +260,9 @@ static void on_reload(void *user, uint64_t applied_index)
     drop_reader(s);
     s->applied_index = s->route_index = applied_index; /* homes may have moved */
     reload(s);
-    router_advance(s);
+    /* Batches behind the reload that was queued are not told: they are in what was read now. */
+    s->feed_seen = store_reader_index(s->reader);
+    homes_touch(s);
 }
 
 /* What on_events and the users' own handlers look at. */
@@ -321,13 +340,14 @@ static void on_tick(struct timer *timer)
         close_sessions(s);
     router_advance(s);
     message_tick(s);
+    homes_touch(s); /* whatever else a question waits for */
 }
 
 static void on_started(void *arg, struct shard *s)
 {
     (void)arg;
     shard_txn(s);
-    s->applied_index = store_reader_index(s->reader);
+    s->applied_index = s->feed_seen = s->feed_index = store_reader_index(s->reader);
     reload(s);
     shard_check_lease(s);
     timer_start(&s->tick, TICK_MS, TICK_MS);
@@ -405,6 +425,7 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     s->check_sent.fn = on_check_sent;
     s->lease = LEASE_WAIT;
     s->next_session = (random_u64() >> 16 << 8 | index) & ~(UINT64_C(1) << 63);
+    homes_shard_init(s);
     router_init(s);
     s->before_poll.fn = before_poll;
     loop_add_before_poll(s->loop, &s->before_poll);

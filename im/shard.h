@@ -15,6 +15,7 @@
 #include "base/list.h"
 #include "base/loop.h"
 #include "base/metrics.h"
+#include "cluster/handover.h"
 #include "cluster/home.h"
 #include "cluster/link.h"
 #include "replication/replica.h"
@@ -31,11 +32,11 @@ struct xmpp_shard;
 /* All functions: any thread. */
 struct im_backend {
     void *user;
-    /* proposal_submit, replica_add_feed, replica_lease_until, replica_follow */
+    /* proposal_submit, replica_add_feed, replica_lease_until_in, replica_follow */
     int (*submit)(void *user, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
                   proposal_done_fn *on_done, void *done_user);
     void (*add_feed)(void *user, struct loop *loop, const struct feed_handler *handler, void *feed_user);
-    uint64_t (*lease_until)(void *user);
+    uint64_t (*lease_until)(void *user, uint64_t epoch);
     /* link_send, link_is_congested, link_is_up */
     int (*link_send)(void *user, uint32_t node, enum link_frame type, const void *data, size_t n_bytes);
     bool (*link_is_congested)(void *user, uint32_t node);
@@ -104,6 +105,12 @@ struct im_settings {
     unsigned idle_timeout_s; /* 0: never */
 };
 
+/* A question of the control loop that waits for its answer (im/homes.h). */
+struct homes_ask {
+    struct homes *from; /* NULL: none */
+    uint64_t index;
+};
+
 struct shard {
     struct im *im;
     unsigned index;
@@ -111,9 +118,19 @@ struct shard {
     struct log *log;
     struct store_reader *reader;
     uint64_t route_index;   /* of the last change that may have moved a home */
-    uint64_t applied_index; /* feed handled up to here */
+    uint64_t applied_index; /* the store has been seen applied up to here */
+    uint64_t feed_index;    /* the feed was handled up to here, */
+    uint64_t feed_seen;     /* and will be in this turn */
+    uint64_t floor;         /* users that became ours up to this log index were handed over (cluster/handover.h) */
+    uint64_t next_floor, floor_at; /* it, once the store is applied up to floor_at */
+    struct homes_ask asks[N_HANDOVER_PHASES];
+    struct deferred settle;
+    bool follows; /* the feed tells of every index */
+    struct list leaving; /* struct user: at home elsewhere, with proposals in flight */
+    uint64_t n_sent;     /* envelopes, for their order */
     enum shard_lease lease;
     uint64_t lease_lost_ms, stop_ms;
+    uint64_t lease_end; /* CLOCK_BOOTTIME ms up to which the lease was last seen to run */
     bool homes_lost; /* this node was declared down: nobody is at home here until logged in again */
     struct im_settings settings;
     struct members *members;
@@ -142,6 +159,14 @@ struct shard {
     bool stopping;
 };
 
+/* Where a user is at home, seen from here. */
+enum home_place {
+    PLACE_NONE,      /* nowhere: unassigned, or no node is up */
+    PLACE_ELSEWHERE, /* on another node */
+    PLACE_ARRIVING,  /* here, but its former home has not handed it over: nothing is delivered, nobody bound */
+    PLACE_HERE,
+};
+
 /* Looks at the lease now; called before anything is done for a client or a peer. */
 enum shard_lease shard_check_lease(struct shard *s);
 bool shard_has_lease(const struct shard *s); /* now; changes nothing */
@@ -159,6 +184,7 @@ struct shard_watcher {
     struct list link;
     void (*on_lease)(struct shard_watcher *w, enum shard_lease lease); /* may be NULL */
     void (*on_settings)(struct shard_watcher *w);                      /* may be NULL */
+    void (*on_homes)(struct shard_watcher *w); /* users may have moved, or arrived; may be NULL */
     void (*on_stop)(struct shard_watcher *w);                          /* close listeners; may be NULL */
 };
 void shard_watch(struct shard *s, struct shard_watcher *w);
@@ -174,8 +200,10 @@ int shard_find_uid(struct shard *s, const char *jid, uint64_t *uid);
 /* "localpart@domain" of a user into ARENA; NULL when there is none. */
 const char *shard_user_jid(struct shard *s, uint64_t uid, struct arena *a);
 Imp__UserRow *shard_user_row(struct shard *s, uint64_t uid, struct arena *a);
-/* active_home of UID as of shard_txn; 0: none. HOME: of the row. */
-bool shard_is_home_of(struct shard *s, uint64_t uid);
+/* active_home of UID as of shard_txn; 0: none. */
 uint32_t shard_home_of(struct shard *s, uint64_t uid);
+/* NODE: its active home. SINCE: the log index at which it became that. Both may be NULL. */
+enum home_place shard_place_of(struct shard *s, uint64_t uid, uint32_t *node, uint64_t *since);
+enum home_place shard_place_of_row(struct shard *s, const Imp__UserRow *row, uint32_t *node, uint64_t *since);
 
 #endif

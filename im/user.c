@@ -1,8 +1,12 @@
 #include "im/user.h"
+#include "im/homes.h"
 #include "im/im_impl.h"
+#include "im/mail.h"
 #include "im/message.h"
 #include "im/presence.h"
 #include "im/roster.h"
+#include "base/clock.h"
+#include <inttypes.h>
 #include <string.h>
 
 struct user *user_find(struct shard *s, uint64_t uid)
@@ -22,6 +26,7 @@ struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid)
     u->jid = bare_jid ? mem_strndup(bare_jid, jid_bare_length(bare_jid)) : mem_strdup("");
     list_init(&u->sessions);
     list_init(&u->remote);
+    list_init(&u->leaving);
     htab_add(&s->users, &u->node, &u->uid, sizeof u->uid);
     return u;
 }
@@ -45,6 +50,7 @@ void user_free(struct user *u)
         mem_free(r);
     }
     message_user_freed(u);
+    list_remove(&u->leaving);
     drop_caches(u);
     mem_free(u->jid);
     mem_free(u);
@@ -52,7 +58,7 @@ void user_free(struct user *u)
 
 void user_release(struct user *u)
 {
-    if (!list_is_empty(&u->sessions) || !list_is_empty(&u->remote) || u->mail)
+    if (!list_is_empty(&u->sessions) || !list_is_empty(&u->remote) || u->mail || u->n_in_flight)
         return;
     htab_remove(&u->shard->users, &u->node);
     user_free(u);
@@ -140,23 +146,87 @@ static void close_sessions(struct user *u, enum session_reason reason)
     }
 }
 
-/* The row changed: is the user still here, open, under this name, at home here? */
+/* Nothing of it is delivered here any more; its proposals are waited for. */
+static void leave(struct shard *s, uint64_t uid)
+{
+    struct user *u = user_find(s, uid);
+    if (!u)
+        return;
+    mail_leave(u);
+    u = user_find(s, uid);
+    if (u && u->n_in_flight && list_is_empty(&u->leaving))
+        list_append(&s->leaving, &u->leaving);
+}
+
+/* The row changed: is the user still here, open, under this name, at home here and all the time? */
 static void check_row(struct user *u)
 {
     struct shard *s = u->shard;
-    if (list_is_empty(&u->sessions))
+    uint64_t uid = u->uid, since;
+    uint32_t home = 0;
+    if (list_is_empty(&u->sessions) && !u->mail && !u->n_in_flight)
         return;
     struct arena a;
     arena_init(&a);
-    Imp__UserRow *row = shard_user_row(s, u->uid, &a);
-    const char *jid = row ? shard_user_jid(s, u->uid, &a) : NULL;
+    Imp__UserRow *row = shard_user_row(s, uid, &a);
+    const char *jid = row ? shard_user_jid(s, uid, &a) : NULL;
+    if (row)
+        shard_place_of_row(s, row, &home, &since);
+    bool has_left = row && (s->homes_lost || home != im_node_id(s->im) || since != u->since);
     if (!row || !jid || strcmp(jid, u->jid) != 0)
         close_sessions(u, SESSION_REMOVED);
     else if (row->locked)
         close_sessions(u, SESSION_LOCKED);
-    else if (s->homes_lost || home_active(s->members, row->home, u->uid) != im_node_id(s->im))
+    else if (has_left)
         close_sessions(u, SESSION_MOVED);
+    if (has_left)
+        leave(s, uid);
     arena_fini(&a);
+}
+
+void user_taken(struct user *u, uint64_t since)
+{
+    struct shard *s = u->shard;
+    if (u->n_sessions == 1)
+        log_debug(s->im->homes_log, "user %" PRIu64 " taken at %" PRIu64 " ms, its home since index %" PRIu64, u->uid,
+                  clock_boot_ms(), since);
+    u->since = since;
+}
+
+void user_left(struct user *u)
+{
+    struct shard *s = u->shard;
+    log_debug(s->im->homes_log, "user %" PRIu64 " left at %" PRIu64 " ms, the lease ran until %" PRIu64, u->uid,
+              clock_boot_ms(), s->lease_end);
+}
+
+bool user_have_left(struct shard *s)
+{
+    struct user *u;
+    list_for_each(u, &s->leaving, struct user, leaving)
+    {
+        if (u->n_in_flight)
+            return false;
+        list_remove(&u->leaving);
+    }
+    return true;
+}
+
+void user_proposal_begins(struct shard *s, uint64_t uid)
+{
+    user_find(s, uid)->n_in_flight++;
+}
+
+void user_proposal_ends(struct shard *s, uint64_t uid)
+{
+    struct user *u = user_find(s, uid);
+    if (!u || !u->n_in_flight)
+        return;
+    if (--u->n_in_flight == 0 && !list_is_empty(&u->leaving)) {
+        list_remove(&u->leaving);
+        homes_touch(s);
+    }
+    user_release(u);
 }
 
 static struct user *find_by_key(struct shard *s, const struct key *key)
@@ -213,7 +283,7 @@ void user_check_homes(struct shard *s)
     htab_for_each(node, &s->users)
     {
         struct user *u = container_of(node, struct user, node);
-        if (!list_is_empty(&u->sessions))
+        if (!list_is_empty(&u->sessions) || u->mail || u->n_in_flight)
             uids[n++] = u->uid;
     }
     for (size_t i = 0; i < n; i++) {

@@ -27,6 +27,9 @@ struct user {
     struct list sessions; /* struct session */
     struct list remote;   /* struct remote_resource */
     unsigned n_sessions;
+    unsigned n_in_flight;   /* proposals on its behalf */
+    uint64_t since;         /* log index from which on it is at home here; a later one: it was away meanwhile */
+    struct list leaving;    /* in shard->leaving */
     struct mailqueue *mail; /* stored messages on their way to sessions; NULL: nothing pending known */
     /* Cached from the roster, dropped when a row of it changes: uids that see this user, and that it sees. */
     uint64_t *subscribers, *subscribed;
@@ -44,7 +47,16 @@ const uint64_t *user_subscribers(struct user *u, unsigned *n);
 const uint64_t *user_subscribed(struct user *u, unsigned *n);
 /* Feed events of one user's rows: caches, roster pushes, lock, removal, home. */
 void user_on_feed(struct shard *s, const struct feed_event *event);
-/* Closes sessions of users whose active_home is no longer this node. */
+/* Closes sessions of users whose active_home is no longer this node, or was another one meanwhile. */
 void user_check_homes(struct shard *s);
+/* Has everybody whose home is elsewhere nothing more in flight here? */
+bool user_have_left(struct shard *s);
+/* The first session has begun, with this node the home since log index SINCE; the last one has ended. For the
+ * log, with times that all processes of a machine share: tests look for two that overlap. */
+void user_taken(struct user *u, uint64_t since);
+void user_left(struct user *u);
+/* Counts proposals on behalf of UID, which must have a struct user here when one begins. */
+void user_proposal_begins(struct shard *s, uint64_t uid);
+void user_proposal_ends(struct shard *s, uint64_t uid);
 
 #endif

@@ -17,7 +17,7 @@ void admin_calls_register(const struct admin_env *env)
 uint32_t admin_active_home(struct admin_call *call, const Imp__UserRow *user)
 {
     struct members *m = members_read(admin_read(call), store_reader_index(call->env->reader));
-    uint32_t node = home_active(m, user->home, user->uid);
+    uint32_t node = home_active(m, user->home, user->home_index, user->uid, NULL);
     members_free(m);
     return node;
 }

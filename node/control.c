@@ -1,6 +1,7 @@
 /* The control loop's view of the store: what changed, what follows from it, and the replication watcher. */
 #include "base/release.h"
 #include "node/node_impl.h"
+#include "im/homes.h"
 #include "node/sync_glue.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -44,6 +45,7 @@ static void on_members(struct node *n)
     n->was_member |= control_self(n) != NULL;
     member_manager_set_members(n->manager, n->members);
     links_set_members(n->links, n->members);
+    homes_set_members(n->homes, n->members);
     level_on_members(n, old);
     repair_on_members(n);
     members_free(old);
@@ -74,6 +76,10 @@ static void on_changed(struct deferred *d)
     store_reader_reset(n->reader);
     if (dirty & DIRTY_MEMBERS)
         on_members(n);
+    if (n->homes_index == UINT64_MAX)
+        n->homes_index = store_reader_index(n->reader);
+    if (dirty & DIRTY_HOMES)
+        homes_moved(n->homes, n->homes_index);
     if (dirty & DIRTY_SERVICES)
         on_services(n);
     if (dirty & DIRTY_CA)
@@ -96,7 +102,9 @@ static unsigned dirt_of(enum table table)
     switch (table) {
     case TABLE_NODE:
     case TABLE_CLUSTER:
-        return DIRTY_MEMBERS;
+        return DIRTY_MEMBERS | DIRTY_HOMES;
+    case TABLE_USER:
+        return DIRTY_HOMES;
     case TABLE_SERVICE:
         return DIRTY_SERVICES;
     case TABLE_SETTING:
@@ -122,14 +130,18 @@ static void on_events(void *user, const struct feed_event *events, size_t n_even
         store_reader_reset(n->reader);
     for (size_t i = 0; i < n_events; i++)
         dirty |= dirt_of(events[i].table);
+    if (dirty & DIRTY_HOMES && n->homes_index != UINT64_MAX)
+        n->homes_index = applied_index;
     if (dirty)
         control_touch(n, dirty);
 }
 
 static void on_reload(void *user, uint64_t applied_index)
 {
+    struct node *n = user;
     (void)applied_index;
-    control_touch(user, DIRTY_ALL);
+    n->homes_index = UINT64_MAX; /* batches behind it are not told: whatever is read now */
+    control_touch(n, DIRTY_ALL);
 }
 
 static bool wants(void *user, enum table table, const struct key *key)
@@ -331,19 +343,42 @@ static void propose_up(struct node *n)
     n->up_in_flight = !control_submit(n, &command, on_up, n);
 }
 
+static void on_left(void *user, const struct proposal_result *result)
+{
+    struct node *n = user;
+    (void)result;
+    n->left_in_flight = false;
+    control_step(n);
+}
+
+/* Drained, and everybody is handed over: from here on nobody waits for this node, and it needs no lease. */
+static void propose_left(struct node *n)
+{
+    Imp__Command command = IMP__COMMAND__INIT;
+    Imp__NodeLeft left = IMP__NODE_LEFT__INIT;
+    left.node = n->id.node;
+    left.epoch = n->status.epoch;
+    command.body_case = IMP__COMMAND__BODY_NODE_LEFT;
+    command.node_left = &left;
+    n->left_in_flight = !control_submit(n, &command, on_left, n);
+}
+
 static void step_up(struct node *n)
 {
     const struct member *self = control_self(n);
     if (n->epoch != n->status.epoch) {
         n->epoch = n->status.epoch;
+        homes_set_epoch(n->homes, n->epoch);
         links_set_epoch(n->links, n->epoch);
     }
-    bool wanted = n->im_serving && self && !self->drained && !self->witness && n->status.epoch &&
-                  self->epoch == n->status.epoch;
-    replica_want_lease(n->replica, wanted && self->up);
-    if (!self || !n->status.epoch || self->epoch != n->status.epoch)
+    bool current = self && n->status.epoch && self->epoch == n->status.epoch;
+    bool wanted = n->im_serving && current && !self->drained && !self->witness;
+    replica_want_lease(n->replica, current && (self->handing_over || (wanted && self->up)));
+    if (!current)
         return;
-    if (wanted && !self->up && !n->up_in_flight)
+    if (self->handing_over && !n->left_in_flight && homes_have_left(n->homes, self->up_index))
+        propose_left(n);
+    if (wanted && !self->up && !self->handing_over && !n->up_in_flight)
         propose_up(n);
     if (!n->update_in_flight && loop_now_ms(n->loop) >= n->update_retry_ms)
         propose_update(n, self);
@@ -391,6 +426,7 @@ void control_step(struct node *n)
 static void on_tick(struct timer *t)
 {
     struct node *n = container_of(t, struct node, tick);
+    homes_tick(n->homes);
     control_step(n);
     duties_step(n, clock_monotonic_ms());
 }
@@ -438,6 +474,7 @@ int control_start(struct node *n, struct err_ctx *err)
 void control_begin(struct node *n)
 {
     on_members(n);
+    n->homes_index = store_reader_index(n->reader); /* the shards begin at this index or later */
     on_services(n);
     timer_start(&n->tick, TICK_MS, TICK_MS);
     control_touch(n, DIRTY_ALL);

@@ -4,6 +4,7 @@
 #include "node/auth.h"
 #include "node/node_impl.h"
 #include "node/sync_glue.h"
+#include "im/homes.h"
 #include "protocols/xmpp/c2s_edge.h"
 #include "protocols/xmpp/xmpp.h"
 #include <stdio.h>
@@ -29,10 +30,10 @@ static void follow(void *user, struct loop *loop, bool on)
     replica_follow(n->replica, loop, on);
 }
 
-static uint64_t lease_until(void *user)
+static uint64_t lease_until(void *user, uint64_t epoch)
 {
     struct node *n = user;
-    return replica_lease_until(n->replica);
+    return replica_lease_until_in(n->replica, epoch);
 }
 
 static int send_frame(void *user, uint32_t node, enum link_frame type, const void *data, size_t n_bytes)
@@ -156,6 +157,7 @@ static int make_im(struct node *n, struct err_ctx *err)
         return rc;
     im_set_serving(n->im, false);
     im_attach_links(n->im, n->links);
+    n->homes = homes_new(&(struct homes_options){.im = n->im, .loop = n->loop, .links = n->links});
     return xmpp_new(&n->xmpp, &(struct xmpp_options){.im = n->im, .links = n->links}, err);
 }
 

@@ -46,7 +46,8 @@ enum node_dirty {
     DIRTY_CERTS = 8,
     DIRTY_CA = 16,
     DIRTY_SYNC = 32,
-    DIRTY_ALL = 63,
+    DIRTY_HOMES = 64, /* a row of a user or node: homes may have moved */
+    DIRTY_ALL = 127,
 };
 
 struct node {
@@ -82,6 +83,8 @@ struct node {
     struct admin_env admin_env;
     struct admin *admin;
     struct im *im;
+    struct homes *homes;
+    uint64_t homes_index; /* of the last feed event that may have moved homes */
     struct xmpp *xmpp;
     struct auth *auth;
     struct c2s_edge *edge; /* NULL: a witness */
@@ -92,7 +95,7 @@ struct node {
     struct watcher watcher;
     uint64_t barrier_index; /* committed when this process started; 0: not reached yet */
     bool barrier_in_flight;
-    bool up_in_flight, update_in_flight, cert_in_flight;
+    bool up_in_flight, left_in_flight, update_in_flight, cert_in_flight;
     bool was_member;       /* this node's row has been seen */
     bool was_told_removed; /* by another member */
     uint64_t removed_ms;

@@ -8,10 +8,21 @@ static uint64_t mix(uint64_t v)
     return v ^ (v >> 31);
 }
 
+static uint64_t weigh(uint64_t uid, uint32_t node)
+{
+    return mix(mix(uid + 0x9e3779b97f4a7c15ull) ^ node);
+}
+
+/* Would A be chosen before B? */
+static bool goes_before(uint64_t uid, uint32_t a, uint32_t b)
+{
+    uint64_t weight_a = weigh(uid, a), weight_b = weigh(uid, b);
+    return weight_a > weight_b || (weight_a == weight_b && a > b);
+}
+
 uint32_t home_choose(uint32_t home, uint64_t uid, const struct home_node *nodes, size_t n_nodes)
 {
     uint32_t best = 0;
-    uint64_t best_weight = 0;
     if (home == 0)
         return 0;
     for (size_t i = 0; i < n_nodes; i++) {
@@ -19,11 +30,23 @@ uint32_t home_choose(uint32_t home, uint64_t uid, const struct home_node *nodes,
             continue;
         if (nodes[i].node == home)
             return home;
-        uint64_t weight = mix(mix(uid + 0x9e3779b97f4a7c15ull) ^ nodes[i].node);
-        if (!best || weight > best_weight || (weight == best_weight && nodes[i].node > best)) {
+        if (!best || goes_before(uid, nodes[i].node, best))
             best = nodes[i].node;
-            best_weight = weight;
-        }
     }
     return best;
+}
+
+uint64_t home_since(uint32_t home, uint64_t home_index, uint64_t uid, uint32_t active,
+                    const struct home_node *nodes, size_t n_nodes)
+{
+    uint64_t since = home_index;
+    for (size_t i = 0; i < n_nodes; i++) {
+        const struct home_node *n = &nodes[i];
+        /* A stand-in also rests on those before it being down. */
+        bool counts = n->node == home || n->node == active ||
+                      (active != home && active && goes_before(uid, n->node, active));
+        if (counts && n->up_index > since)
+            since = n->up_index;
+    }
+    return since;
 }

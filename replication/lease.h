@@ -46,7 +46,7 @@ uint64_t lease_holder_until(const struct lease_holder *h);
 struct lease_node {
     uint32_t node;
     uint64_t epoch;
-    bool up;
+    bool up; /* or handing over: may hold a lease */
 };
 struct lease_ops {
     uint64_t (*want_round)(void *user); /* a confirmation round that begins after this call */

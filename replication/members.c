@@ -9,7 +9,7 @@ static void take_node(struct replica *r, const Imp__NodeRow *row, struct transpo
     if (row->id == r->options.node_id)
         transport_set_address(r->transport, row->address ? row->address : "", (uint16_t)row->cluster_port);
     peers[*n] = (struct transport_peer){row->id, row->address, (uint16_t)row->cluster_port};
-    leases[*n] = (struct lease_node){row->id, row->epoch, row->up && !row->witness};
+    leases[*n] = (struct lease_node){row->id, row->epoch, (row->up || row->handing_over) && !row->witness};
     ++*n;
 }
 

@@ -261,6 +261,10 @@ static void pump_lease(struct replica *r)
     lease_holder_set(&r->holder, want, session.epoch, r->route);
     if (lease_holder_tick(&r->holder, now, clock_boot_ms(), &ping))
         raft_frames_ping_lease(r, session.epoch, ping);
+    if (session.epoch != atomic_load_explicit(&r->lease_epoch, memory_order_relaxed)) {
+        atomic_store_explicit(&r->lease_until, 0, memory_order_release);
+        atomic_store_explicit(&r->lease_epoch, session.epoch, memory_order_release);
+    }
     atomic_store_explicit(&r->lease_until, lease_holder_until(&r->holder), memory_order_release);
 }
 

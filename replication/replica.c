@@ -497,6 +497,13 @@ void replica_want_lease(struct replica *r, bool want)
     kick(&r->lease_kick);
 }
 
+uint64_t replica_lease_until_in(const struct replica *r, uint64_t epoch)
+{
+    struct replica *w = (struct replica *)r;
+    uint64_t until = atomic_load_explicit(&w->lease_until, memory_order_acquire);
+    return atomic_load_explicit(&w->lease_epoch, memory_order_acquire) == epoch ? until : 0;
+}
+
 uint64_t replica_lease_until(const struct replica *r)
 {
     return atomic_load_explicit(&((struct replica *)r)->lease_until, memory_order_acquire);

@@ -225,7 +225,9 @@ int replica_table_hashes(struct replica *r, uint64_t index, struct store_hash ha
 /* From now on ask the leader for leases for the current epoch (after node_up was proposed and applied), or
  * stop. */
 void replica_want_lease(struct replica *r, bool want);
-/* CLOCK_BOOTTIME ms until which this node may act as a home; 0: no lease. Atomic, any thread. */
-uint64_t replica_lease_until(const struct replica *r);
+/* CLOCK_BOOTTIME ms until which this node may act as a home in EPOCH; 0: no lease. Whoever asks has applied EPOCH as the
+ * current one: a lease of a later epoch says nothing about what it still holds from an earlier one. Atomic, any thread. */
+uint64_t replica_lease_until_in(const struct replica *r, uint64_t epoch);
+uint64_t replica_lease_until(const struct replica *r); /* of any epoch: for who only shows it */
 
 #endif

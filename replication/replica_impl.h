@@ -100,7 +100,7 @@ struct replica {
 
     struct list changes; /* struct change_request; raft_requests.c */
 
-    _Atomic uint64_t lease_until;
+    _Atomic uint64_t lease_until, lease_epoch; /* the epoch is changed while there is none */
     atomic_bool want_lease;
 
     pthread_mutex_t status_lock;

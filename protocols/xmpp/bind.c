@@ -3,7 +3,10 @@
 #include "im/address.h"
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/home.h"
+#include "protocols/xmpp/shard.h"
 #include <string.h>
+
+enum { WAIT_MS = 5000 }; /* for the former home, the lease, the log */
 
 void home_header_write(struct c2s_home *h, struct buf *out)
 {
@@ -41,19 +44,81 @@ static void answer_bound(struct c2s_home *h, const char *id)
     buf_fini(&out);
 }
 
-static void refuse_bind(struct c2s_home *h, const struct xml *root, int code, const char *text)
+static void write_error(struct c2s_home *h, enum stanza_error error, const char *text)
+{
+    struct buf out = {0};
+    buf_adds(&out, "<iq type='error' id='");
+    xml_escape(&out, h->bind_id, strlen(h->bind_id));
+    buf_adds(&out, "'>");
+    stanza_error_write(&out, error, text);
+    buf_adds(&out, "</iq>");
+    home_write(h, out.data, out.n);
+    buf_fini(&out);
+}
+
+static void refuse_bind(struct c2s_home *h, int code, const char *text)
 {
     switch (code) {
     case ERR_CONFLICT:
-        home_refuse(h, root, STANZA_CONFLICT, text);
+        write_error(h, STANZA_CONFLICT, text);
         break;
     case ERR_LIMIT:
-        home_refuse(h, root, STANZA_RESOURCE_CONSTRAINT, text);
+    case ERR_AGAIN: /* for too long */
+        write_error(h, STANZA_RESOURCE_CONSTRAINT, text);
+        break;
+    case ERR_UNAVAILABLE: /* it will be sent to the right one when it comes back */
+        home_fail(h, "reset", text);
         break;
     default:
         home_fail(h, "not-authorized", text);
         break;
     }
+}
+
+/* ERR_AGAIN: the user may be served here soon. */
+static int try_bind(struct c2s_home *h, struct err_ctx *err)
+{
+    struct shard *s = h->conn->shard;
+    if (shard_check_lease(s) == LEASE_WAIT)
+        return err_set(err, ERR_AGAIN, "this node has lost the cluster's majority for a moment");
+    if (s->feed_index < h->login->route_index)
+        return err_set(err, ERR_AGAIN, "this node is behind in replication");
+    return session_open(&h->session, s, h->login->uid, h->bind_resource, &c2s_session_ops, err);
+}
+
+/* True: it waits. */
+static bool bind_or_wait(struct c2s_home *h)
+{
+    struct shard *s = h->conn->shard;
+    struct err_ctx err = {0};
+    int rc = try_bind(h, &err);
+    if (rc == ERR_AGAIN && loop_now_ms(s->loop) - h->bind_ms < WAIT_MS)
+        return true;
+    list_remove(&h->binding);
+    if (rc < 0) {
+        refuse_bind(h, rc, err.text);
+        return false;
+    }
+    h->state = HOME_BOUND;
+    list_remove(&h->unbound);
+    answer_bound(h, h->bind_id);
+    return false;
+}
+
+static bool read_resource(struct c2s_home *h, const struct xml *root, const struct xml *bind, struct arena *arena)
+{
+    const char *wanted = xml_child_text(bind, "resource", NS_BIND, arena);
+    char resource[JID_PART_MAX + 1];
+    mem_free(h->bind_resource);
+    h->bind_resource = NULL;
+    if (!wanted || !*wanted)
+        return true;
+    if (address_prep_resource(resource, wanted, strlen(wanted), NULL) < 0) {
+        home_refuse(h, root, STANZA_BAD_REQUEST, "the resource is not valid");
+        return false;
+    }
+    h->bind_resource = mem_strdup(resource);
+    return true;
 }
 
 void home_bind(struct c2s_home *h, struct xml_stanza *stanza)
@@ -67,25 +132,32 @@ void home_bind(struct c2s_home *h, struct xml_stanza *stanza)
         return;
     }
     struct shard *s = h->conn->shard;
-    if (shard_check_lease(s) != LEASE_HELD) {
+    if (shard_check_lease(s) >= LEASE_REFUSE) {
         if (h->conn)
             home_fail(h, "resource-constraint", "this node cannot reach the cluster's majority");
         return;
     }
-    const char *wanted = xml_child_text(bind, "resource", NS_BIND, stanza->arena);
-    char resource[JID_PART_MAX + 1];
-    if (wanted && *wanted && address_prep_resource(resource, wanted, strlen(wanted), NULL) < 0) {
-        home_refuse(h, root, STANZA_BAD_REQUEST, "the resource is not valid");
+    if (!read_resource(h, root, bind, stanza->arena))
         return;
-    }
-    struct err_ctx err = {0};
-    int rc = session_open(&h->session, s, h->login->uid, wanted && *wanted ? resource : NULL,
-                          &c2s_session_ops, &err);
-    if (rc < 0) {
-        refuse_bind(h, root, rc, err.text);
+    mem_free(h->bind_id);
+    h->bind_id = mem_strdup(id);
+    h->bind_ms = loop_now_ms(s->loop);
+    if (!bind_or_wait(h))
         return;
+    /* What the client says behind it waits, too. */
+    list_append(&s->xmpp->binding, &h->binding);
+    h->conn->ops->pause(h->conn);
+}
+
+void home_bind_again(struct xmpp_shard *xs)
+{
+    struct c2s_home *h;
+    list_for_each(h, &xs->binding, struct c2s_home, binding)
+    {
+        if (shard_check_lease(xs->shard) >= LEASE_REFUSE) {
+            home_fail(h, "resource-constraint", "this node cannot reach the cluster's majority");
+        } else if (!bind_or_wait(h) && h->conn && !h->session.paused) {
+            h->conn->ops->resume(h->conn);
+        }
     }
-    h->state = HOME_BOUND;
-    list_remove(&h->unbound);
-    answer_bound(h, id);
 }

@@ -35,6 +35,7 @@ struct c2s_login {
     unsigned port;
     uint32_t edge_node;
     uint64_t since_ms; /* wall clock of the log-in */
+    uint64_t route_index; /* log index that the choice of the home rests on: it must know as much */
 };
 struct c2s_login *c2s_login_new(void);
 void c2s_login_free(struct c2s_login *login); /* may be NULL */

@@ -47,6 +47,8 @@ static void on_later(struct deferred *d)
         return;
     }
     c2s_login_free(h->login);
+    mem_free(h->bind_id);
+    mem_free(h->bind_resource);
     mem_free(h);
 }
 
@@ -64,6 +66,7 @@ static void end(struct c2s_home *h)
     h->state = HOME_ENDED;
     h->conn = NULL;
     list_remove(&h->unbound);
+    list_remove(&h->binding);
     session_end(&h->session);
     run_later(h);
 }
@@ -229,6 +232,7 @@ struct c2s_home *c2s_home_new(struct c2s_conn *conn, struct c2s_login *login)
     h->session.ops = &c2s_session_ops;
     h->since_ms = h->heard_ms = loop_now_ms(conn->shard->loop);
     list_init(&h->later.link);
+    list_init(&h->binding);
     h->later.fn = on_later;
     list_append(&conn->shard->xmpp->unbound, &h->unbound);
     return h;

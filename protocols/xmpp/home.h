@@ -32,6 +32,9 @@ struct c2s_home {
     uint64_t n_written;          /* bytes given to conn */
     uint64_t n_sent_at_end;      /* of them, in the kernel when the connection was closed */
     struct list unbound;         /* in xs->unbound until a resource is bound */
+    struct list binding;         /* in xs->binding while the request below waits */
+    char *bind_id, *bind_resource; /* the resource is NULL when none was asked for */
+    uint64_t bind_ms;            /* since when */
     struct deferred later;
 };
 

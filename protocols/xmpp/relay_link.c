@@ -44,6 +44,7 @@ void relay_login_encode(struct buf *out, const struct c2s_login *l)
     buf_add_u32(out, l->port);
     buf_add_u32(out, l->edge_node);
     buf_add_u64(out, l->since_ms);
+    buf_add_u64(out, l->route_index);
     buf_add_u8(out, l->tls);
     buf_add_u8(out, l->channel_bound);
     add_string(out, l->localpart);
@@ -81,6 +82,7 @@ struct c2s_login *relay_login_decode(const uint8_t *data, size_t n_bytes)
     l->port = read_u32(&r);
     l->edge_node = read_u32(&r);
     l->since_ms = read_u64(&r);
+    l->route_index = read_u64(&r);
     l->tls = read_u8(&r);
     l->channel_bound = read_u8(&r);
     l->localpart = read_string(&r, 1023);

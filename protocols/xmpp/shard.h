@@ -12,6 +12,7 @@ struct xmpp_shard {
     struct shard_watcher watcher;
     struct list active;      /* struct c2s_local, least recently heard first: their parsers may be parked */
     struct list unbound;     /* struct c2s_home that has bound no resource yet, oldest first */
+    struct list binding;     /* struct c2s_home that waits until its user may be served here */
     struct htab relays_edge; /* struct relay_edge by id */
     struct htab relays_home; /* struct relay_home by node and id */
     uint64_t next_relay;
@@ -32,6 +33,9 @@ void relay_edge_stop(struct xmpp_shard *xs);
 /* The node is drained: the homes are asked to close what this edge relays, so that nothing is lost on the way. */
 void relay_edge_leave(struct xmpp_shard *xs);
 void relay_link_down(struct xmpp_shard *xs, uint32_t node);
+
+/* bind.c: those that waited, once more. */
+void home_bind_again(struct xmpp_shard *xs);
 
 /* home_idle.c: handshake and idle time-outs. */
 void home_check_times(struct xmpp_shard *xs);

@@ -1,5 +1,6 @@
 #include "protocols/xmpp/xmpp.h"
 #include "base/clock.h"
+#include "im/homes.h"
 #include "protocols/xmpp/relay.h"
 #include "protocols/xmpp/shard.h"
 #include <stdio.h>
@@ -73,6 +74,7 @@ void c2s_hand_over(struct shard *at, struct stream *stream, struct xml_stream *p
     const struct im_backend *b = im_backend(im);
     login->edge_node = im_node_id(im);
     uint32_t home = shard_home_of(at, login->uid);
+    login->route_index = at->route_index;
     const struct member *node = members_find(at->members, home);
     if (at->stopping || is_drained(at)) {
         turn_away(stream, parser, login, "system-shutdown", NULL);
@@ -102,6 +104,18 @@ static void on_tick(struct timer *t)
     home_check_times(xs);
     if (is_drained(xs->shard))
         relay_edge_leave(xs);
+    home_bind_again(xs);
+}
+
+static void on_homes(struct shard_watcher *w)
+{
+    home_bind_again(container_of(w, struct xmpp_shard, watcher));
+}
+
+static void on_lease(struct shard_watcher *w, enum shard_lease lease)
+{
+    (void)lease;
+    homes_touch(container_of(w, struct xmpp_shard, watcher)->shard);
 }
 
 static void on_stop(struct shard_watcher *w)
@@ -128,10 +142,13 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
         xs->shard->xmpp = xs;
         list_init(&xs->active);
         list_init(&xs->unbound);
+        list_init(&xs->binding);
         relay_shard_init(xs);
         timer_init(&xs->tick, xs->shard->loop, on_tick);
         timer_start(&xs->tick, TICK_MS, TICK_MS);
         xs->watcher.on_stop = on_stop;
+        xs->watcher.on_homes = on_homes;
+        xs->watcher.on_lease = on_lease;
         shard_watch(xs->shard, &xs->watcher);
     }
     if (o->links) {

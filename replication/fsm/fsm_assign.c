@@ -102,6 +102,8 @@ void fsm_set_home(struct fsm *f, Imp__UserRow *user, uint32_t home, Imp__Assigne
     if (user->home == home && user->assigned_by == by)
         return;
     fsm_index_home(f, user, false);
+    if (user->home != home)
+        user->home_index = f->in->index;
     user->home = home;
     user->assigned_by = by;
     fsm_index_home(f, user, true);

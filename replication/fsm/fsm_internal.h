@@ -62,6 +62,8 @@ bool fsm_is_text(const char *s, size_t min, size_t max); /* length in bytes, no 
 void fsm_put_cluster(struct fsm *f);
 Imp__NodeRow *fsm_find_node(struct fsm *f, uint32_t node);
 void fsm_put_node(struct fsm *f, const Imp__NodeRow *row);
+void fsm_set_up(struct fsm *f, Imp__NodeRow *node, bool up);
+void fsm_hand_over(struct fsm *f, Imp__NodeRow *node); /* it is not to serve any more: not up, but it may still do so */
 uint32_t fsm_find_domain(struct fsm *f, const char *domain); /* "": the default; 0: none of ours */
 const char *fsm_domain_name(struct fsm *f, uint32_t domain); /* NULL: none */
 /* Refused (and false) when the proposer is not the active home of the user. */

@@ -227,8 +227,7 @@ void fsm_do_message_mark(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_LIMIT, "more than %d messages at once", FSM_MAX_ROWS);
         return;
     }
-    if (!fsm_is_at_home(f, user))
-        return;
+    /* Also from a former home: that its client was given them is true, and the new one waits for this. */
     for (size_t i = 0; i < b->n_refs; i++)
         f->out->value += mark(f, b->uid, b->refs[i]);
 }

@@ -305,7 +305,7 @@ void fsm_do_node_leave(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_CONFLICT, "no other node can take the users of %s", node->name);
     } else if (!node->leaving) {
         node->leaving = node->drained = true;
-        node->up = false;
+        fsm_hand_over(f, node);
         fsm_put_node(f, node);
     }
 }
@@ -323,6 +323,9 @@ void fsm_do_node_remove(struct fsm *f, const void *body)
     else if (n_users)
         fsm_refuse(f, ERR_CONFLICT, "%s is the home of %llu users: drain it first", node->name,
                    (unsigned long long)n_users);
+    else if (node->up || node->handing_over)
+        /* It may hold a lease, and nobody would take it down once it is no member. */
+        fsm_refuse(f, ERR_AGAIN, "%s still serves users: drain it first", node->name);
     else
         drop_member(f, node);
 }
@@ -334,7 +337,8 @@ static void leave_behind(struct fsm *f, Imp__NodeRow *node)
 {
     put_tombstone(f, node);
     node->lost = node->drained = true;
-    node->up = false;
+    fsm_set_up(f, node, false);
+    node->handing_over = false;
     node->epoch++;
     fsm_put_node(f, node);
 }

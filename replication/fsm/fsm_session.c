@@ -13,6 +13,15 @@ static Imp__NodeRow *member(struct fsm *f, uint32_t id)
     return node;
 }
 
+/* Since when it is as it is decides which homes have to be handed over (replication/home.h). */
+void fsm_set_up(struct fsm *f, Imp__NodeRow *node, bool up)
+{
+    if (!!node->up == up)
+        return;
+    node->up = up;
+    node->up_index = f->in->index;
+}
+
 void fsm_do_node_register(struct fsm *f, const void *body)
 {
     const Imp__NodeRegister *b = body;
@@ -42,7 +51,8 @@ void fsm_do_node_register(struct fsm *f, const void *body)
         return;
     }
     node->epoch++;
-    node->up = false;
+    fsm_set_up(f, node, false);
+    node->handing_over = false; /* its earlier life is over */
     node->level = level;
     if (*b->release)
         node->release = b->release;
@@ -66,8 +76,10 @@ void fsm_do_node_up(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_CONFLICT, "the epoch of %s is %llu", node->name, (unsigned long long)node->epoch);
     } else if (node->witness || node->drained) {
         fsm_refuse(f, ERR_DENIED, "%s is %s", node->name, node->witness ? "a witness" : "drained");
+    } else if (node->handing_over) {
+        fsm_refuse(f, ERR_AGAIN, "%s has not handed over all of its users yet", node->name);
     } else if (!node->up) {
-        node->up = true;
+        fsm_set_up(f, node, true);
         fsm_put_node(f, node);
     }
 }
@@ -84,7 +96,8 @@ void fsm_do_node_down(struct fsm *f, const void *body)
         /* Submitted by a leader whose term is over: the new one may have given a lease since. */
         fsm_refuse(f, ERR_CONFLICT, "this is of term %llu", (unsigned long long)b->term);
     } else {
-        node->up = false;
+        fsm_set_up(f, node, false);
+        node->handing_over = false;
         node->epoch++; /* ends the proposer session and the links of the old one */
         fsm_put_node(f, node);
         f->out->value = node->epoch;
@@ -105,6 +118,14 @@ bool fsm_can_take_users(struct fsm *f, uint32_t except)
     return found;
 }
 
+/* It holds a lease, and users until it says that it has handed them over. */
+void fsm_hand_over(struct fsm *f, Imp__NodeRow *node)
+{
+    if (node->up)
+        node->handing_over = true;
+    fsm_set_up(f, node, false);
+}
+
 void fsm_do_node_drain(struct fsm *f, const void *body)
 {
     const Imp__NodeDrain *b = body;
@@ -123,8 +144,22 @@ void fsm_do_node_drain(struct fsm *f, const void *body)
     }
     node->drained = b->drained;
     if (node->drained)
-        node->up = false;
+        fsm_hand_over(f, node);
     fsm_put_node(f, node);
+}
+
+void fsm_do_node_left(struct fsm *f, const void *body)
+{
+    const Imp__NodeLeft *b = body;
+    Imp__NodeRow *node = member(f, b->node);
+    if (!node)
+        return;
+    if (node->epoch != b->epoch) {
+        fsm_refuse(f, ERR_CONFLICT, "the epoch of %s is %llu", node->name, (unsigned long long)node->epoch);
+    } else if (node->handing_over) {
+        node->handing_over = false;
+        fsm_put_node(f, node);
+    }
 }
 
 /* ---- homes ---- */
@@ -141,7 +176,7 @@ static uint32_t active_home(struct fsm *f, const Imp__UserRow *user)
     while (n < NODES_MAX && store_iter_next(&i)) {
         const Imp__NodeRow *row = store_iter_row(&i, f->arena);
         if (row)
-            nodes[n++] = (struct home_node){.node = row->id, .up = row->up};
+            nodes[n++] = (struct home_node){row->id, row->up, row->up_index};
     }
     store_iter_fini(&i);
     return home_choose(user->home, user->uid, nodes, n);

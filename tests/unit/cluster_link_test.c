@@ -423,22 +423,22 @@ static void test_home(void **state)
     unsigned count[5] = {0};
     for (uint64_t uid = 1; uid <= 3000; uid++) {
         m->list[0].up = true;
-        assert_int_equal(home_active(m, 1, uid), 1);
+        assert_int_equal(home_active(m, 1, 0, uid, NULL), 1);
         m->list[0].up = false;
-        uint32_t other = home_active(m, 1, uid);
+        uint32_t other = home_active(m, 1, 0, uid, NULL);
         count[other]++;
         /* A fourth node's death moves only its own users. */
         m->list[3].up = false;
         if (other != 4)
-            assert_int_equal(home_active(m, 1, uid), other);
+            assert_int_equal(home_active(m, 1, 0, uid, NULL), other);
         m->list[3].up = true;
     }
     for (int i = 2; i <= 4; i++)
         assert_in_range(count[i], 850, 1150);
-    assert_int_equal(home_active(m, 0, 5), 0);
+    assert_int_equal(home_active(m, 0, 0, 5, NULL), 0);
     for (int i = 0; i < 4; i++)
         m->list[i].witness = true;
-    assert_int_equal(home_active(m, 1, 5), 0);
+    assert_int_equal(home_active(m, 1, 0, 5, NULL), 0);
     mem_free(m);
 }
 

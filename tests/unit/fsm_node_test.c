@@ -305,18 +305,39 @@ static void test_up_and_down(void **state)
     assert_false(world_node(&w, n2)->up);
     up.epoch = 3;
     REFUSED(&w, ERR_DENIED, APPLY(&w, NODE_UP, node_up, &up));
+    assert_true(world_node(&w, n2)->handing_over);
     drain.node = 1; /* the other is drained, the third a witness */
     REFUSED(&w, ERR_CONFLICT, APPLY(&w, NODE_DRAIN, node_drain, &drain));
     drain.node = n2;
     drain.drained = false;
     DONE(APPLY(&w, NODE_DRAIN, node_drain, &drain));
+    REFUSED(&w, ERR_AGAIN, APPLY(&w, NODE_UP, node_up, &up)); /* it has not handed over its users */
+    Imp__NodeRemove rm = IMP__NODE_REMOVE__INIT;
+    rm.node = n2;
+    REFUSED(&w, ERR_AGAIN, APPLY(&w, NODE_REMOVE, node_remove, &rm));
+    Imp__NodeLeft left = IMP__NODE_LEFT__INIT;
+    left.node = n2;
+    left.epoch = 2;
+    REFUSED(&w, ERR_CONFLICT, APPLY(&w, NODE_LEFT, node_left, &left));
+    left.epoch = 3;
+    DONE(APPLY(&w, NODE_LEFT, node_left, &left));
     DONE(APPLY(&w, NODE_UP, node_up, &up));
+    REFUSED(&w, ERR_AGAIN, APPLY(&w, NODE_REMOVE, node_remove, &rm));
+    /* Leaving ends with the epoch, too. */
+    drain.drained = true;
+    DONE(APPLY(&w, NODE_DRAIN, node_drain, &drain));
+    down.epoch = 3;
+    down.term = w.term;
+    DONE(APPLY(&w, NODE_DOWN, node_down, &down));
+    assert_false(world_node(&w, n2)->handing_over);
+    assert_int_equal(world_node(&w, n2)->epoch, 4);
+    DONE(APPLY(&w, NODE_REMOVE, node_remove, &rm));
     world_close(&w);
 }
 
 static void test_home_choice(void **state)
 {
-    struct home_node nodes[] = {{1, true}, {2, true}, {3, false}, {4, true}}, back[4];
+    struct home_node nodes[] = {{1, true, 0}, {2, true, 0}, {3, false, 0}, {4, true, 0}}, back[4];
     int n[5] = {0};
     assert_int_equal(home_choose(0, 5, nodes, 4), 0);
     for (uint64_t uid = 1; uid <= 3000; uid++) {
@@ -332,6 +353,35 @@ static void test_home_choice(void **state)
     for (int i = 0; i < 4; i++)
         nodes[i].up = false;
     assert_int_equal(home_choose(3, 1, nodes, 4), 0);
+}
+
+/* SINCE against the truth: a random history, in which the choice is watched at every index. */
+static void test_home_since(void **state)
+{
+    struct home_node nodes[] = {{1, true, 0}, {2, true, 0}, {3, true, 0}, {4, true, 0}};
+    uint32_t home = 1, at = 1, random = 12345;
+    uint64_t home_index = 0, truth = 0, n_moves = 0, n_needless = 0;
+    for (uint64_t index = 1; index < 20000; index++) {
+        random = random * 1103515245 + 12345;
+        unsigned what = random >> 16 & 7;
+        if (what < 4) {
+            nodes[what].up = !nodes[what].up;
+            nodes[what].up_index = index;
+        } else if (what == 4 && home != 1 + (random >> 20 & 3)) {
+            home = 1 + (random >> 20 & 3);
+            home_index = index;
+        }
+        uint32_t now = home_choose(home, 77, nodes, 4);
+        n_moves += now != at;
+        if (now != at)
+            truth = index;
+        at = now;
+        uint64_t since = home_since(home, home_index, 77, at, nodes, 4);
+        assert_true(!at || since >= truth);
+        assert_true(since <= index);
+        n_needless += at && since > truth;
+    }
+    assert_true(n_moves > 3000 && n_needless < 20000 / 3);
 }
 
 /* ---- cluster ---- */
@@ -566,6 +616,7 @@ int main(void)
         cmocka_unit_test(test_exactly_once),     cmocka_unit_test(test_remove_and_update),
         cmocka_unit_test(test_register),         cmocka_unit_test(test_up_and_down),
         cmocka_unit_test(test_register_is_seen), cmocka_unit_test(test_home_choice),
+        cmocka_unit_test(test_home_since),
         cmocka_unit_test(test_cluster_rows),     cmocka_unit_test(test_settings),
         cmocka_unit_test(test_compare_and_set),  cmocka_unit_test(test_alarms),
         cmocka_unit_test(test_audit_and_time),

@@ -350,6 +350,10 @@ static void make_proposal(struct generator *g, Imp__Proposal *p)
         BODY(NODE_UP, node_up, NodeUp, NODE_UP);
         b->node = p->node;
         b->epoch = g->epoch[p->node];
+    } else if (r(g, 30) == 0) {
+        BODY(NODE_LEFT, node_left, NodeLeft, NODE_LEFT);
+        b->node = p->node;
+        b->epoch = g->epoch[p->node];
     } else {
         makers[r(g, n_elements(makers))](g, c);
     }

@@ -1,5 +1,6 @@
 #include "im_fixture.h"
 #include "base/clock.h"
+#include "im/homes.h"
 #include "store_test.h"
 #include <poll.h>
 #include <pthread.h>
@@ -15,6 +16,7 @@ struct fix_node {
     struct store *store;
     struct im *im;
     struct xmpp *xmpp;
+    struct homes *homes; /* control loop */
     struct metrics metrics;
     _Atomic bool lease;
     _Atomic bool stopped;
@@ -26,6 +28,8 @@ struct fix_node {
     } feeds[16];
     unsigned n_feeds;
     _Atomic bool links[FIX_NODES_MAX + 1];
+    _Atomic uint64_t epoch;
+    struct store_reader *reader; /* control loop */
     uint64_t applied;
 };
 
@@ -207,7 +211,7 @@ static void no_follow(void *user, struct loop *loop, bool on)
     (void)user, (void)loop, (void)on;
 }
 
-static uint64_t lease_until(void *user)
+static uint64_t lease_until(void *user, uint64_t epoch)
 {
     struct fix_node *node = user;
     return atomic_load(&node->lease) ? UINT64_MAX : 0;
@@ -219,6 +223,7 @@ struct frame {
     struct letter letter;
     struct fix_node *to;
     uint32_t from;
+    uint64_t epoch;
     enum link_frame type;
     size_t n;
     uint8_t data[];
@@ -228,11 +233,13 @@ static void deliver_frame(struct letter *letter)
 {
     struct frame *f = container_of(letter, struct frame, letter);
     if (f->type == LINK_ENVELOPE)
-        im_on_envelope(f->to->im, f->from, 1, f->data, f->n);
+        im_on_envelope(f->to->im, f->from, f->epoch, f->data, f->n);
     else if (f->type == LINK_PRESENCE)
-        im_on_presence(f->to->im, f->from, 1, f->data, f->n);
+        im_on_presence(f->to->im, f->from, f->epoch, f->data, f->n);
+    else if (f->type == LINK_MOVED)
+        homes_on_frame(f->to->homes, f->from, f->epoch, f->data, f->n);
     else
-        xmpp_on_relay(f->to->xmpp, f->from, 1, f->data, f->n);
+        xmpp_on_relay(f->to->xmpp, f->from, f->epoch, f->data, f->n);
     mem_free(f);
 }
 
@@ -251,6 +258,7 @@ static int fake_link_send(void *user, uint32_t to, enum link_frame type, const v
     f->letter.discard = discard_frame;
     f->to = &node->fix->nodes[to];
     f->from = node->id;
+    f->epoch = atomic_load(&node->epoch);
     f->type = type;
     f->n = n;
     memcpy(f->data, data, n);
@@ -312,7 +320,7 @@ static void nothing(void *arg)
 /* Everything posted so far was applied, told to every shard, and the shards have handled it. */
 static void settle(struct fix *f)
 {
-    for (int round = 0; round < 2; round++) {
+    for (int round = 0; round < 4; round++) {
         on_loop(f->apply, nothing, NULL);
         on_loop(f->control, nothing, NULL);
         for (unsigned i = 1; i <= f->n; i++)
@@ -417,11 +425,15 @@ static void put_node(void *arg)
             row->state = IMP__NODE_STATE__NODE_MEMBER;
             row->epoch = 1;
         }
+        if (row->up != c->up)
+            row->up_index = f->index;
         row->up = c->up;
+        row->handing_over = false;
         if (!row->epoch)
             row->epoch = 1;
         if (c->raise)
             row->epoch++;
+        atomic_store(&f->nodes[c->node].epoch, row->epoch);
         store_put_row(t, TABLE_NODE, &k, row);
         store_set_position(t, &(struct store_position){.applied_index = f->index, .applied_term = 1});
         test_commit(t);
@@ -472,6 +484,8 @@ static void change_link(void *arg)
     if (c->up) {
         im_on_link_up(a->im, c->b, 1);
         im_on_link_up(b->im, c->a, 1);
+        homes_on_link_up(a->homes, c->b, 1);
+        homes_on_link_up(b->homes, c->a, 1);
     } else {
         im_on_link_down(a->im, c->b);
         im_on_link_down(b->im, c->a);
@@ -485,6 +499,51 @@ void fix_link(struct fix *f, unsigned a, unsigned b, bool up)
     struct link_change c = {f, a, b, up};
     on_loop(f->control, change_link, &c);
     settle(f);
+}
+
+/* ---- the control loop's part: hand-over ---- */
+
+static void look_at_members(struct fix_node *n, uint64_t index)
+{
+    if (!n->reader)
+        n->reader = store_reader_new(n->store);
+    store_reader_reset(n->reader);
+    struct members *m = members_read(store_read_txn(n->reader), index);
+    const struct member *self = members_find(m, n->id);
+    homes_set_epoch(n->homes, self ? self->epoch : 0);
+    homes_set_members(n->homes, m);
+    homes_moved(n->homes, index);
+    members_free(m);
+    store_reader_reset(n->reader);
+}
+
+static void on_control_events(void *user, const struct feed_event *events, size_t n_events, uint64_t applied)
+{
+    bool homes = false;
+    for (size_t i = 0; i < n_events; i++)
+        homes |= events[i].table == TABLE_NODE || events[i].table == TABLE_USER;
+    if (homes)
+        look_at_members(user, applied);
+}
+
+static bool hears(void *user, uint32_t node)
+{
+    struct fix_node *n = user;
+    return atomic_load(&n->fix->nodes[node].links[n->id]);
+}
+
+static void begin_homes(void *arg)
+{
+    struct fix *f = arg;
+    for (unsigned i = 1; i <= f->n; i++)
+        look_at_members(&f->nodes[i], f->index);
+}
+
+static void end_homes(void *arg)
+{
+    struct fix *f = arg;
+    for (unsigned i = 1; i <= f->n; i++)
+        store_reader_free(f->nodes[i].reader);
 }
 
 /* ---- beginning and end ---- */
@@ -571,10 +630,14 @@ struct fix *fix_new(unsigned n_nodes, unsigned n_shards, unsigned n_users)
                                .backend = {n, submit, add_feed, lease_until, fake_link_send,
                                            fake_is_congested, fake_is_up, no_follow}};
         assert_int_equal(im_new(&n->im, &o, &err), 0);
+        n->homes = homes_new(&(struct homes_options){.im = n->im, .loop = f->control, .hears = hears, .user = n});
+        static const struct feed_handler control_feed = {.on_events = on_control_events};
+        add_feed(n, f->control, &control_feed, n);
         struct xmpp_options x = {.im = n->im};
         assert_int_equal(xmpp_new(&n->xmpp, &x, &err), 0);
         assert_int_equal(im_start(n->im, &err), 0);
     }
+    on_loop(f->control, begin_homes, f);
     for (unsigned a = 1; a <= n_nodes; a++)
         for (unsigned b = a + 1; b <= n_nodes; b++)
             fix_link(f, a, b, true);
@@ -588,10 +651,12 @@ void fix_free(struct fix *f)
         im_stop(f->nodes[i].im);
     loop_stop(f->apply);
     loop_join_thread(f->apply);
+    on_loop(f->control, end_homes, f);
     loop_stop(f->control);
     loop_join_thread(f->control);
     for (unsigned i = 1; i <= f->n; i++) {
         struct fix_node *n = &f->nodes[i];
+        homes_free(n->homes);
         im_free(n->im);
         xmpp_free(n->xmpp);
         store_close_dirty(n->store);

@@ -51,7 +51,7 @@ static int no_submit(void *user, Imp__Command *command, struct loop *loop, unsig
 static void no_feed(void *user, struct loop *loop, const struct feed_handler *handler, void *feed_user)
 {
 }
-static uint64_t long_lease(void *user)
+static uint64_t long_lease(void *user, uint64_t epoch)
 {
     return UINT64_MAX;
 }

@@ -251,7 +251,7 @@ void client_process_ended(struct world_node *n)
 bool client_serves(const struct world_node *n, unsigned user)
 {
     const struct client_session *c = n->is_alive ? find_session(n, user) : NULL;
-    return c && session_is_open(&c->session) && replica_lease_until(n->node->replica) > world_boot_ms(n);
+    return c && session_is_open(&c->session) && shard_has_lease(c->session.shard);
 }
 
 /* ---- all the time ---- */

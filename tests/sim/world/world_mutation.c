@@ -2,6 +2,8 @@
  * must fail. */
 #include "world.h"
 
+#include "im/shard.h"
+
 #include "replication/confirm.h"
 #include "replication/fsm.h"
 #include "replication/lease.h"
@@ -102,9 +104,8 @@ WRAP(bool, watcher_step, struct watcher *w, const struct watcher_input *in)
     return __real_watcher_step(w, &changed);
 }
 
-WRAP(uint32_t, home_active, const struct members *m, uint32_t home, uint64_t uid)
+WRAP(enum home_place, shard_place_of_row, struct shard *s, const Imp__UserRow *row, uint32_t *node, uint64_t *since)
 {
-    if (world_has(MUTATION_UNAPPLIED_HOME) && W->current && home == W->current->id)
-        return home;
-    return __real_home_active(m, home, uid);
+    enum home_place place = __real_shard_place_of_row(s, row, node, since);
+    return world_has(MUTATION_NO_HAND_OVER) && place == PLACE_ARRIVING ? PLACE_HERE : place;
 }

@@ -5,6 +5,7 @@
 #include "base/release.h"
 #include "cluster/identity.h"
 #include "cluster/plane.h"
+#include "im/homes.h"
 #include "node/sync_glue.h"
 #include "replication/disk.h"
 #include "replication/replica_impl.h"
@@ -199,9 +200,9 @@ static void follow(void *user, struct loop *loop, bool on)
 {
     replica_follow(((struct node *)user)->replica, loop, on);
 }
-static uint64_t lease_until(void *user)
+static uint64_t lease_until(void *user, uint64_t epoch)
 {
-    return replica_lease_until(((struct node *)user)->replica);
+    return replica_lease_until_in(((struct node *)user)->replica, epoch);
 }
 static int send_frame(void *user, uint32_t node, enum link_frame type, const void *data, size_t n_bytes)
 {
@@ -255,6 +256,7 @@ int feature_start(struct node *n, struct err_ctx *err)
         return rc;
     im_set_serving(n->im, false);
     im_attach_links(n->im, n->links);
+    n->homes = homes_new(&(struct homes_options){.im = n->im, .loop = n->loop, .links = n->links});
     return 0;
 }
 int feature_begin(struct node *n, struct err_ctx *err)
