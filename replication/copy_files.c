@@ -69,8 +69,8 @@ int copy_sync_path(const char *path)
     return code;
 }
 
-bool copy_exists(const char *path)
+int copy_exists(const char *path)
 {
     struct stat st;
-    return lstat(path, &st) == 0;
+    return lstat(path, &st) == 0 ? 1 : errno == ENOENT ? 0 : ERR_IO;
 }

@@ -61,9 +61,15 @@ static int read_marker(const char *path, uint64_t *index, uint64_t *term, struct
         return errno == ENOENT ? ERR_NOTFOUND : err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
     uint8_t *bytes = mem_alloc(MARKER_MAX);
     ssize_t n = read(fd, bytes, MARKER_MAX);
+    if (n < 0) {
+        int code = err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+        close(fd);
+        mem_free(bytes);
+        return code;
+    }
     close(fd);
     struct reader r, end;
-    reader_init(&r, bytes, n > 0 ? (size_t)n : 0);
+    reader_init(&r, bytes, (size_t)n);
     const void *magic = read_bytes(&r, sizeof(MAGIC));
     *index = read_u64(&r);
     *term = read_u64(&r);
@@ -83,9 +89,11 @@ static int swap_dirs(const char *dir, struct err_ctx *err)
 {
     char *fresh = mem_printf("%s/" INSTALL_DIR, dir), *store = mem_printf("%s/store", dir);
     char *old = mem_printf("%s/store.old", dir);
-    int code = 0;
-    if (copy_exists(fresh)) {
-        if (copy_exists(store)) {
+    int code = 0, has_fresh = copy_exists(fresh), has_store = copy_exists(store);
+    if (has_fresh < 0 || has_store < 0) {
+        code = err_set(err, ERR_IO, "%s: %s", dir, strerror(errno));
+    } else if (has_fresh) {
+        if (has_store) {
             code = copy_remove_dir(old);
             if (code == 0 && rename(store, old) != 0)
                 code = ERR_IO;
@@ -96,7 +104,7 @@ static int swap_dirs(const char *dir, struct err_ctx *err)
             code = copy_sync_path(dir);
         if (code != 0)
             err_set(err, code, "%s: cannot swap in the new copy: %s", dir, strerror(errno));
-    } else if (!copy_exists(store)) {
+    } else if (!has_store) {
         code = err_set(err, ERR_CORRUPT,
                        "%s: neither the store nor its new copy is there: join the node anew", dir);
     }

@@ -89,11 +89,13 @@ int side_write_file(const struct store_faults *f, const char *dir, const char *n
     return rc ? err_set(err, side_error_of(rc), "%s: %s", path, strerror(rc)) : 0;
 }
 
-static bool file_exists(const char *dir, const char *name)
+/* *OUT: is it there? A disk that does not answer is not an empty one. */
+static int look_for(bool *out, const char *dir, const char *name, struct err_ctx *err)
 {
     char path[4096];
     store_path(path, dir, name);
-    return access(path, F_OK) == 0;
+    *out = access(path, F_OK) == 0;
+    return *out || errno == ENOENT ? 0 : err_set(err, side_error_of(errno), "%s: %s", path, strerror(errno));
 }
 
 /* A file that is not there is no error. */
@@ -203,7 +205,8 @@ static int write_back(const char *dir, const struct moment *m, bool is_clean, st
     store_path(path, dir, FILE_DATA);
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
-        return err_set(err, ERR_CORRUPT, "%s: %s, although a durable point exists", path, strerror(errno));
+        return err_set(err, errno == ENOENT ? ERR_CORRUPT : side_error_of(errno),
+                       "%s: %s, although a durable point exists", path, strerror(errno));
     struct stat st;
     struct buf now = {0};
     int rc = fstat(fd, &st) ? errno : 0, code = 0;
@@ -239,14 +242,18 @@ static int prepare_new(const char *dir, const struct store_faults *f, struct err
 
 int point_prepare(const char *dir, const struct store_faults *f, struct point_start *out, struct err_ctx *err)
 {
-    if (file_exists(dir, SIDE_FILE_MAKING) ||
-        (!file_exists(dir, FILE_DATA) && !file_exists(dir, FILE_POINT))) {
+    bool is_making, has_data, has_point, is_clean;
+    int rc = look_for(&is_making, dir, SIDE_FILE_MAKING, err);
+    if (rc || (rc = look_for(&has_data, dir, FILE_DATA, err)) ||
+        (rc = look_for(&has_point, dir, FILE_POINT, err)) ||
+        (rc = look_for(&is_clean, dir, SIDE_FILE_CLEAN, err)))
+        return rc;
+    if (is_making || (!has_data && !has_point)) {
         out->is_new = true;
         return prepare_new(dir, f, err);
     }
     struct moment m = {0};
-    bool is_clean = file_exists(dir, SIDE_FILE_CLEAN);
-    int rc = moment_read(dir, &m, out->id, err);
+    rc = moment_read(dir, &m, out->id, err);
     if (!rc)
         rc = write_back(dir, &m, is_clean, err);
     /* The mark goes before anything can change, and durably: it must not vouch for what comes now. */

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 """Power losses of one node, of the leader, and of all of them, at random moments of a write load, also while a node still starts:
-of what was not synced each sector is old or new, names come and go. Every acknowledged write is there afterwards, the
+of what was not synced each sector is old or new, names come and go; sometimes one operation of the start fails with an I/O error
+or for want of space as well. Every acknowledged write is there afterwards, the
 tables are equal, and no node refuses to start. IMP_ROUNDS and IMP_SEED: more of it, or the same again. With IMP_FAULT_LIES=/log/
 (or any other part of a path) syncs there do nothing, and the test must fail."""
+import errno
 import os
 import random
 import threading
@@ -49,12 +51,20 @@ def answers(node):
     return node.json('dbreplication', 'runtimestate', node.name)['nodes'][0]['state'] == 2
 
 
+def be_a_disk(fault):
+    fault.clear()
+    fault.rule('sync', '/log/', delay_ms=5)  # most moments are between a write and its sync
+
+
 def lose_power(rng, cluster, faults, victims):
     for v in victims:
         v.process.kill()  # all at one moment, as near as can be; the worker goes with its parent
     for v in victims:
         v.kill()
         step('  %s: lost %s' % (v.name, faults[v].lose_power(rng)))
+        be_a_disk(faults[v])
+        if rng.random() < 0.3:
+            faults[v].rule('all', '', rng.choice([errno.EIO, errno.ENOSPC]), skip=rng.randrange(60), count=1)
         v.start()
 
 
@@ -86,7 +96,7 @@ def test(cluster):
     faults = {node: Faults(node, journal=True) for node in cluster.nodes}
     cluster.start()
     for f in faults.values():
-        f.rule('sync', '/log/', delay_ms=5)  # as a disk: most moments are between a write and its sync
+        be_a_disk(f)
     loads = [Load(node) for node in cluster.nodes]
     try:
         for number in range(ROUNDS):
