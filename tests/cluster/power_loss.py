@@ -77,7 +77,7 @@ def check_running(cluster, loads):
 
 def one_round(rng, cluster, faults, loads, number):
     """Does not wait until all is well again: the next loss may find nodes that still start. Now and then it does."""
-    kind = ('one', 'leader', 'all')[number % 3]
+    kind = ('all', 'one', 'leader')[number % 3]  # first of all: the members have just joined
     leader = cluster.leader() if kind == 'leader' else None
     victims = {'one': [rng.choice(cluster.nodes)], 'leader': [leader or rng.choice(cluster.nodes)], 'all': list(cluster.nodes)}[kind]
     step('round %d: power loss of %s (%s)' % (number, ', '.join(v.name for v in victims), kind))
