@@ -13,7 +13,7 @@
 enum {
     SILENCE_MS = 15000,
     RETRY_MS = 500,
-    RETRY_MAX_MS = 8000,
+    RETRY_MAX_MS = 4000,
     SAME_SOURCE = 5,
     MEASURE_MS = 1000,
     TELL_MS = 5000,
