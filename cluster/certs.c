@@ -132,7 +132,7 @@ bool certs_needs_default(char *domain, struct store_txn *txn, uint64_t now_ms)
     Imp__CertRow *row = find_row(txn, name, &a);
     struct identity_cert cert;
     bool needs = *name && !row;
-    if (row && !identity_read_cert(&cert, row->chain_pem, NULL))
+    if (row && now_ms && !identity_read_cert(&cert, row->chain_pem, NULL))
         needs = identity_needs_renewal(&cert, now_ms) && is_ours(txn, row->chain_pem, now_ms, &a);
     snprintf(domain, 256, "%s", name);
     arena_fini(&a);

@@ -24,7 +24,7 @@ int certs_load(struct tls_sni **out, struct store_txn *txn, const struct seal_ri
 int certs_get_default(char **cert_pem, char **key_pem, struct store_txn *txn, const struct seal_ring *ring,
                       struct err_ctx *err);
 /* Does the default domain lack a certificate, or is the one that the cluster's CA signed due? DOMAIN has 256
- * bytes. */
+ * bytes. NOW_MS 0: asks only whether it lacks one, which costs little. */
 bool certs_needs_default(char *domain, struct store_txn *txn, uint64_t now_ms);
 
 #endif

@@ -102,7 +102,7 @@ struct node {
     bool im_serving, xmpp_wanted, xmpp_serving; /* the services run */
     bool all_running_told;
     uint64_t epoch; /* of the proposer session, as last told to the links */
-    uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, clock_checked_ms, certs_checked_ms,
+    uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, clock_checked_ms, certs_checked_ms, default_checked_ms,
         progress_ms;
     /* disk_check.c */
     uint64_t free_checked_ms, stuck_checked_ms;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const uint64_t day_ms = 24ull * 3600 * 1000;
-enum { EXPIRING_DAYS = 30 };
+enum { EXPIRING_DAYS = 30, DEFAULT_EVERY_MS = 60 * 1000 };
 
 static int read_pem(char **out, struct node *n, const char *name, struct err_ctx *err)
 {
@@ -220,9 +220,15 @@ static int make_default(struct node *n, const char *domain, Imp__CertRow *row, s
 void node_tls_propose_default(struct node *n)
 {
     char domain[256];
-    if (n->status.role != REPLICA_LEADER || n->cert_in_flight || !n->status.epoch ||
-        !certs_needs_default(domain, control_read(n), clock_wall_ms()))
+    uint64_t now_ms = clock_monotonic_ms();
+    if (n->status.role != REPLICA_LEADER || n->cert_in_flight || !n->status.epoch)
         return;
+    /* To parse a certificate five times a second would be most of what an idle node does. */
+    bool is_looked_at = n->default_checked_ms && now_ms < n->default_checked_ms + DEFAULT_EVERY_MS;
+    if (!certs_needs_default(domain, control_read(n), is_looked_at ? 0 : clock_wall_ms())) {
+        n->default_checked_ms = is_looked_at ? n->default_checked_ms : now_ms;
+        return;
+    }
     struct err_ctx err = {0};
     struct buf sealed = {0};
     char *cert = NULL;

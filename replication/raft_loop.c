@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { SNAPSHOT_EVERY_MS = 1000 };
+
 enum { SECOND_LEADER_EVERY_MS = 10000 };
 
 void replica_fatal(struct replica *r, bool exit_again, const char *format, ...)
@@ -319,13 +321,6 @@ void raft_loop_turn(struct replica *r)
     store_reader_reset(r->reader);
 }
 
-static void on_turn(struct loop_hook *hook)
-{
-    struct replica *r = container_of(hook, struct replica, turn);
-    if (r->is_running)
-        raft_loop_turn(r);
-}
-
 /* ---- time ---- */
 
 static void on_timed_out(void *user, const struct proposal_call *call, int code)
@@ -333,10 +328,10 @@ static void on_timed_out(void *user, const struct proposal_call *call, int code)
     feed_answer_now(call, code);
 }
 
-static void on_tick(struct timer *t)
+static void tick(struct replica *r, uint64_t now)
 {
-    struct replica *r = container_of(t, struct replica, tick);
-    uint64_t now = replica_now_ms(r);
+    r->ticked_ms = now;
+    timer_start(&r->tick, REPLICA_TICK_MAX_MS, 0);
     proposer_tick(r->proposer, now, on_timed_out, r);
     lease_grantor_tick(&r->grantor, now);
     differ_rest(r, now);
@@ -344,11 +339,33 @@ static void on_tick(struct timer *t)
     differ_fenced(r, now);
     disk_watch_tick(r, now);
     clocks_check(r, now);
-    snapshot_consider(r);
+    if (now >= r->considered_ms + SNAPSHOT_EVERY_MS) { /* a durable point looks at once */
+        r->considered_ms = now;
+        snapshot_consider(r);
+    }
     if (r->copy_server)
         copy_server_tick(r->copy_server, now);
     install_tick(r, now);
     members_publish(r, false);
+}
+
+static void on_tick(struct timer *t)
+{
+    struct replica *r = container_of(t, struct replica, tick);
+    tick(r, replica_now_ms(r));
+}
+
+/* Heartbeats wake the loop more often than the tick is due: it goes along with them, and an idle node sleeps.
+ */
+static void on_turn(struct loop_hook *hook)
+{
+    struct replica *r = container_of(hook, struct replica, turn);
+    if (!r->is_running)
+        return;
+    uint64_t now = replica_now_ms(r);
+    if (now >= r->ticked_ms + REPLICA_TICK_MS)
+        tick(r, now);
+    raft_loop_turn(r);
 }
 
 /* ---- begin, end ---- */
@@ -378,7 +395,7 @@ void raft_loop_prepare(struct replica *r)
 void raft_loop_begin(struct replica *r)
 {
     loop_add_before_poll(r->loop, &r->turn);
-    timer_start(&r->tick, REPLICA_TICK_MS, REPLICA_TICK_MS);
+    timer_start(&r->tick, REPLICA_TICK_MS, 0);
     r->is_running = true;
     arm_driver_timer(r);
     r->members_dirty = r->state_changed = true;

@@ -20,7 +20,8 @@
 #include <stdatomic.h>
 
 enum {
-    REPLICA_TICK_MS = 50,
+    REPLICA_TICK_MS = 50,      /* when the loop is awake anyway */
+    REPLICA_TICK_MAX_MS = 100, /* it wakes for that */
     REPLICA_TRANSFER_MS = 1000,
     REPLICA_CHANGE_MS = 10000,
 };
@@ -50,7 +51,7 @@ struct replica {
     struct loop *loop;
     struct loop_hook turn;
     struct timer driver_timer, tick;
-    uint64_t driver_due_ms;
+    uint64_t driver_due_ms, ticked_ms, considered_ms;
     atomic_bool awaits_apply; /* something here waits for the applied index */
     struct kick log_kick, apply_kick, submit_kick, lease_kick;
     bool is_running;
