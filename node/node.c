@@ -3,6 +3,7 @@
 #include "node/enrol.h"
 #include "node/node_impl.h"
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { WANTED_FILES = 65536 };
+enum { WANTED_FILES = 65536, OWN_PAGES_FROM = 4 << 20 };
 
 void node_fatal(struct node *n, bool again, const char *text)
 {
@@ -170,6 +171,9 @@ static int end_status(int rc)
 int node_run(const struct node_options *o)
 {
     struct err_ctx err = {0};
+    /* What is large is given back to the system when it is freed. By itself malloc learns from the first such
+     * piece, the segment of the log that a start reads, to keep the next ones for ever. */
+    mallopt(M_MMAP_THRESHOLD, OWN_PAGES_FROM);
     struct node *n = mem_new(struct node); /* lives as long as the process */
     n->options = *o;
     n->dir.lock_fd = -1;

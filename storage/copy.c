@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -112,6 +113,24 @@ static uint64_t available_bytes(void)
 /* The copy walks the trees, page after page in no order of the file, and the map is read without reading
  * ahead: on a cold file every page is a wait for the disk. Where memory allows, the file is read in order
  * beside it. */
+/* What a copy does in bulk must not take the processor from those who serve: on threads of low priority. */
+enum { BULK_NICE = 10 };
+
+static int start_bulk(pthread_t *thread, void *(*fn)(void *), void *arg)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(thread, NULL, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+static void be_nice(void)
+{
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), BULK_NICE); /* of the calling thread alone */
+}
+
 struct warmer {
     pthread_t thread;
     bool has_thread;
@@ -124,6 +143,7 @@ static void *warm(void *arg)
 {
     enum { STEP = 1 << 20 };
     struct warmer *w = arg;
+    be_nice();
     char *scratch = mem_try_alloc(STEP);
     for (off_t at = 0; scratch && at < w->n_bytes && !atomic_load(&w->stop); at += STEP)
         if (pread(w->fd, scratch, STEP, at) <= 0)
@@ -141,11 +161,7 @@ static void warmer_start(struct warmer *w, const char *dir, uint64_t available)
     if (w->fd < 0 || fstat(w->fd, &st) || (uint64_t)st.st_size > available / 2)
         return;
     w->n_bytes = st.st_size;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    w->has_thread = !pthread_create(&w->thread, NULL, warm, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    w->has_thread = !start_bulk(&w->thread, warm, w);
 }
 
 static void warmer_stop(struct warmer *w)
@@ -155,6 +171,21 @@ static void warmer_stop(struct warmer *w)
         pthread_join(w->thread, NULL);
     if (w->fd >= 0)
         close(w->fd);
+}
+
+struct page_copy {
+    MDB_env *env;
+    int fd, rc;
+};
+
+/* LMDB starts a thread of its own for the writing, which inherits the priority. */
+static void *copy_pages(void *arg)
+{
+    struct page_copy *c = arg;
+    be_nice();
+    /* Compacted: leaves the free pages out. Written from the start to the end, nothing twice. */
+    c->rc = mdb_env_copyfd2(c->env, c->fd, MDB_CP_COMPACT);
+    return NULL;
 }
 
 int store_copy_pages(struct store *s, const char *path, struct err_ctx *err)
@@ -168,8 +199,13 @@ int store_copy_pages(struct store *s, const char *path, struct err_ctx *err)
     if (store_size_bytes(s) > available / 4)
         (void)!fcntl(fd, F_SETFL, O_DIRECT);
     warmer_start(&w, s->dir, available);
-    /* Compacted: leaves the free pages out. Written from the start to the end, nothing twice. */
-    int rc = mdb_env_copyfd2(s->env, fd, MDB_CP_COMPACT);
+    struct page_copy c = {.env = s->env, .fd = fd};
+    pthread_t thread;
+    int rc = start_bulk(&thread, copy_pages, &c);
+    if (!rc) {
+        pthread_join(thread, NULL);
+        rc = c.rc;
+    }
     warmer_stop(&w);
     if (close(fd) && !rc)
         rc = errno;
@@ -273,14 +309,10 @@ static int verify_tables(MDB_env *env, struct err_ctx *err)
     struct verifier all[VERIFY_THREADS_MAX] = {0};
     long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
     unsigned n = n_cores < 1 ? 1 : n_cores > VERIFY_THREADS_MAX ? VERIFY_THREADS_MAX : (unsigned)n_cores, i;
-    sigset_t signals, before;
-    sigfillset(&signals);
-    pthread_sigmask(SIG_SETMASK, &signals, &before);
     for (i = 0; i < n; i++)
         all[i].v = &v;
-    for (i = 1; i < n && !pthread_create(&all[i].thread, NULL, verifier_run, &all[i]); i++)
+    for (i = 1; i < n && !start_bulk(&all[i].thread, verifier_run, &all[i]); i++)
         ;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     verifier_run(&all[0]);
     while (i > 1)
         pthread_join(all[--i].thread, NULL);
