@@ -679,7 +679,7 @@ static void test_alone(void **state)
     fake->alone = false;
     ask(&t, ASK(CALL("log", "level", "error")));
     assert_string_equal(t.text, "log level of everything is error\n");
-    assert_int_equal(fake->n_notes, 1);
+    assert_int_equal(fake->n_commands, 1);
     told_fini(&t);
 }
 
