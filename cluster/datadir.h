@@ -5,6 +5,7 @@
  *   DIR/keys/             0700; cluster.keys, node.key
  *   DIR/node.pem, ca.pem   this node's certificate, the cluster's CA certificates
  *   DIR/log, store, snap  replication's and storage's
+ *   DIR/peers             where the other members were last known to be
  *   DIR/worker.pid, admin.sock
  *
  * Blocking calls, one thread at a time. The lock is held until datadir_close or the end of the process. */

@@ -126,6 +126,7 @@ static int start_store(struct node *n, struct err_ctx *err)
 
 static int start_replica(struct node *n, struct err_ctx *err)
 {
+    peers_load(n);
     struct replica_options o = {
         .dir = n->dir.path,
         .node_id = n->id.node,
@@ -133,6 +134,8 @@ static int start_replica(struct node *n, struct err_ctx *err)
         .store = n->store,
         .tls_client = n->tls_raft,
         .identify = identify,
+        .hints = n->hints,
+        .n_hints = n->n_hints,
         .log = log_category(n->log_root, "replication"),
         .metrics = &n->metrics,
         .on_removed = on_removed,

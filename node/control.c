@@ -48,6 +48,7 @@ static void on_members(struct node *n)
     homes_set_members(n->homes, n->members);
     level_on_members(n, old);
     repair_on_members(n);
+    peers_on_members(n);
     members_free(old);
 }
 

@@ -22,6 +22,14 @@ struct replica_stepper {
     void *user;
 };
 
+/* Where a member was last known to be. */
+struct replica_hint {
+    uint32_t node;
+    uint16_t port;
+    char address[256];
+};
+enum { REPLICA_MAX_HINTS = 64 };
+
 struct replica_options {
     const char *dir; /* DIR/log, DIR/store, DIR/snap are below it */
     uint32_t node_id;
@@ -33,6 +41,11 @@ struct replica_options {
         *tls_client; /* ALPN imp-raft/1, this node's certificate, the cluster's CA. NULL: a node alone */
     /* The node id that a verified certificate of this cluster carries; false: none. Raft thread. */
     bool (*identify)(void *user, const struct tls_peer *peer, uint32_t *node);
+    /* Members that the store may not know yet: after a crash it is back at its last durable point, and the log
+     * is applied only once there is a leader, for which the voters must find each other. Used for nodes without
+     * a row or tombstone; copied. */
+    const struct replica_hint *hints;
+    unsigned n_hints;
     struct log *log;
     struct metrics *metrics;
     unsigned election_ms, heartbeat_ms; /* 0: 600 / 60 */
