@@ -1,6 +1,7 @@
 /* The steps of a start, in order, and their undoing in reverse. */
 #include "base/release.h"
 #include "node/node_impl.h"
+#include "node/peers.h"
 #include "node/sync_glue.h"
 #include <stdio.h>
 #include <string.h>
@@ -134,8 +135,8 @@ static int start_replica(struct node *n, struct err_ctx *err)
         .store = n->store,
         .tls_client = n->tls_raft,
         .identify = identify,
-        .hints = n->hints,
-        .n_hints = n->n_hints,
+        .known = n->peers->list,
+        .n_known = n->peers->n,
         .log = log_category(n->log_root, "replication"),
         .metrics = &n->metrics,
         .on_removed = on_removed,

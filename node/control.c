@@ -1,7 +1,8 @@
 /* The control loop's view of the store: what changed, what follows from it, and the replication watcher. */
 #include "base/release.h"
-#include "node/node_impl.h"
 #include "im/homes.h"
+#include "node/node_impl.h"
+#include "node/peers.h"
 #include "node/sync_glue.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -47,7 +48,6 @@ static void on_members(struct node *n)
     links_set_members(n->links, n->members);
     homes_set_members(n->homes, n->members);
     level_on_members(n, old);
-    repair_on_members(n);
     peers_on_members(n);
     members_free(old);
 }

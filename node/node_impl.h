@@ -74,9 +74,8 @@ struct node {
     struct loop_hook before_poll;
     struct replica *replica;
     struct members *members;
-    struct replica_hint *hints; /* peers.c: as read at the start */
-    unsigned n_hints;
-    char *peers_text; /* what the file has */
+    struct peers *peers; /* peers.c */
+    char *peers_text;    /* what the file has */
     struct links *links;
     struct plane *plane;
     struct join_server *join;
@@ -133,10 +132,6 @@ struct node {
 /* boot.c: the steps in order. After a failed start the process ends. */
 int boot_start(struct node *n, struct err_ctx *err);
 void boot_stop(struct node *n);
-
-/* peers.c */
-void peers_load(struct node *n);
-void peers_on_members(struct node *n);
 
 /* control.c */
 int control_start(struct node *n,

@@ -1,6 +1,4 @@
-/* DIR/peers: where the other members were last known to be. A crash takes the store back to its last durable
- * point and the log is applied only once there is a leader; when all nodes crash at once soon after a join,
- * no store may know where the others are, and without this file they would never find each other. */
+#include "node/peers.h"
 #include "base/mem.h"
 #include "node/node_impl.h"
 #include <ctype.h>
@@ -10,34 +8,30 @@
 #define PEERS_FILE "peers"
 enum { PEERS_BYTES_MAX = 64 * 1024 };
 
-/* Lines "NODE PORT ADDRESS". */
-static void parse(struct node *n, const char *text)
+/* Lines "ID ADDRESS PORT NAME". */
+void peers_read(struct node *n, struct peers *out)
 {
-    n->hints = mem_calloc(REPLICA_MAX_HINTS, sizeof(*n->hints));
-    for (const char *line = text; *line && n->n_hints < REPLICA_MAX_HINTS;) {
-        struct replica_hint *h = &n->hints[n->n_hints];
-        unsigned node, port;
-        if (sscanf(line, "%u %u %255s", &node, &port, h->address) == 3 && node && node != n->id.node &&
-            port && port < 65536) {
-            h->node = node;
-            h->port = (uint16_t)port;
-            n->n_hints++;
+    struct buf b = {0};
+    char *rest = NULL;
+    out->n = 0;
+    if (!datadir_read(&n->dir, PEERS_FILE, &b, PEERS_BYTES_MAX, NULL) && b.n)
+        for (char *line = strtok_r(b.data, "\n", &rest); line && out->n < PEERS_MAX;
+             line = strtok_r(NULL, "\n", &rest)) {
+            struct replica_address *a = &out->list[out->n];
+            unsigned port;
+            if (sscanf(line, "%u %255s %u", &a->node, out->addresses[out->n], &port) != 3 ||
+                a->node == n->id.node)
+                continue;
+            a->address = out->addresses[out->n++];
+            a->port = (uint16_t)port;
         }
-        line += strcspn(line, "\n");
-        line += *line == '\n';
-    }
+    buf_fini(&b);
 }
 
 void peers_load(struct node *n)
 {
-    struct buf text = {0};
-    struct err_ctx err = {0};
-    int rc = datadir_read(&n->dir, PEERS_FILE, &text, PEERS_BYTES_MAX, &err);
-    if (rc && rc != ERR_NOTFOUND)
-        log_warning(n->log, "where the other members were is not known: %s", err.text);
-    n->peers_text = mem_strndup(rc ? "" : text.data, rc ? 0 : text.n);
-    parse(n, n->peers_text);
-    buf_fini(&text);
+    n->peers = mem_new(struct peers);
+    peers_read(n, n->peers);
 }
 
 static bool is_word(const char *s)
@@ -56,31 +50,35 @@ static bool is_removed(struct node *n, uint32_t node)
     return store_has(control_read(n), TABLE_NODE_TOMBSTONE, &k);
 }
 
+static const struct replica_address *find(const struct peers *p, uint32_t node)
+{
+    for (unsigned i = 0; i < p->n; i++)
+        if (p->list[i].node == node)
+            return &p->list[i];
+    return NULL;
+}
+
 void peers_on_members(struct node *n)
 {
-    struct buf text = {0};
+    struct buf b = {0};
     struct err_ctx err = {0};
+    buf_adds(&b, "# Written by the node: where the other members are, for when its tables do not tell.\n");
     for (unsigned i = 0; i < n->members->n; i++) {
         const struct member *m = &n->members->list[i];
-        if (m->id != n->id.node && is_word(m->address))
-            buf_addf(&text, "%u %u %s\n", m->id, m->cluster_port, m->address);
+        if (m->id != n->id.node && is_word(m->address) && (m->seen || find(n->peers, m->id)))
+            buf_addf(&b, "%u %s %u %s\n", m->id, m->address, m->cluster_port, m->name);
     }
     /* a store that has gone back does not make them forgotten */
-    for (unsigned i = 0; i < n->n_hints; i++) {
-        const struct replica_hint *h = &n->hints[i];
-        if (!members_find(n->members, h->node) && !is_removed(n, h->node))
-            buf_addf(&text, "%u %u %s\n", h->node, h->port, h->address);
+    for (unsigned i = 0; i < n->peers->n; i++) {
+        const struct replica_address *a = &n->peers->list[i];
+        if (!members_find(n->members, a->node) && !is_removed(n, a->node))
+            buf_addf(&b, "%u %s %u -\n", a->node, a->address, a->port);
     }
-    buf_addc(&text, 0);
-    if (strcmp(text.data, n->peers_text) == 0) {
-        buf_fini(&text);
-        return;
-    }
-    if (datadir_write(&n->dir, PEERS_FILE, text.data, text.n - 1, 0600, &err)) {
-        log_warning(n->log, "where the other members are cannot be kept: %s", err.text);
-    } else {
+    if (!n->peers_text || strcmp(n->peers_text, b.data) != 0) {
+        if (datadir_write(&n->dir, PEERS_FILE, b.data, b.n, 0600, &err))
+            log_warning(n->log, "where the other members are cannot be kept: %s", err.text);
         mem_free(n->peers_text);
-        n->peers_text = mem_strdup(text.data);
+        n->peers_text = mem_strdup(b.data);
     }
-    buf_fini(&text);
+    buf_fini(&b);
 }

@@ -2,6 +2,7 @@
 
 #include "base/release.h"
 #include "node/node_impl.h"
+#include "node/peers.h"
 #include "replication/damage.h"
 #include <inttypes.h>
 #include <signal.h>
@@ -15,10 +16,7 @@ enum {
     ASKED_LATELY_MS = 20 * 1000,
     ALLOWED_MS = 10 * 60 * 1000,
     AGAIN_MS = 1000,
-    PEERS_MAX = 64,
-    PEERS_BYTES_MAX = 64 * 1024,
 };
-#define PEERS_FILE "peers"
 
 /* Somebody whose tables are damaged and who asks us for a copy. */
 struct asking {
@@ -34,7 +32,6 @@ struct repair {
     bool note_in_flight;
     char repaired[DAMAGE_TEXT_MAX];
     uint64_t stepped_ms;
-    char *peers; /* as the file has them */
     struct asking asking[ASKING_MAX];
     unsigned n_asking;
     /* while the store is not open */
@@ -42,58 +39,12 @@ struct repair {
     struct timer timer;
 };
 
-/* ---- DIR/peers: "ID ADDRESS PORT NAME", a line for each other member ---- */
-
-void repair_on_members(struct node *n)
-{
-    struct repair *p = n->repair;
-    struct buf b = {0};
-    struct err_ctx err = {0};
-    buf_adds(&b, "# Written by the node: whom it asks for a copy when its own tables are damaged.\n");
-    for (unsigned i = 0; n->members && i < n->members->n; i++) {
-        const struct member *m = &n->members->list[i];
-        if (m->id != n->id.node && m->seen)
-            buf_addf(&b, "%u %s %u %s\n", m->id, m->address, m->cluster_port, m->name);
-    }
-    if (!p->peers || strcmp(p->peers, b.data)) {
-        if (datadir_write(&n->dir, PEERS_FILE, b.data, b.n, 0600, &err))
-            log_warning(n->log, "%s", err.text);
-        mem_free(p->peers);
-        p->peers = mem_strdup(b.data);
-    }
-    buf_fini(&b);
-}
-
-struct peers {
-    struct replica_address list[PEERS_MAX];
-    char addresses[PEERS_MAX][256];
-    unsigned n;
-};
-
-static void read_peers(struct node *n, struct peers *out)
-{
-    struct buf b = {0};
-    char *rest = NULL;
-    out->n = 0;
-    if (!datadir_read(&n->dir, PEERS_FILE, &b, PEERS_BYTES_MAX, NULL) && b.n)
-        for (char *line = strtok_r(b.data, "\n", &rest); line && out->n < PEERS_MAX;
-             line = strtok_r(NULL, "\n", &rest)) {
-            struct replica_address *a = &out->list[out->n];
-            unsigned port;
-            if (sscanf(line, "%u %255s %u", &a->node, out->addresses[out->n], &port) != 3)
-                continue;
-            a->address = out->addresses[out->n++];
-            a->port = (uint16_t)port;
-        }
-    buf_fini(&b);
-}
-
 /* ---- found by a read, or by the kernel ---- */
 
 static bool has_peers(struct node *n)
 {
     struct peers *p = mem_new(struct peers);
-    read_peers(n, p);
+    peers_read(n, p);
     bool any = p->n > 0;
     mem_free(p);
     return any;
@@ -181,7 +132,7 @@ int repair_run(struct node *n, const char *text, struct err_ctx *err)
     struct peers *peers = mem_new(struct peers);
     char why[DAMAGE_TEXT_MAX];
     snprintf(why, sizeof(why), "%s", text);
-    read_peers(n, peers);
+    peers_read(n, peers);
     if (!peers->n) {
         mem_free(peers);
         return err_set(err, ERR_CORRUPT, "%s; %s", why, alone_text);

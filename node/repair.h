@@ -40,8 +40,6 @@ void repair_on_tables_equal(void *user, uint64_t index);
 void repair_damaged(struct node *n, const char *text); /* this node's tables are wrong, and it runs */
 bool repair_is_damaged(const struct node *n);
 void repair_step(struct node *n);
-void repair_on_members(
-    struct node *n); /* keeps DIR/peers: who can be asked for a copy when the store cannot be read */
 
 /* For the administrator. NODE said a moment ago that its tables are damaged and that it does nothing but
  * wait: it gets a copy now. False: it did not. */

@@ -14,16 +14,16 @@ static void take_node(struct replica *r, const Imp__NodeRow *row, struct transpo
 }
 
 /* Those of whom the store says nothing. */
-static unsigned add_hints(struct replica *r, struct transport_peer *peers, unsigned n)
+static unsigned add_known(struct replica *r, struct transport_peer *peers, unsigned n)
 {
     unsigned n_rows = n;
-    for (unsigned h = 0; h < r->n_hints && n < TRANSPORT_MAX_PEERS; h++) {
-        const struct replica_hint *hint = &r->hints[h];
+    for (unsigned i = 0; i < r->options.n_known && n < TRANSPORT_MAX_PEERS; i++) {
+        const struct replica_address *a = &r->options.known[i];
         bool has_row = false;
-        for (unsigned i = 0; i < n_rows; i++)
-            has_row |= peers[i].node == hint->node;
-        if (!has_row && !members_is_removed(r, hint->node))
-            peers[n++] = (struct transport_peer){hint->node, hint->address, hint->port};
+        for (unsigned k = 0; k < n_rows; k++)
+            has_row |= peers[k].node == a->node;
+        if (!has_row && !members_is_removed(r, a->node))
+            peers[n++] = (struct transport_peer){a->node, a->address, a->port};
     }
     return n;
 }
@@ -50,7 +50,7 @@ void members_refresh(struct replica *r)
     store_iter_fini(&i);
     struct store_position position;
     store_get_position(t, &position, &arena);
-    transport_set_peers(r->transport, peers, add_hints(r, peers, n));
+    transport_set_peers(r->transport, peers, add_known(r, peers, n));
     bool leads = r->status.role == DRIVER_LEADER;
     lease_grantor_set_nodes(&r->grantor, leases, n, leads && position.applied_term == r->status.term);
     r->members_dirty =

@@ -228,10 +228,6 @@ struct replica *replica_new(const struct replica_options *o)
     struct replica *r = mem_new(struct replica);
     r->options = *o;
     r->options.dir = r->dir = mem_strdup(o->dir);
-    r->n_hints = o->n_hints < REPLICA_MAX_HINTS ? o->n_hints : REPLICA_MAX_HINTS;
-    if (r->n_hints)
-        memcpy(r->hints, o->hints, r->n_hints * sizeof(*r->hints));
-    r->options.hints = r->hints;
     r->options.release = r->release = mem_strdup(o->release ? o->release : "");
     r->log = log_category(o->log, "raft");
     r->election_ms = o->election_ms ? o->election_ms : DRIVER_DEFAULT.election_ms;

@@ -22,13 +22,11 @@ struct replica_stepper {
     void *user;
 };
 
-/* Where a member was last known to be. */
-struct replica_hint {
+struct replica_address {
     uint32_t node;
+    const char *address;
     uint16_t port;
-    char address[256];
 };
-enum { REPLICA_MAX_HINTS = 64 };
 
 struct replica_options {
     const char *dir; /* DIR/log, DIR/store, DIR/snap are below it */
@@ -43,9 +41,9 @@ struct replica_options {
     bool (*identify)(void *user, const struct tls_peer *peer, uint32_t *node);
     /* Members that the store may not know yet: after a crash it is back at its last durable point, and the log
      * is applied only once there is a leader, for which the voters must find each other. Used for nodes without
-     * a row or tombstone; copied. */
-    const struct replica_hint *hints;
-    unsigned n_hints;
+     * a row or tombstone; borrowed until replica_stop. */
+    const struct replica_address *known;
+    unsigned n_known;
     struct log *log;
     struct metrics *metrics;
     unsigned election_ms, heartbeat_ms; /* 0: 600 / 60 */
@@ -165,11 +163,6 @@ void replica_take_copy(struct replica *r);
  * copy from one of PEERS, on LOOP, which is not running yet; until that succeeds, then on_fatal(exit_again).
  * Of the options store and the callbacks but identify and on_fatal are not used; of the status installing and
  * its progress are filled. */
-struct replica_address {
-    uint32_t node;
-    const char *address;
-    uint16_t port;
-};
 int replica_fetch(struct replica **out, const struct replica_options *o, struct loop *loop,
                   const struct replica_address *peers, unsigned n, const char *damage, struct err_ctx *err);
 /* What on_peer_damaged asked: code 0: NODE may have a copy now; else it hears TEXT and asks again later. Any

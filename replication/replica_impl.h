@@ -43,8 +43,6 @@ struct disk_watch {
 
 struct replica {
     struct replica_options options;
-    struct replica_hint hints[REPLICA_MAX_HINTS];
-    unsigned n_hints;
     char *dir, *release;
     char *damage; /* fetch.c: what is wrong with the store, which is not open; NULL: nothing */
     struct log *log;
