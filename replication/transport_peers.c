@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <string.h>
 
 static void drop_unnamed(struct transport *t)
 {
@@ -36,10 +37,17 @@ void transport_set_peers(struct transport *t, const struct transport_peer *peers
     drop_unnamed(t);
 }
 
+/* Peers that have not applied our row yet know us from our hello alone: without an address in it they could
+ * never answer. So those who were greeted with another one, or none, are greeted again. */
 void transport_set_address(struct transport *t, const char *address, uint16_t port)
 {
+    if (strcmp(t->config.hello.address, address) == 0 && t->config.hello.port == port)
+        return;
     snprintf(t->config.hello.address, sizeof(t->config.hello.address), "%s", address);
     t->config.hello.port = port;
+    for (unsigned i = 0; i < t->n_peers; i++)
+        if (t->peers[i]->out)
+            transport_redial(t->peers[i]);
 }
 
 static struct peer *peer_open(const struct transport *t, uint32_t node)
