@@ -8,17 +8,19 @@
 #include "base/mem.h"
 #include "replication/confirm.h"
 #include "replication/lease.h"
+#include "sim_queue.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { N = 5, MAX_MSG = 4096, ELECTION_MS = 600, CHAOS_MS = 60000, CALM_MS = 20000 };
+enum { N = 5, ELECTION_MS = 600, CHAOS_MS = 60000, CALM_MS = 20000 };
 
 enum kind { PING, GRANT, ASK, OK };
 struct msg {
+    struct sim_timed timed;
     enum kind kind;
     uint32_t from, to;
-    uint64_t due_us, a, b;
+    uint64_t a, b;
 };
 
 struct node {
@@ -41,14 +43,14 @@ struct down {
 };
 
 static struct {
-    uint64_t seed, state, now_us, term, marks;
+    uint64_t seed, now_us, term, marks;
+    struct sim_random random;
+    struct sim_queue queue; /* microseconds */
     uint32_t leader;
     bool chaos;
     struct node nodes[N + 1];
     uint64_t epochs[N + 1];
     bool up[N + 1];
-    struct msg msgs[MAX_MSG];
-    unsigned n_msgs;
     struct down pending[64];
     unsigned n_pending;
     uint64_t term_applied_us; /* when the first entry of this term is applied at the leader */
@@ -57,14 +59,11 @@ static struct {
 
 static uint64_t rnd(uint64_t n)
 {
-    S.state ^= S.state << 13;
-    S.state ^= S.state >> 7;
-    S.state ^= S.state << 17;
-    return (S.state * 0x2545f4914f6cdd1dull >> 33) % n;
+    return sim_random_below(&S.random, n);
 }
 static bool chance(unsigned per_million)
 {
-    return rnd(1000000) < per_million;
+    return sim_random_chance(&S.random, per_million);
 }
 #define check(condition, ...)                                                                                \
     do {                                                                                                     \
@@ -84,12 +83,14 @@ static uint64_t ms(const struct node *n)
 
 static void post(enum kind kind, uint32_t from, uint32_t to, uint64_t a, uint64_t b)
 {
-    if (S.n_msgs == MAX_MSG || (S.chaos && chance(30000)))
+    if (S.chaos && chance(30000))
         return;
     uint64_t delay = 200 + rnd(1000);
     if (S.chaos && chance(50000))
         delay += rnd(1500000);
-    S.msgs[S.n_msgs++] = (struct msg){kind, from, to, S.now_us + delay, a, b};
+    struct msg *m = mem_new(struct msg);
+    *m = (struct msg){.kind = kind, .from = from, .to = to, .a = a, .b = b};
+    sim_queue_add(&S.queue, &m->timed, S.now_us + delay);
 }
 
 /* ---- ops ---- */
@@ -252,25 +253,34 @@ static void step(void)
         elect();
     if (S.chaos && chance(300))
         S.nodes[1 + rnd(N)].paused_until = S.now_us + rnd(4000000);
-    for (unsigned i = 0; i < S.n_msgs;) {
-        struct msg m = S.msgs[i];
-        if (m.due_us > S.now_us || S.now_us < S.nodes[m.to].paused_until) {
-            i++;
+    for (struct sim_timed *t; (t = sim_queue_pop(&S.queue, S.now_us));) {
+        struct msg *m = container_of(t, struct msg, timed);
+        uint64_t paused_until = S.nodes[m->to].paused_until;
+        if (S.now_us < paused_until) {
+            sim_queue_add(&S.queue, t, paused_until);
             continue;
         }
-        S.msgs[i] = S.msgs[--S.n_msgs];
-        deliver(&m);
+        deliver(m);
+        mem_free(m);
     }
     for (uint32_t id = 1; id <= N; id++)
         if (S.now_us >= S.nodes[id].paused_until)
             step_node(&S.nodes[id]);
 }
 
+static void drop_messages(void)
+{
+    for (struct sim_timed *t; (t = sim_queue_first(&S.queue));) {
+        sim_queue_remove(&S.queue, t);
+        mem_free(container_of(t, struct msg, timed));
+    }
+}
+
 static void run(uint64_t seed)
 {
     memset(&S, 0, sizeof(S));
     S.seed = seed;
-    S.state = seed * 0x9e3779b97f4a7c15ull + 1;
+    sim_random_init(&S.random, seed);
     S.now_us = 10000000;
     S.chaos = true;
     uint32_t voters[N];
@@ -304,7 +314,7 @@ static void run(uint64_t seed)
     elect();
     for (uint32_t id = 1; id <= N; id++)
         learn(&S.nodes[id], S.term, S.leader);
-    S.n_msgs = 0;
+    drop_messages();
     end = S.now_us + CALM_MS * 1000ull;
     while (S.now_us < end) {
         step();
@@ -312,6 +322,8 @@ static void run(uint64_t seed)
             check(lease_holder_until(&S.nodes[id].holder) > ms(&S.nodes[id]), "node %u has no lease in calm",
                   id);
     }
+    drop_messages();
+    sim_queue_fini(&S.queue);
 }
 
 int main(int argc, char **argv)

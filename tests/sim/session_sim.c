@@ -11,12 +11,13 @@
 #include "replication/fsm.h"
 #include "replication/pack.h"
 #include "replication/proposer.h"
+#include "sim_queue.h"
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { N = 3, MAX_LOG = 60000, MAX_CALLS = 60000, MAX_WIRE = 4096, CHAOS_MS = 20000, HEAL_MS = 10000 };
+enum { N = 3, MAX_LOG = 60000, MAX_CALLS = 60000, CHAOS_MS = 20000, HEAL_MS = 10000 };
 
 struct call {
     uint32_t node;
@@ -47,8 +48,9 @@ struct node {
 };
 
 struct wire { /* on its way to the leader */
+    struct sim_timed timed;
     uint32_t from;
-    uint64_t due_ms, route;
+    uint64_t route;
     bool is_register;
     uint64_t epoch, seq;
     uint8_t nonce[PROPOSER_NONCE];
@@ -62,8 +64,10 @@ struct entry {
 };
 
 static struct {
-    uint64_t seed, state, now_ms, term;
-    uint32_t leader; /* 0: none */
+    uint64_t seed, now_ms, term;
+    struct sim_random random;
+    struct sim_queue queue; /* milliseconds */
+    uint32_t leader;        /* 0: none */
     struct entry log[MAX_LOG];
     uint64_t last, committed;
     struct pack pack;
@@ -73,8 +77,6 @@ static struct {
     unsigned last_executed[N + 1]; /* call number, per node */
     struct call calls[MAX_CALLS];
     unsigned n_calls;
-    struct wire wires[MAX_WIRE];
-    unsigned n_wires;
     uint64_t route_count;
     bool chaos;
     uint64_t n_executed, n_duplicates, n_resent, n_downs, n_leaders, n_restarts, n_unknown, n_ended;
@@ -82,10 +84,7 @@ static struct {
 
 static uint64_t rnd(uint64_t n)
 {
-    S.state ^= S.state << 13;
-    S.state ^= S.state >> 7;
-    S.state ^= S.state << 17;
-    return (S.state * 0x2545f4914f6cdd1dull >> 33) % n;
+    return sim_random_below(&S.random, n);
 }
 static bool chance(unsigned per_1000)
 {
@@ -110,10 +109,9 @@ static void put_wire(const struct wire *w)
     unsigned copies = S.chaos && chance(30) ? 2 : 1;
     if (S.chaos && chance(50))
         return;
-    while (copies-- && S.n_wires < MAX_WIRE) {
-        struct wire *x = &S.wires[S.n_wires++];
-        *x = *w;
-        x->due_ms = S.now_ms + (S.chaos ? rnd(chance(100) ? 400 : 8) : 1);
+    while (copies--) {
+        struct wire *x = mem_dup(w, sizeof(*w));
+        sim_queue_add(&S.queue, &x->timed, S.now_ms + (S.chaos ? rnd(chance(100) ? 400 : 8) : 1));
     }
 }
 
@@ -387,19 +385,10 @@ static void step(void)
         for (uint32_t id = 1; id <= N; id++)
             S.nodes[id].route = 0;
     }
-    for (unsigned i = 0; i < S.n_wires;) {
-        unsigned k = S.wires[i].due_ms <= S.now_ms ? 1 : 0;
-        if (!k) {
-            i++;
-            continue;
-        }
-        struct wire w = S.wires[i];
-        /* In chaos in any order, else as sent. */
-        if (S.chaos)
-            S.wires[i] = S.wires[--S.n_wires];
-        else
-            memmove(&S.wires[i], &S.wires[i + 1], (--S.n_wires - i) * sizeof(w));
-        arrive(&w);
+    for (struct sim_timed *t; (t = sim_queue_pop(&S.queue, S.now_ms));) {
+        struct wire *w = container_of(t, struct wire, timed);
+        arrive(w);
+        mem_free(w);
     }
     if (S.leader) {
         if (S.chaos && chance(1) && chance(300)) {
@@ -420,7 +409,7 @@ static void run(uint64_t seed)
 {
     memset(&S, 0, sizeof(S));
     S.seed = seed;
-    S.state = seed * 0x9e3779b97f4a7c15ull + 1;
+    sim_random_init(&S.random, seed);
     S.chaos = true;
     pack_init(&S.pack);
     for (uint32_t id = 1; id <= N; id++) {
@@ -452,6 +441,9 @@ static void run(uint64_t seed)
         S.n_resent += status.n_resent;
         proposer_free(S.nodes[id].proposer);
     }
+    for (struct sim_timed *t; (t = sim_queue_pop(&S.queue, UINT64_MAX));)
+        mem_free(container_of(t, struct wire, timed));
+    sim_queue_fini(&S.queue);
     pack_fini(&S.pack);
     while (S.last)
         blob_unref(S.log[S.last--].blob);

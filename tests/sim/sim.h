@@ -17,6 +17,7 @@
 
 #include "replication/driver.h"
 #include "sim_disk.h"
+#include "sim_queue.h"
 
 enum { SIM_MAX_NODES = 5, SIM_MAX_INDEX = 40000, SIM_MAX_TERM = 8192 };
 
@@ -83,12 +84,12 @@ struct sim_node {
 struct sim_event;
 
 struct sim {
-    uint64_t random, seed;
+    uint64_t seed;
+    struct sim_random random;
+    struct sim_queue queue; /* milliseconds */
     unsigned options, guards, n_steps;
     bool is_verbose;
-    uint64_t now, event_seq;
-    struct sim_event **heap;
-    size_t n_events, cap_events;
+    uint64_t now;
     struct sim_node nodes[SIM_MAX_NODES + 1]; /* from 1 */
     bool cut[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
     uint64_t last_arrival[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
@@ -123,7 +124,7 @@ enum sim_event_kind {
     SIM_CRASH_NOW,
 };
 struct sim_event {
-    uint64_t at, seq;
+    struct sim_timed timed;
     enum sim_event_kind kind;
     unsigned node, life, from;
     uint64_t index;

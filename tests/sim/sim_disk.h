@@ -18,6 +18,7 @@ struct sim_disk {
     long fail_after; /* writes, syncs and name operations until one fails; below 0: never */
     int fail_code;
     bool has_failed;
+    bool ignores_syncs; /* says that it has, and has not */
     unsigned long n_operations, n_syncs;
 };
 

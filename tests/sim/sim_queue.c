@@ -2,24 +2,21 @@
 
 #include "base/mem.h"
 
-/* ---- randomness: xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators") ----
- */
+/* ---- randomness: xorshift64 (Marsaglia, "Xorshift RNGs") ---- */
 
 void sim_random_init(struct sim_random *r, uint64_t seed)
 {
-    r->state = seed * 0x9e3779b97f4a7c15u + 88172645463325252u;
-    if (r->state == 0)
-        r->state = 1;
+    r->state = seed * 2654435761u + 88172645463325252u;
     for (unsigned i = 0; i < 10; i++)
         sim_random_u64(r);
 }
 
 uint64_t sim_random_u64(struct sim_random *r)
 {
-    r->state ^= r->state >> 12;
-    r->state ^= r->state << 25;
-    r->state ^= r->state >> 27;
-    return r->state * 0x2545f4914f6cdd1du;
+    r->state ^= r->state << 13;
+    r->state ^= r->state >> 7;
+    r->state ^= r->state << 17;
+    return r->state;
 }
 
 uint64_t sim_random_below(struct sim_random *r, uint64_t n)

@@ -54,38 +54,58 @@ WRAP(void, confirm_pump, struct confirm *c, uint64_t now_ms, unsigned again_ms)
 
 WRAP(int, vote_save, struct vote *v, uint64_t term, uint64_t voted_for)
 {
-    if (world_has(MUTATION_VOTE_NOT_SAVED) && v->term) {
-        if (term > v->term && term % 8 == 0)
-            return __real_vote_save(v, term, voted_for); /* so that the log is not newer for ever */
+    if (world_has(MUTATION_VOTE_NOT_SAVED) && v->term)
         return 0;
-    }
     return __real_vote_save(v, term, voted_for);
 }
 
 /* ---- the state machine ---- */
 
+struct session_rows {
+    struct key key;
+    const Imp__NodeRow *node;
+    Imp__ProposerRow *session;
+};
+
+static bool find_session(struct session_rows *out, struct store_txn *txn, uint32_t node, struct arena *arena)
+{
+    key_init(&out->key);
+    key_u32(&out->key, node);
+    out->node = store_find_row(txn, TABLE_NODE, &out->key, arena);
+    out->session = store_find_row(txn, TABLE_PROPOSER, &out->key, arena);
+    return out->node && out->session;
+}
+
+/* As if the session's epoch alone counted, not the node's. */
+static bool execute_stale(struct store_txn *txn, const Imp__Proposal *p, const struct fsm_input *in,
+                          struct arena *arena, struct fsm_result *out)
+{
+    struct session_rows rows;
+    if (!find_session(&rows, txn, p->node, arena) || rows.node->epoch == p->epoch ||
+        rows.session->epoch != p->epoch || rows.session->next_seq != p->seq)
+        return false;
+    rows.session->next_seq++;
+    store_put_row(txn, TABLE_PROPOSER, &rows.key, rows.session);
+    fsm_apply(txn, p->command, in, arena, out);
+    return true;
+}
+
+/* What was executed is executed again, under the next number. */
 static void renumber(struct store_txn *txn, Imp__Proposal *p, struct arena *arena)
 {
-    struct key k;
-    key_init(&k);
-    key_u32(&k, p->node);
-    const Imp__NodeRow *node = store_find_row(txn, TABLE_NODE, &k, arena);
-    const Imp__ProposerRow *session = store_find_row(txn, TABLE_PROPOSER, &k, arena);
-    if (!node || !session || session->epoch != node->epoch)
-        return;
-    bool is_stale = world_has(MUTATION_STALE_EPOCH) && p->epoch < node->epoch;
-    bool is_again = world_has(MUTATION_NEW_SEQUENCE) && p->epoch == node->epoch && p->seq < session->next_seq;
-    if (is_stale || is_again) {
-        p->epoch = session->epoch;
-        p->seq = session->next_seq;
-    }
+    struct session_rows rows;
+    if (find_session(&rows, txn, p->node, arena) && rows.session->epoch == p->epoch &&
+        p->seq < rows.session->next_seq)
+        p->seq = rows.session->next_seq;
 }
 
 WRAP(bool, fsm_execute, struct store_txn *txn, const Imp__Proposal *p, const struct fsm_input *in,
      struct arena *arena, struct fsm_result *out)
 {
-    if (p->node)
+    if (world_has(MUTATION_NEW_SEQUENCE) && p->node)
         renumber(txn, (Imp__Proposal *)p, arena);
+    if (world_has(MUTATION_STALE_EPOCH) && p->node && execute_stale(txn, p, in, arena, out))
+        return true;
     if (world_has(MUTATION_DOWN_OF_ANY_TERM) && p->command &&
         p->command->body_case == IMP__COMMAND__BODY_NODE_DOWN)
         p->command->node_down->term = in->term;

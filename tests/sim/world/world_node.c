@@ -386,6 +386,7 @@ void world_node_init(struct world_node *n, uint32_t id)
     n->clock_base_us = draw(1000) * 3600 * SECOND + draw(SECOND);
     n->wall_offset_ms = (int64_t)draw(400) - 200;
     sim_disk_init(&n->disk, W->seed * 64 + id);
+    n->disk.ignores_syncs = world_has(MUTATION_SYNC_IGNORED);
 }
 
 /* ---- the first of them ---- */

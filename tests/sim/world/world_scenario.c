@@ -25,6 +25,9 @@ static void isolate(uint32_t who)
         if (id != who)
             W->cut[who][id] = W->cut[id][who] = true;
     W->counts.n_cuts++;
+    /* Its clients know nothing of that. */
+    for (unsigned i = (unsigned)draw(6); i > 0 && W->nodes[who].is_alive; i--)
+        client_write(&W->nodes[who]);
     world_say("node %u is cut off", who);
 }
 
