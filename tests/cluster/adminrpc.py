@@ -1,69 +1,14 @@
-"""The admin RPC of a node without a process per call: for tests that count milliseconds."""
-import socket
-import struct
+"""Writers over the admin RPC, without a process per call: for tests that count milliseconds."""
 import threading
 import time
 
-
-def varint(n):
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-def field(number, value):
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def parse(data):
-    """Fields of a message: {number: last value}."""
-    out, at = {}, 0
-
-    def number():
-        nonlocal at
-        n = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            n |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return n
-    while at < len(data):
-        tag = number()
-        if tag & 7 == 2:
-            n = number()
-            out[tag >> 3] = data[at:at + n]
-            at += n
-        else:
-            out[tag >> 3] = number()
-    return out
+import rpc
 
 
 def call(node, *words, timeout=30):
     """(status, message); OSError when the node is not there or leaves."""
-    s = socket.socket(socket.AF_UNIX)
-    s.settimeout(timeout)
-    with s:
-        s.connect(node.dir + '/admin.sock')
-        body = field(1, words[0].encode()) + field(2, words[1].encode())
-        for w in words[2:]:
-            body += field(3, str(w).encode())
-        s.sendall(struct.pack('<I', len(body)) + body)
-        data = b''
-        while len(data) < 4 or len(data) < 4 + struct.unpack('<I', data[:4])[0]:
-            more = s.recv(65536)
-            if not more:
-                raise OSError('the node has left')
-            data += more
-        reply = parse(data[4:])
-        return reply.get(STATUS, 0), reply.get(MESSAGE, b'').decode()
-
-
-STATUS, MESSAGE = 1, 2
+    status, message, _ = rpc.call(node, *words, timeout=timeout)
+    return status, message
 
 
 class Writer(threading.Thread):

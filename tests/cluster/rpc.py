@@ -9,7 +9,7 @@ import socket
 import struct
 
 
-class Unanswered(Exception):
+class Unanswered(OSError):
     def __init__(self, text, sent):
         super().__init__(text)
         self.sent = sent

@@ -191,28 +191,87 @@ static void connection_refused(void **state)
     fixture_free(f);
 }
 
-/* A listener whose backlog is full swallows connections: the time-out must end the attempt. */
+/* A listener whose backlog is full swallows connections. */
+struct swallower {
+    int fd, fill[8];
+    unsigned port;
+};
+
+static void swallower_init(struct swallower *w)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof(a);
+    w->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    assert_int_equal(bind(w->fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(listen(w->fd, 0), 0);
+    getsockname(w->fd, (struct sockaddr *)&a, &n);
+    w->port = ntohs(a.sin_port);
+    for (size_t i = 0; i < n_elements(w->fill); i++) {
+        w->fill[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        (void)!connect(w->fill[i], (struct sockaddr *)&a, sizeof(a));
+    }
+}
+
+/* From now on it takes what comes. */
+static void swallower_heal(struct swallower *w)
+{
+    for (size_t i = 0; i < n_elements(w->fill); i++)
+        close(w->fill[i]);
+    assert_int_equal(listen(w->fd, 64), 0);
+    for (int fd; (fd = accept(w->fd, NULL, NULL)) >= 0;)
+        close(fd);
+}
+
 static void connect_times_out(void **state)
 {
     struct fixture *f = fixture_new();
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t n = sizeof(a);
-    int fd = socket(AF_INET, SOCK_STREAM, 0), fill[8];
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
-    assert_int_equal(listen(fd, 0), 0);
-    getsockname(fd, (struct sockaddr *)&a, &n);
-    for (size_t i = 0; i < n_elements(fill); i++) {
-        fill[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-        (void)!connect(fill[i], (struct sockaddr *)&a, sizeof(a));
-    }
+    struct swallower w;
+    swallower_init(&w);
     uint64_t from = clock_monotonic_ms();
-    f->client.s = stream_connect(f->loop, "127.0.0.1", ntohs(a.sin_port), 200, &end_events, &f->client);
+    f->client.s = stream_connect(f->loop, "127.0.0.1", w.port, 200, &end_events, &f->client);
     run_until(f, client_closed);
     assert_int_equal(f->client.code, ERR_TIMEOUT);
     assert_true(clock_monotonic_ms() - from >= 200);
-    for (size_t i = 0; i < n_elements(fill); i++)
-        close(fill[i]);
-    close(fd);
+    swallower_heal(&w);
+    close(w.fd);
+    fixture_free(f);
+}
+
+struct healing {
+    struct timer timer;
+    struct swallower *w;
+};
+
+static void on_healing(struct timer *t)
+{
+    swallower_heal(container_of(t, struct healing, timer)->w);
+}
+
+static bool client_open_or_closed(struct fixture *f)
+{
+    return f->client.n_open || f->client.n_close;
+}
+
+/* TCP asks again after 1, 3 and 7 s (newer kernels: 1, 2, 3, 4, 5 and 7): who is back at 5.2 s is found
+ * before. */
+static void connect_tries_anew(void **state)
+{
+    struct fixture *f = fixture_new();
+    struct swallower w;
+    struct healing h = {.w = &w};
+    swallower_init(&w);
+    timer_init(&h.timer, f->loop, on_healing);
+    uint64_t from = clock_monotonic_ms();
+    f->client.s = stream_connect(f->loop, "127.0.0.1", w.port, 10000, &end_events, &f->client);
+    timer_start(&h.timer, 5200, 0);
+    run_until(f, client_open_or_closed);
+    assert_int_equal(f->client.n_open, 1);
+    uint64_t took = clock_monotonic_ms() - from;
+    assert_true(took >= 5200);
+    assert_true(took < 6700);
+    stream_close(f->client.s);
+    run_until(f, client_closed);
+    close(w.fd);
     fixture_free(f);
 }
 
@@ -462,6 +521,7 @@ int main(void)
         cmocka_unit_test(slow_reader_and_water_marks),
         cmocka_unit_test(connection_refused),
         cmocka_unit_test(connect_times_out),
+        cmocka_unit_test(connect_tries_anew),
         cmocka_unit_test(half_close),
         cmocka_unit_test(last_words_before_a_reset),
         cmocka_unit_test(close_waits_for_the_peer_only_so_long),
