@@ -122,7 +122,7 @@ void admin_forward(struct admin_call *call, uint32_t node);
 /* METHOD on every member but this one. on_reply per node that answered, then on_all once. */
 struct admin_gather {
     struct admin_call *call;
-    unsigned n_open;
+    unsigned n_open, timeout_ms; /* 0: 2 s */
     void (*on_reply)(struct admin_gather *g, uint32_t node, int code, const uint8_t *data, size_t n_bytes);
     void (*on_all)(struct admin_gather *g);
 };

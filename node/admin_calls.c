@@ -8,7 +8,7 @@ void admin_calls_register(const struct admin_env *env)
         link_call_fn *fn;
     } calls[] = {
         {"status", admin_call_status},     {"hashes", admin_call_hashes}, {"services", admin_call_services},
-        {"sessions", admin_call_sessions}, {"kick", admin_call_kick},
+        {"sessions", admin_call_sessions}, {"kick", admin_call_kick},     {"ranges", admin_call_ranges},
     };
     for (unsigned i = 0; i < n_elements(calls); i++)
         links_handle_call(env->links, calls[i].method, calls[i].fn, (void *)env);

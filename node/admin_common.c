@@ -477,8 +477,8 @@ void admin_gather(struct admin_gather *g, const char *method, const void *data, 
         one->gather = g;
         one->node = row->id;
         g->n_open++;
-        link_call(g->call->env->links, row->id, method, data, n_bytes, GATHER_TIMEOUT_MS, on_gather_reply,
-                  one);
+        link_call(g->call->env->links, row->id, method, data, n_bytes,
+                  g->timeout_ms ? g->timeout_ms : GATHER_TIMEOUT_MS, on_gather_reply, one);
     }
     gather_close(g);
 }

@@ -24,13 +24,12 @@ static json_t *own_status(const struct admin_env *env)
     if (st.installing)
         replica_install_text(&st, copy, sizeof copy);
     return json_pack("{s:b, s:I, s:I, s:I, s:b, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:b, s:s, s:s, s:I}",
-                     "damaged", st.is_fenced, "applied",
-                     (json_int_t)st.applied_index, "commit", (json_int_t)st.commit_index, "last",
-                     (json_int_t)st.last_index, "installing", st.installing, "install_done",
-                     (json_int_t)st.install_done, "install_total", (json_int_t)st.install_total,
-                     "install_rate", (json_int_t)st.install_rate, "install_text", copy, "release",
-                     release_name(), "level", (int)level_known(), "established",
-                     watcher_is_released(env->watcher) && !env->watcher->timed_out, "member",
+                     "damaged", st.is_fenced, "applied", (json_int_t)st.applied_index, "commit",
+                     (json_int_t)st.commit_index, "last", (json_int_t)st.last_index, "installing",
+                     st.installing, "install_done", (json_int_t)st.install_done, "install_total",
+                     (json_int_t)st.install_total, "install_rate", (json_int_t)st.install_rate,
+                     "install_text", copy, "release", release_name(), "level", (int)level_known(),
+                     "established", watcher_is_released(env->watcher) && !env->watcher->timed_out, "member",
                      st.member != REPLICA_NOT_MEMBER, "reason", env->watcher->reason, "services",
                      services_summary(env->services), "term", (json_int_t)st.term);
 }
@@ -387,11 +386,13 @@ void admin_dbrepl_repair(struct admin_call *call)
     if (!n)
         return;
     replica_get_status(call->env->replica, &st);
-    if (call->env->repair && repair_allow(call->env->repair, n->id)) {
+    bool is_other = n->id != call->env->node_id;
+    if (is_other && !links_can_call(call->env->links, n->id) && call->env->repair &&
+        repair_allow(call->env->repair, n->id)) {
         admin_acted(
             call, "%s is damaged and waits: it gets a fresh copy now; see impcli dbreplication runtimestate",
             n->name);
-    } else if (n->id != call->env->node_id) {
+    } else if (is_other) {
         admin_forward(call, n->id);
     } else if (st.leader == 0 || st.n_peers == 0) {
         admin_fail(call, "%s",

@@ -1,7 +1,9 @@
-/* impcli dbreplication status: a HashPoint goes into the log, then every node's hashes at that index are compared. */
+/* impcli dbreplication status: a HashPoint goes into the log, then every node's hashes at that index are
+ * compared. */
 #include "base/mem.h"
 #include "node/admin_calls.h"
 #include "node/admin_handlers.h"
+#include "node/admin_ranges.h"
 #include <string.h>
 
 enum { MAX_NODES = 64, HASH_TRIES = 15, HASH_RETRY_MS = 100 }; /* less than a gather waits */
@@ -133,11 +135,14 @@ static void report_hashes(struct hash_check *c)
         if (c->nodes[i].code)
             buf_addf(&text, "No answer from %s: %s\n", admin_node_name(call, c->nodes[i].node),
                      err_text(c->nodes[i].code));
-    buf_adds(&text, n_differ ? "Errors or Data Mismatches found\n" : "No Errors or Mismatches found.\n");
-    admin_reply(call,
-                json_pack("{s:I, s:b, s:o, s:o, s:o}", "index", (json_int_t)c->index, "match", n_differ == 0,
-                          "nodes", nodes, "no_answer", silent, "tables", tables),
-                &text);
+    if (c->only < 0)
+        buf_adds(&text, n_differ ? "Errors or Data Mismatches found\n" : "No Errors or Mismatches found.\n");
+    json_t *o = json_pack("{s:I, s:b, s:o, s:o, s:o}", "index", (json_int_t)c->index, "match", n_differ == 0,
+                          "nodes", nodes, "no_answer", silent, "tables", tables);
+    if (c->only >= 0)
+        admin_ranges_begin(call, c->index, (enum table)c->only, o, &text);
+    else
+        admin_reply(call, o, &text);
 }
 
 static void on_all_hashes(struct admin_gather *g)
@@ -177,5 +182,7 @@ void admin_dbrepl_status(struct admin_call *call)
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_HASH_POINT;
     command.hash_point = &body;
+    if (c->only >= 0)
+        body.table = (char *)table;
     admin_propose(call, &command, on_hash_point);
 }

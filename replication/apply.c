@@ -33,6 +33,10 @@ struct apply {
     struct apply_news news;
     struct hash_point points[APPLY_HASH_POINTS];
     unsigned n_points;
+    struct kept_view {
+        uint64_t index, made_ms;
+        struct store_view *view;
+    } views[APPLY_VIEWS]; /* under lock */
     _Atomic uint64_t applied;
     _Atomic unsigned level; /* the cluster's feature level */
 
@@ -49,6 +53,7 @@ struct apply {
     unsigned n_hashes;
     uint64_t hash_period; /* FSM time / APPLY_HASH_MS */
     struct hash_point point;
+    bool wants_view;
 };
 
 void apply_read_session(struct store_txn *t, uint32_t node, struct proposer_rows *out)
@@ -137,8 +142,28 @@ static void note_hash_point(struct apply *a)
             store_table_hash(a->txn, t, &a->point.hashes[t], &a->point.n_rows[t]);
 }
 
+/* The one before the last makes room. */
+static void keep_view(struct apply *a)
+{
+    struct kept_view *oldest = &a->views[0];
+    struct store_view *v = store_view_new(a->config.store);
+    a->wants_view = false;
+    pthread_mutex_lock(&a->lock);
+    for (unsigned i = 1; i < APPLY_VIEWS; i++)
+        if (a->views[i].made_ms < oldest->made_ms)
+            oldest = &a->views[i];
+    struct store_view *old = oldest->view;
+    *oldest = (struct kept_view){a->index, clock_monotonic_ms(), v};
+    pthread_mutex_unlock(&a->lock);
+    if (old)
+        store_view_close(old);
+    store_view_unref(old);
+}
+
 static void publish_hash_point(struct apply *a)
 {
+    if (a->wants_view)
+        keep_view(a);
     pthread_mutex_lock(&a->lock);
     a->points[a->n_points++ % APPLY_HASH_POINTS] = a->point;
     pthread_mutex_unlock(&a->lock);
@@ -174,8 +199,10 @@ static void apply_proposal(struct apply *a, const Imp__Proposal *p, uint64_t ter
                                                   .value2 = result.value2,
                                                   .text = result.text});
     }
-    if (executed && p->command && p->command->body_case == IMP__COMMAND__BODY_HASH_POINT)
+    if (executed && p->command && p->command->body_case == IMP__COMMAND__BODY_HASH_POINT) {
         note_hash_point(a);
+        a->wants_view |= p->command->hash_point->table[0] != 0;
+    }
     a->addresses_changed |= executed && p->command && has_address(p->command);
     if (a->session_dirty)
         check_session(a);
@@ -404,10 +431,47 @@ void apply_stop(struct apply *a)
     a->has_thread = false;
 }
 
+int apply_view(struct apply *a, uint64_t index, struct store_view **out)
+{
+    int code = ERR_NOTFOUND;
+    pthread_mutex_lock(&a->lock);
+    for (unsigned i = 0; i < APPLY_VIEWS; i++)
+        if (a->views[i].view && a->views[i].index == index) {
+            *out = store_view_ref(a->views[i].view);
+            code = 0;
+        }
+    pthread_mutex_unlock(&a->lock);
+    return code;
+}
+
+static void end_views(struct apply *a, uint64_t made_before_ms)
+{
+    struct store_view *ended[APPLY_VIEWS];
+    unsigned n = 0;
+    pthread_mutex_lock(&a->lock);
+    for (unsigned i = 0; i < APPLY_VIEWS; i++)
+        if (a->views[i].view && a->views[i].made_ms < made_before_ms) {
+            ended[n++] = a->views[i].view;
+            a->views[i] = (struct kept_view){0};
+        }
+    pthread_mutex_unlock(&a->lock);
+    for (unsigned i = 0; i < n; i++) {
+        store_view_close(ended[i]);
+        store_view_unref(ended[i]);
+    }
+}
+
+void apply_expire_views(struct apply *a, uint64_t now_ms)
+{
+    if (now_ms > APPLY_VIEW_MS)
+        end_views(a, now_ms - APPLY_VIEW_MS);
+}
+
 void apply_free(struct apply *a)
 {
     if (!a)
         return;
+    end_views(a, UINT64_MAX);
     if (a->current)
         chunk_free(a->current);
     for (struct chunk *c = a->head, *next; c; c = next) {

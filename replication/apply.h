@@ -15,7 +15,9 @@ enum {
     APPLY_HASH_EVERY = 1024,
     APPLY_HASH_MS = 5000,
     APPLY_HASH_NEWS = 8,
-    APPLY_HASH_POINTS = 16
+    APPLY_HASH_POINTS = 16,
+    APPLY_VIEWS = 2,
+    APPLY_VIEW_MS = 60 * 1000
 };
 
 struct apply;
@@ -64,6 +66,12 @@ uint64_t apply_term(struct apply *a);        /* any thread */
 /* See replica_table_hashes. Any thread. */
 int apply_table_hashes(struct apply *a, uint64_t index, struct store_hash hashes[N_TABLES],
                        uint64_t n_rows[N_TABLES]);
+
+/* The store as it was when a HashPoint with a table was applied at INDEX; a reference. ERR_NOTFOUND: there is
+ * none any more. Any thread. */
+int apply_view(struct apply *a, uint64_t index, struct store_view **out);
+void apply_expire_views(struct apply *a,
+                        uint64_t now_ms); /* those that are older than a minute; any thread */
 
 /* This node's session as the store has it. */
 void apply_read_session(struct store_txn *t, uint32_t node, struct proposer_rows *out);

@@ -337,6 +337,7 @@ static void tick(struct replica *r, uint64_t now)
     differ_rest(r, now);
     differ_judge(r, now);
     differ_fenced(r, now);
+    apply_expire_views(r->apply, now);
     disk_watch_tick(r, now);
     clocks_check(r, now);
     if (now >= r->considered_ms + SNAPSHOT_EVERY_MS) { /* a durable point looks at once */

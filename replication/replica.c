@@ -489,6 +489,11 @@ int replica_table_hashes(struct replica *r, uint64_t index, struct store_hash ha
     return apply_table_hashes(r->apply, index, hashes, n_rows);
 }
 
+int replica_view(struct replica *r, uint64_t index, struct store_view **out)
+{
+    return apply_view(r->apply, index, out);
+}
+
 void replica_want_lease(struct replica *r, bool want)
 {
     atomic_store(&r->want_lease, want);

@@ -227,6 +227,10 @@ struct store *replica_store(struct replica *r);
 int replica_table_hashes(struct replica *r, uint64_t index, struct store_hash hashes[N_TABLES],
                          uint64_t n_rows[N_TABLES]);
 
+/* The store as it was when the HashPoint with a table was applied at INDEX, kept for a minute; a reference, to be given back
+ * with store_view_unref. ERR_NOTFOUND: none, or no more. */
+int replica_view(struct replica *r, uint64_t index, struct store_view **out);
+
 /* ---- lease (architecture: Lease) ---- */
 /* From now on ask the leader for leases for the current epoch (after node_up was proposed and applied), or
  * stop. */

@@ -28,6 +28,8 @@ enum table_scope { SCOPE_LOCAL, SCOPE_CLUSTER, SCOPE_USER };
 const char *table_name(enum table t);
 enum table_scope table_scope(enum table t);
 int table_find(const char *name); /* enum table, or ERR_NOTFOUND */
+/* A key for a person, by the fields that tables.def names: "uid 17, contact bare JID a@example.com". */
+void table_key_text(enum table t, const void *key, size_t n_key, char *out, size_t size);
 
 /* ---- keys: order of bytes = order of values, field by field ---- */
 enum { KEY_MAX = 511, KEY_STR_MAX = 400 /* bytes of a string that stays whole and can be decoded */ };
@@ -165,6 +167,32 @@ void store_state_hash(struct store_txn *t, struct store_hash *out); /* over all 
  * Any thread. */
 int store_scrub_table(struct store *s, enum table table, struct err_ctx *err);
 
+/* ---- views: a moment that is kept for a while, to compare its rows with other nodes' ---- */
+struct store_view;
+struct store_view *store_view_new(struct store *s); /* as it is now; any thread */
+struct store_view *store_view_ref(struct store_view *v);
+void store_view_unref(struct store_view *v); /* may be NULL */
+/* Ends a walk under way; those to come answer ERR_CLOSED. Before the store is closed. */
+void store_view_close(struct store_view *v);
+struct store_span { /* keys from (inclusive) to (exclusive); empty: from the first, to the last */
+    struct key from, to;
+};
+struct store_range {
+    struct store_hash hash;
+    uint64_t n_rows;
+};
+/* They read all rows of the span, which takes its time. Any thread. */
+/* OUT[i], n + 1 of them: the rows before bounds[i] and not before bounds[i - 1]. Bounds ascend, within the
+ * span. */
+int store_view_ranges(struct store_view *v, enum table table, const struct store_span *span,
+                      const struct key *bounds, unsigned n, struct store_range *out);
+/* At most MAX bounds that cut the span into parts of about as many rows; none when it has few. */
+int store_view_split(struct store_view *v, enum table table, const struct store_span *span,
+                     struct key *bounds, unsigned max, unsigned *n);
+typedef bool store_view_row_fn(void *user, const void *key, size_t n_key, const struct store_hash *hash);
+int store_view_rows(struct store_view *v, enum table table, const struct store_span *span,
+                    store_view_row_fn *fn, void *user); /* until fn says false */
+
 /* ---- durable points, copy, install ---- */
 uint64_t store_durable_index(struct store *s); /* applied index of the last durable point; any thread */
 /* Make one now and wait; not on the apply thread. Otherwise points are made by the store's own thread: every
@@ -179,19 +207,20 @@ enum { POINT_EXTRA_MAX = 64 * 1024 };
 void store_set_point_extra(struct store *s, const void *data, size_t n);
 /* The blob last set, or found at open; *data is copied into the arena. */
 void store_get_point_extra(struct store *s, const void **data, size_t *n, struct arena *a);
-/* Writes the pages of one moment to PATH, an empty file that is there: from its start to its end, so that what is
- * there can be read while the rest is written. Not synced. It becomes a store of its own by store_adopt_copy. Blocks
- * as long as that takes, and holds a read transaction meanwhile. Any thread. */
+/* Writes the pages of one moment to PATH, an empty file that is there: from its start to its end, so that
+ * what is there can be read while the rest is written. Not synced. It becomes a store of its own by
+ * store_adopt_copy. Blocks as long as that takes, and holds a read transaction meanwhile. Any thread. */
 int store_copy_pages(struct store *s, const char *path, struct err_ctx *err);
-/* DIR holds data.mdb with such pages: gives it an id and its first durable point; synced. store_open accepts DIR. */
+/* DIR holds data.mdb with such pages: gives it an id and its first durable point; synced. store_open accepts
+ * DIR. */
 int store_adopt_copy(const char *dir, struct err_ctx *err);
-/* Both: a consistent copy into DIR (a new directory that store_open accepts), synced; *applied: its applied index.
- * Any thread. */
+/* Both: a consistent copy into DIR (a new directory that store_open accepts), synced; *applied: its applied
+ * index. Any thread. */
 int store_copy(struct store *s, const char *dir, uint64_t *applied, struct err_ctx *err);
 uint64_t store_size_bytes(struct store *s); /* pages in use */
 uint64_t store_free_bytes(struct store *s); /* of the file system */
-/* Opens DIR read-only, recomputes every replicated table's hash and checks it against the stored one; on a few
- * threads. */
+/* Opens DIR read-only, recomputes every replicated table's hash and checks it against the stored one; on a
+ * few threads. */
 int store_verify_copy(const char *dir, struct store_position *out, struct arena *a, struct err_ctx *err);
 
 #endif

@@ -14,6 +14,7 @@ enum { STORE_SCHEMA = 1, STORE_ID_BYTES = 16, ROW_CRC_BYTES = 4 };
 
 struct table_info {
     const char *name;
+    const char *key; /* its fields, as tables.def has them */
     enum table_scope scope;
     const ProtobufCMessageDescriptor *row;
     bool is_single; /* one row with an empty key; LMDB knows no empty keys, so it lies under "\0" */

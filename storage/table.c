@@ -1,5 +1,6 @@
 #include "storage/store_internal.h"
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Row types by their names in tables.def; a table with an unknown one does not compile. */
@@ -35,8 +36,8 @@
 
 const struct table_info store_tables[N_TABLES] = {
 #define X(id, name, scope, key, row)                                                                         \
-    [TABLE_##id] = {name, SCOPE_##scope, &ROW_##row, key[0] == '(',                                          \
-                    TABLE_##id == TABLE_PROPOSER || TABLE_##id == TABLE_CLOCK},
+    [TABLE_##id] = {name,       key,           SCOPE_##scope,                                                \
+                    &ROW_##row, key[0] == '(', TABLE_##id == TABLE_PROPOSER || TABLE_##id == TABLE_CLOCK},
 #include "storage/tables.def"
 #undef X
 };
@@ -64,4 +65,65 @@ int table_find(const char *name)
             return t;
     }
     return ERR_NOTFOUND;
+}
+
+/* Digits, letters and most signs as they are. */
+static size_t put_bytes(char *out, size_t size, size_t at, const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n && at + 5 < size; i++)
+        at += (size_t)snprintf(out + at, size - at,
+                               p[i] > ' ' && p[i] < 0x7f && p[i] != '\\' ? "%c" : "\\x%02x", p[i]);
+    return at;
+}
+
+/* FIELD: "u64 uid of the recipient". False: it does not fit the key. */
+static bool put_field(char *out, size_t size, size_t *at, const char *field, size_t n_field,
+                      struct key_reader *r, struct arena *a)
+{
+    const char *space = memchr(field, ' ', n_field);
+    size_t n_type = space ? (size_t)(space - field) : n_field;
+    if (space)
+        *at += (size_t)snprintf(out + *at, size - *at, "%.*s ", (int)(n_field - n_type - 1), space + 1);
+    if (*at + 32 > size)
+        return false;
+    if (!strncmp(field, "u32", 3)) {
+        *at += (size_t)snprintf(out + *at, size - *at, "%u", key_read_u32(r));
+    } else if (!strncmp(field, "u64", 3)) {
+        *at += (size_t)snprintf(out + *at, size - *at, "%llu", (unsigned long long)key_read_u64(r));
+    } else if (!strncmp(field, "str", 3)) {
+        const char *s = key_read_str(r, a);
+        if (!r->failed)
+            *at = put_bytes(out, size, *at, (const uint8_t *)s, strlen(s));
+    } else {
+        *at = put_bytes(out, size, *at, r->p, (size_t)(r->end - r->p));
+        r->p = r->end;
+    }
+    return !r->failed;
+}
+
+void table_key_text(enum table t, const void *key, size_t n_key, char *out, size_t size)
+{
+    struct key_reader r;
+    struct arena a;
+    size_t at = 0;
+    bool ok = true;
+    if (table_info(t)->is_single) {
+        snprintf(out, size, "the only row");
+        return;
+    }
+    key_read(&r, key, n_key);
+    arena_init(&a);
+    out[0] = 0;
+    for (const char *field = table_info(t)->key; ok && *field;) {
+        size_t n = strcspn(field, ",");
+        ok = put_field(out, size, &at, field, n, &r, &a);
+        field += n;
+        if (*field) {
+            field += strspn(field, ", ");
+            at += ok && at + 3 < size ? (size_t)snprintf(out + at, size - at, ", ") : 0;
+        }
+    }
+    if (!ok || r.p != r.end)
+        put_bytes(out, size, 0, key, n_key);
+    arena_fini(&a);
 }

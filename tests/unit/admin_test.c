@@ -118,6 +118,10 @@ void replica_transfer(struct replica *r, uint32_t to, struct loop *loop,
 {
     on_done(user, ERR_TIMEOUT, "");
 }
+int replica_view(struct replica *r, uint64_t index, struct store_view **out)
+{
+    return ERR_NOTFOUND;
+}
 bool repair_allow(struct repair *p, uint32_t node)
 {
     return false;

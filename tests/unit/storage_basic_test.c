@@ -433,6 +433,90 @@ static void test_hash(void **state)
     test_dir_remove(dir);
 }
 
+/* ---- views ---- */
+
+static void put_user(struct store_txn *t, uint64_t uid, const char *name)
+{
+    Imp__UserRow row = IMP__USER_ROW__INIT;
+    struct key k;
+    key_init(&k);
+    key_u64(&k, uid);
+    row.uid = uid;
+    row.localpart = (char *)name;
+    store_put_row(t, TABLE_USER, &k, &row);
+}
+
+static bool count_rows(void *user, const void *key, size_t n_key, const struct store_hash *hash)
+{
+    return ++*(unsigned *)user < 7;
+}
+
+/* Ranges add up to the table's hash, a changed row is in exactly one of them, and a view does not see it. */
+static void test_views(void **state)
+{
+    char *dir = test_dir(), text[80];
+    struct store *s = test_open(dir, NULL);
+    struct store_txn *t = store_begin(s);
+    for (uint64_t uid = 1; uid <= 1000; uid++)
+        put_user(t, uid, "somebody");
+    test_commit(t);
+    struct store_view *before = store_view_new(s);
+    t = store_begin(s);
+    put_user(t, 700, "somebody else");
+    test_commit(t);
+    struct store_view *after = store_view_new(s);
+    struct store_span all = {0};
+    struct key bounds[15], k;
+    struct store_range a[16], b[16];
+    unsigned n, n_different = 0, n_rows = 0;
+    assert_int_equal(store_view_split(before, TABLE_USER, &all, bounds, 15, &n), 0);
+    assert_int_equal(n, 15);
+    assert_int_equal(store_view_ranges(before, TABLE_USER, &all, bounds, n, a), 0);
+    assert_int_equal(store_view_ranges(after, TABLE_USER, &all, bounds, n, b), 0);
+    struct store_hash sum = {0}, table;
+    for (unsigned i = 0; i <= n; i++) {
+        assert_in_range(b[i].n_rows, 50, 75);
+        n_rows += b[i].n_rows;
+        sum.lo += b[i].hash.lo;
+        if (memcmp(&a[i].hash, &b[i].hash, sizeof a[i].hash) == 0)
+            continue;
+        n_different++;
+        key_init(&k);
+        key_u64(&k, 700);
+        assert_true(i == 0 || key_compare(&bounds[i - 1], &k) <= 0);
+        assert_true(i == n || key_compare(&k, &bounds[i]) < 0);
+    }
+    assert_int_equal(n_different, 1);
+    assert_int_equal(n_rows, 1000);
+    struct store_reader *r = store_reader_new(s);
+    store_table_hash(store_read_txn(r), TABLE_USER, &table, NULL);
+    store_reader_free(r);
+    assert_true(sum.lo == table.lo); /* the low half carries into the high one */
+    key_init(&all.from);
+    key_u64(&all.from, 10);
+    key_init(&all.to);
+    key_u64(&all.to, 14);
+    n_rows = 0;
+    assert_int_equal(store_view_rows(after, TABLE_USER, &all, count_rows, &n_rows), 0);
+    assert_int_equal(n_rows, 4);
+    store_view_close(before);
+    assert_int_equal(store_view_rows(before, TABLE_USER, &all, count_rows, &n_rows), ERR_CLOSED);
+    store_view_unref(before);
+    store_view_unref(after);
+    store_close_dirty(s);
+    test_dir_remove(dir);
+
+    key_init(&k);
+    key_u64(&k, 17);
+    key_str(&k, "a b@example.com");
+    table_key_text(TABLE_ROSTER, k.bytes, k.n, text, sizeof text);
+    assert_string_equal(text, "uid 17, contact bare JID a\\x20b@example.com");
+    table_key_text(TABLE_ROSTER, "\1x", 2, text, sizeof text);
+    assert_string_equal(text, "\\x01x");
+    table_key_text(TABLE_CLUSTER, "\0", 1, text, sizeof text);
+    assert_string_equal(text, "the only row");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -444,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_iteration),
         cmocka_unit_test(test_iteration_with_changes),
         cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_views),
     };
     return cmocka_run_group_tests_name("storage_basic", tests, NULL, NULL);
 }
