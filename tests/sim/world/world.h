@@ -104,7 +104,7 @@ struct world_user {
 enum world_option {
     WORLD_HOMES = 1,    /* at most one home is checked, through every kind of move */
     WORLD_REMOVALS = 2, /* members are removed */
-    WORLD_DEFAULT = WORLD_REMOVALS,
+    WORLD_DEFAULT = WORLD_HOMES | WORLD_REMOVALS,
 };
 
 struct world {
@@ -223,6 +223,7 @@ void client_process_ended(struct world_node *n);
 void client_write(struct world_node *n); /* a note in the audit log: executed twice it would be there twice */
 void client_read(struct world_node *n);  /* behind a barrier */
 void client_log_in(struct world_node *n, unsigned user);
+void client_come_back(unsigned user);                        /* it tries everywhere in a moment */
 void client_set_roster(struct world_node *n, unsigned user); /* by one of the user's sessions there */
 bool client_serves(const struct world_node *n, unsigned user);
 

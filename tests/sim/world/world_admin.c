@@ -160,7 +160,8 @@ static uint32_t some_member(struct world_node *n)
 
 static void assign(struct world_node *n, void *arg)
 {
-    uint64_t uid = W->users[draw(WORLD_USERS)].uid;
+    unsigned user = (unsigned)draw(WORLD_USERS);
+    uint64_t uid = W->users[user].uid;
     Imp__Command command = IMP__COMMAND__INIT;
     Imp__UserAssign body = IMP__USER_ASSIGN__INIT;
     body.uids = &uid;
@@ -168,8 +169,10 @@ static void assign(struct world_node *n, void *arg)
     body.node = some_member(n);
     command.body_case = IMP__COMMAND__BODY_USER_ASSIGN;
     command.user_assign = &body;
-    if (uid && !operator_propose(n, &command, on_ignored, NULL))
-        W->counts.n_moves++;
+    if (!uid || operator_propose(n, &command, on_ignored, NULL))
+        return;
+    W->counts.n_moves++;
+    client_come_back(user);
 }
 
 static void balance(struct world_node *n, void *arg)
@@ -271,7 +274,8 @@ void operator_do_something(struct world_node *n)
         operator_call(n, balance, NULL);
         break;
     case 5:
-        operator_call(n, assign, NULL);
+        for (unsigned i = 1 + (unsigned)draw(6); i > 0; i--)
+            operator_call(n, assign, NULL);
         break;
     default:
         if (leader)

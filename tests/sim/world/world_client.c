@@ -130,6 +130,8 @@ static void on_close(struct session *s, enum session_reason reason)
     world_say("user %u is logged out of node %u (%u)", c->user, c->node->id, reason);
     session_end(s);
     list_remove(&c->link); /* the struct lives on: the turn is not over */
+    if (reason == SESSION_MOVED || reason == SESSION_NO_LEASE)
+        client_come_back(c->user);
 }
 static void on_pause(struct session *s)
 {
@@ -167,7 +169,8 @@ static void log_in(void *arg, struct shard *s)
     struct err_ctx err = {0};
     struct world_user *u = &W->users[a->user];
     char resource[16];
-    if (im_is_serving(s->im) && shard_check_lease(s) == LEASE_HELD && u->uid) {
+    bool is_in = find_session(a->node, a->user) && !chance(10); /* a second one, or another in its place */
+    if (!is_in && im_is_serving(s->im) && shard_check_lease(s) == LEASE_HELD && u->uid) {
         struct client_session *c = mem_new(struct client_session);
         c->node = a->node;
         c->life = a->node->life;
@@ -251,10 +254,43 @@ void client_process_ended(struct world_node *n)
 bool client_serves(const struct world_node *n, unsigned user)
 {
     const struct client_session *c = n->is_alive ? find_session(n, user) : NULL;
-    return c && session_is_open(&c->session) && shard_has_lease(c->session.shard);
+    if (!c || !session_is_open(&c->session))
+        return false;
+    struct world_node *before = W->current;
+    W->current = (struct world_node *)n; /* whose clock counts */
+    bool has_lease = shard_has_lease(c->session.shard);
+    W->current = before;
+    return has_lease;
 }
 
 /* ---- all the time ---- */
+
+/* A client that does not know where it is at home. */
+static void try_everywhere(unsigned user)
+{
+    for (uint32_t id = 1; id <= W->n_nodes; id++)
+        if (W->nodes[id].is_alive)
+            client_log_in(&W->nodes[id], user);
+}
+
+struct comeback {
+    struct world_event event;
+    unsigned user;
+};
+
+static void on_comeback(struct world_event *e)
+{
+    struct comeback *c = container_of(e, struct comeback, event);
+    try_everywhere(c->user);
+    mem_free(c);
+}
+
+void client_come_back(unsigned user)
+{
+    struct comeback *c = mem_new(struct comeback);
+    c->user = user;
+    world_schedule(&c->event, NULL, 'k', draw(chance(50) ? 3 * MS : 100 * MS), on_comeback);
+}
 
 static void act_once(void)
 {
@@ -274,7 +310,7 @@ static void act_once(void)
         break;
     case 5:
     case 6:
-        client_log_in(n, user);
+        try_everywhere(user);
         break;
     case 7:
         if (W->users[user].uid)

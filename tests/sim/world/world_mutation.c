@@ -3,7 +3,6 @@
 #include "world.h"
 
 #include "im/shard.h"
-
 #include "replication/confirm.h"
 #include "replication/fsm.h"
 #include "replication/lease.h"
@@ -106,9 +105,6 @@ WRAP(bool, fsm_execute, struct store_txn *txn, const Imp__Proposal *p, const str
         renumber(txn, (Imp__Proposal *)p, arena);
     if (world_has(MUTATION_STALE_EPOCH) && p->node && execute_stale(txn, p, in, arena, out))
         return true;
-    if (world_has(MUTATION_DOWN_OF_ANY_TERM) && p->command &&
-        p->command->body_case == IMP__COMMAND__BODY_NODE_DOWN)
-        p->command->node_down->term = in->term;
     return __real_fsm_execute(txn, p, in, arena, out);
 }
 
@@ -124,7 +120,8 @@ WRAP(bool, watcher_step, struct watcher *w, const struct watcher_input *in)
     return __real_watcher_step(w, &changed);
 }
 
-WRAP(enum home_place, shard_place_of_row, struct shard *s, const Imp__UserRow *row, uint32_t *node, uint64_t *since)
+WRAP(enum home_place, shard_place_of_row, struct shard *s, const Imp__UserRow *row, uint32_t *node,
+     uint64_t *since)
 {
     enum home_place place = __real_shard_place_of_row(s, row, node, since);
     return world_has(MUTATION_NO_HAND_OVER) && place == PLACE_ARRIVING ? PLACE_HERE : place;
