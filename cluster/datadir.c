@@ -78,7 +78,7 @@ static int take_lock(struct datadir *d, unsigned wait_ms, struct err_ctx *err)
         }
         if (clock_monotonic_ms() >= until) {
             close(fd);
-            return err_set(err, ERR_CONFLICT, "another impnode process uses %s", d->path);
+            return err_set(err, ERR_CONFLICT, "another impnode process uses %s: stop it first", d->path);
         }
         nanosleep(&(struct timespec){.tv_nsec = 20 * 1000 * 1000}, NULL);
     }

@@ -10,6 +10,8 @@ static bool is_removed(void *user, uint32_t node)
 {
     struct node *n = user;
     struct key k;
+    if (replica_applied_index(n->replica) < n->fence_index && node != n->id.node)
+        return true; /* a recovery that is not applied yet */
     key_init(&k);
     key_u32(&k, node);
     return store_has(control_read(n), TABLE_NODE_TOMBSTONE, &k);
@@ -139,6 +141,7 @@ static int start_replica(struct node *n, struct err_ctx *err)
         .n_known = n->peers->n,
         .log = log_category(n->log_root, "replication"),
         .metrics = &n->metrics,
+        .fence_index = n->fence_index,
         .on_removed = on_removed,
         .on_tables_differ = duties_on_tables_differ,
         .on_tables_equal = repair_on_tables_equal,

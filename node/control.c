@@ -1,6 +1,7 @@
 /* The control loop's view of the store: what changed, what follows from it, and the replication watcher. */
 #include "base/release.h"
 #include "im/homes.h"
+#include "node/enrol.h"
 #include "node/node_impl.h"
 #include "node/peers.h"
 #include "node/sync_glue.h"
@@ -410,12 +411,22 @@ static void check_removed(struct node *n, uint64_t now_ms)
                "with an empty one to take part again");
 }
 
+/* The others are in the store as lost, durably: no start finds them as members again. */
+static void end_fence(struct node *n)
+{
+    if (!n->fence_index || n->status.snapshot_index < n->fence_index)
+        return;
+    n->fence_index = 0;
+    datadir_remove(&n->dir, ENROL_RECOVERED);
+}
+
 void control_step(struct node *n)
 {
     if (n->stopping || !n->members)
         return;
     replica_get_status(n->replica, &n->status);
     check_removed(n, clock_monotonic_ms());
+    end_fence(n);
     step_watcher(n, clock_monotonic_ms());
     services_step(n->services, clock_wall_ms());
     step_up(n);

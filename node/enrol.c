@@ -5,7 +5,9 @@
 #include "cluster/identity.h"
 #include "replication/levels.h"
 #include "replication/replica.h"
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int read_text(char **out, const struct datadir *d, const char *name, size_t max, struct err_ctx *err)
@@ -56,6 +58,31 @@ int enrol_write_config(const struct config *c, const struct datadir *d, struct e
     int rc = datadir_write(d, ENROL_CONFIG, b.data, b.n, 0644, err);
     buf_fini(&b);
     return rc;
+}
+
+int enrol_write_recovered(uint64_t index, const struct datadir *d, struct err_ctx *err)
+{
+    char text[32];
+    int n = snprintf(text, sizeof(text), "%" PRIu64 "\n", index);
+    return datadir_write(d, ENROL_RECOVERED, text, (size_t)n, 0644, err);
+}
+
+int enrol_read_recovered(uint64_t *index, const struct datadir *d, struct err_ctx *err)
+{
+    char *text;
+    *index = 0;
+    int rc = read_text(&text, d, ENROL_RECOVERED, 32, err);
+    if (rc == ERR_NOTFOUND)
+        return 0;
+    if (rc)
+        return rc;
+    *index = strtoull(text, NULL, 10);
+    mem_free(text);
+    return *index ? 0
+                  : err_set(err, ERR_CONFLICT,
+                            "a recovery of this node was interrupted: run 'impnode recover --data %s "
+                            "--force-new-cluster' once more",
+                            d->path);
 }
 
 const char *enrol_address(const struct config *c, char out[CONFIG_TEXT_MAX + 1])

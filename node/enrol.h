@@ -11,7 +11,11 @@
 #define ENROL_CERT "node.pem"
 #define ENROL_CA "ca.pem"
 #define ENROL_CONFIG "impnode.yaml"
+/* After impnode recover: the log index until which nobody else may speak; 0: it was interrupted. */
+#define ENROL_RECOVERED "recovered"
 enum { ENROL_CONFIG_MAX = 64 * 1024 };
+int enrol_read_recovered(uint64_t *index, const struct datadir *d, struct err_ctx *err);
+int enrol_write_recovered(uint64_t index, const struct datadir *d, struct err_ctx *err);
 
 /* The node's key: read, or made and stored durably. *key_pem is the caller's (identity_free_key). */
 int enrol_key(char **key_pem, const struct datadir *d, struct err_ctx *err);

@@ -153,6 +153,8 @@ static int open_directory(struct node *n, struct err_ctx *err)
         return err_set(err, ERR_INVALID,
                        "%s/impnode.yaml: name: '%s', but this directory is node %s; a node keeps its name",
                        n->dir.path, n->config.name, n->id.name);
+    if ((rc = enrol_read_recovered(&n->fence_index, &n->dir, err)))
+        return rc;
     char pid[16];
     int len = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
     if ((rc = datadir_write(&n->dir, "worker.pid", pid, (size_t)len, 0644, err)))

@@ -56,6 +56,7 @@ struct node {
     struct datadir dir;
     struct datadir_identity id;
     struct seal_ring ring;
+    uint64_t fence_index; /* after a recovery: until this is applied nobody else may speak */
     char *key_pem, *cert_pem, *ca_pem;
     struct tls_ctx *tls_server, *tls_link, *tls_raft;
     struct tls_sni *client_sni; /* certificates that clients see; swapped as a whole */

@@ -109,9 +109,9 @@ struct driver_config {
 int driver_bootstrap(struct rlog *log, struct vote *vote, const struct configuration *conf,
                      struct blob *const *commands, unsigned n, struct err_ctx *err);
 /* After the loss of the quorum, on the log with the highest (last term, last index), all nodes stopped:
- * appends CONF at its last term + 1. The others are wiped and join again. */
+ * appends CONF and n commands at its last term + 1. The others are wiped and join again. */
 int driver_force_configuration(struct rlog *log, struct vote *vote, const struct configuration *conf,
-                               struct err_ctx *err);
+                               struct blob *const *commands, unsigned n, struct err_ctx *err);
 
 /* SNAPSHOT: the newest durable point, NULL if there never was one. APPLIED: of the store, at least its index.
  * The log must reach from snapshot + 1 (or 1) to APPLIED. Refusals, with text and remedy: ERR_CORRUPT (log

@@ -379,13 +379,18 @@ int driver_bootstrap(struct rlog *log, struct vote *vote, const struct configura
 }
 
 int driver_force_configuration(struct rlog *log, struct vote *vote, const struct configuration *conf,
-                               struct err_ctx *err)
+                               struct blob *const *commands, unsigned n, struct err_ctx *err)
 {
     uint64_t term = rlog_term(log, rlog_last(log));
     if (vote->term > term)
         term = vote->term;
-    struct rlog_entry entry = {term + 1, RLOG_CHANGE, encode_conf(conf)};
-    int rc = append_offline(log, vote, term + 1, &entry, 1, err);
-    blob_unref(entry.payload);
+    term++;
+    struct rlog_entry *entries = mem_calloc(n + 1, sizeof(*entries));
+    entries[0] = (struct rlog_entry){term, RLOG_CHANGE, encode_conf(conf)};
+    for (unsigned i = 0; i < n; i++)
+        entries[i + 1] = (struct rlog_entry){term, RLOG_COMMAND, commands[i]};
+    int rc = append_offline(log, vote, term, entries, n + 1, err);
+    blob_unref(entries[0].payload);
+    mem_free(entries);
     return rc;
 }

@@ -61,6 +61,8 @@ void members_refresh(struct replica *r)
 
 bool members_is_removed(struct replica *r, uint32_t node)
 {
+    if (apply_index(r->apply) < r->options.fence_index && node != r->options.node_id)
+        return true; /* a recovery that is not applied yet */
     struct key key;
     key_init(&key);
     key_u32(&key, node);

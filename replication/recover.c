@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "replication/driver.h"
 #include "replication/replica.h"
+#include "replication/replica_impl.h"
 #include "replication/rlog.h"
 #include "replication/vote.h"
 
@@ -21,6 +22,9 @@ int replica_force_new_cluster(const char *dir, uint32_t node, uint64_t *last_ind
     struct rlog *log = NULL;
     struct vote vote = {0};
     struct configuration conf = {0};
+    Imp__Recover body = IMP__RECOVER__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    struct blob *entry = NULL;
     char *log_dir = mem_printf("%s/log", dir);
     int code = disk_open_directory(&disk, log_dir, err);
     if (code)
@@ -34,9 +38,18 @@ int replica_force_new_cluster(const char *dir, uint32_t node, uint64_t *last_ind
         code = err_set(err, ERR_NOTFOUND, "this node has never received anything from its cluster");
     if (!code)
         code = configuration_add(&conf, node, CONFIGURATION_VOTER);
-    if (!code)
-        code = driver_force_configuration(log, &vote, &conf, err);
+    if (!code) {
+        body.node = node;
+        command.time_ms = clock_wall_ms();
+        command.body_case = IMP__COMMAND__BODY_RECOVER;
+        command.recover = &body;
+        entry = replica_offline_entry(&command);
+        code = driver_force_configuration(log, &vote, &conf, &entry, 1, err);
+        *last_index = rlog_last(log);
+    }
 out:
+    if (entry)
+        blob_unref(entry);
     rlog_close(log);
     if (disk) {
         vote_close(&vote);

@@ -39,12 +39,12 @@ static void on_apply_work(void *user)
     s->apply_work(s->user);
 }
 
-static struct blob *bootstrap_entry(const Imp__Command *bootstrap)
+struct blob *replica_offline_entry(const Imp__Command *command)
 {
     Imp__Proposal proposal = IMP__PROPOSAL__INIT;
     Imp__Entry entry = IMP__ENTRY__INIT;
     Imp__Proposal *proposals[] = {&proposal};
-    proposal.command = (Imp__Command *)bootstrap;
+    proposal.command = (Imp__Command *)command;
     entry.proposals = proposals;
     entry.n_proposals = 1;
     struct blob *b = blob_new(NULL, imp__entry__get_packed_size(&entry));
@@ -79,7 +79,7 @@ int replica_bootstrap(const char *dir, const Imp__Command *bootstrap, struct err
     if ((code = rlog_open(&log, &config, err)) != 0 || (code = vote_open(&vote, disk, err)) != 0)
         goto out;
     configuration_add(&conf, 1, CONFIGURATION_VOTER);
-    struct blob *entry = bootstrap_entry(bootstrap);
+    struct blob *entry = replica_offline_entry(bootstrap);
     code = driver_bootstrap(log, &vote, &conf, &entry, 1, err);
     blob_unref(entry);
 out:

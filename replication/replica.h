@@ -63,6 +63,7 @@ struct replica_options {
     void (*on_peer_damaged)(void *user, uint32_t node, const char *text);
     /* They were compared and are equal, and this node is not fenced. May be NULL. Raft thread. */
     void (*on_tables_equal)(void *user, uint64_t index);
+    uint64_t fence_index;    /* until this is applied every other node counts as removed; 0: nobody does */
     uint64_t log_keep_bytes; /* of log behind a snapshot; 0: the smaller of 1 GiB and half the store, at least
                                 64 MiB */
     const struct replica_stepper *stepper; /* NULL: threads */
@@ -76,8 +77,10 @@ struct replica_options {
  * init. ERR_EXISTS if there is a log already. */
 int replica_bootstrap(const char *dir, const Imp__Command *bootstrap, struct err_ctx *err);
 
-/* impnode recover: from now on the log in DIR is that of a cluster whose only voter is NODE. What others have
- * acknowledged and this log does not hold is lost; *last_index: what it holds. The node must not run. */
+/* impnode recover: from now on the log in DIR is that of a cluster whose only voter is NODE; all other
+ * members are lost (Recover). What they have acknowledged and this log does not hold is gone; *last_index: of
+ * the entry that says all this, until which nobody else may be let speak (replica_options.fence_index). The
+ * node must not run. */
 int replica_force_new_cluster(const char *dir, uint32_t node, uint64_t *last_index, struct err_ctx *err);
 
 /* Opens log and vote, finishes a pending snapshot install, refuses with text what raft-level checks refuse.

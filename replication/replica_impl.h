@@ -136,6 +136,7 @@ void replica_fatal(struct replica *r, bool exit_again, const char *format, ...)
 struct replica *replica_new(const struct replica_options *o);
 void replica_free(struct replica *r);
 void replica_hand_over(struct replica *r); /* each turn while stopping */
+struct blob *replica_offline_entry(const Imp__Command *command); /* outside any session, for a log at rest */
 bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node);
 
 /* ---- raft_frames.c ---- */

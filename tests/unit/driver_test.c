@@ -349,7 +349,7 @@ static void test_forced_configuration(void **state)
     stop(f);
     open_log(f);
     configuration_add(&conf, 1, CONFIGURATION_VOTER);
-    assert_int_equal(driver_force_configuration(f->log, &f->vote, &conf, &err), 0);
+    assert_int_equal(driver_force_configuration(f->log, &f->vote, &conf, NULL, 0, &err), 0);
     assert_int_equal(start(f, NULL, 0, &err), 0);
     assert_int_equal(driver_get_role(f->driver), DRIVER_LEADER);
     assert_true(driver_get_term(f->driver) > term);
