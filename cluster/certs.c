@@ -108,33 +108,62 @@ int certs_get_default(char **cert_pem, char **key_pem, struct store_txn *txn, co
     return rc;
 }
 
-/* Signed by one of the cluster's own CAs: then renewal is ours, an imported one is its owner's. */
-static bool is_ours(struct store_txn *txn, const char *chain_pem, uint64_t now_ms, struct arena *a)
+enum issuer { ISSUER_OTHER, ISSUER_OLD, ISSUER_ACTIVE };
+
+/* One of the cluster's own CAs: then renewal is ours; what was imported is its owner's. */
+static enum issuer issuer_of(struct store_txn *txn, const char *chain_pem, struct arena *a)
 {
     struct key all;
     key_init(&all);
     struct store_iter it;
     store_iter_init(&it, txn, TABLE_CA, &all);
-    bool ours = false;
-    while (!ours && store_iter_next(&it)) {
+    enum issuer found = ISSUER_OTHER;
+    while (found == ISSUER_OTHER && store_iter_next(&it)) {
         Imp__CaRow *ca = store_iter_row(&it, a);
-        ours = ca && !identity_check_signed(chain_pem, ca->cert_pem, now_ms, NULL);
+        if (ca && identity_is_issued(chain_pem, ca->cert_pem))
+            found = ca->active ? ISSUER_ACTIVE : ISSUER_OLD;
     }
     store_iter_fini(&it);
-    return ours;
+    return found;
 }
 
-bool certs_needs_default(char *domain, struct store_txn *txn, uint64_t now_ms)
+static bool is_due(struct store_txn *txn, const Imp__CertRow *row, uint64_t now_ms, struct arena *a)
+{
+    struct identity_cert cert;
+    enum issuer issuer = issuer_of(txn, row->chain_pem, a);
+    return issuer == ISSUER_OLD || (issuer == ISSUER_ACTIVE && !identity_read_cert(&cert, row->chain_pem, NULL) &&
+                                    identity_needs_renewal(&cert, now_ms));
+}
+
+bool certs_needs_signing(char *domain, struct store_txn *txn, uint64_t now_ms)
 {
     struct arena a;
     arena_init(&a);
     const char *name = default_domain(txn, &a);
-    Imp__CertRow *row = find_row(txn, name, &a);
-    struct identity_cert cert;
-    bool needs = *name && !row;
-    if (row && now_ms && !identity_read_cert(&cert, row->chain_pem, NULL))
-        needs = identity_needs_renewal(&cert, now_ms) && is_ours(txn, row->chain_pem, now_ms, &a);
-    snprintf(domain, 256, "%s", name);
+    bool found = *name && !find_row(txn, name, &a);
+    struct key all;
+    key_init(&all);
+    struct store_iter it;
+    store_iter_init(&it, txn, TABLE_CERT, &all);
+    while (!found && store_iter_next(&it)) {
+        struct key_reader r;
+        key_read(&r, it.key, it.n_key);
+        name = key_read_str(&r, &a);
+        const Imp__CertRow *row = store_iter_row(&it, &a);
+        found = row && !r.failed && is_due(txn, row, now_ms, &a);
+    }
+    store_iter_fini(&it);
+    snprintf(domain, 256, "%s", found ? name : "");
     arena_fini(&a);
-    return needs;
+    return found;
+}
+
+bool certs_has_default(struct store_txn *txn)
+{
+    struct arena a;
+    arena_init(&a);
+    const char *name = default_domain(txn, &a);
+    bool has = !*name || find_row(txn, name, &a);
+    arena_fini(&a);
+    return has;
 }

@@ -23,8 +23,9 @@ int certs_load(struct tls_sni **out, struct store_txn *txn, const struct seal_ri
  * identity_free_key. */
 int certs_get_default(char **cert_pem, char **key_pem, struct store_txn *txn, const struct seal_ring *ring,
                       struct err_ctx *err);
-/* Does the default domain lack a certificate, or is the one that the cluster's CA signed due? DOMAIN has 256
- * bytes. NOW_MS 0: asks only whether it lacks one, which costs little. */
-bool certs_needs_default(char *domain, struct store_txn *txn, uint64_t now_ms);
+/* A domain that lacks a certificate (the default one), or whose own one, signed by the cluster's CA, is due or of an
+ * older CA. DOMAIN has 256 bytes. */
+bool certs_needs_signing(char *domain, struct store_txn *txn, uint64_t now_ms);
+bool certs_has_default(struct store_txn *txn);
 
 #endif

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "cluster/datadir.h"
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -179,9 +180,10 @@ static int add_extension(X509 *cert, X509 *issuer, int nid, const char *value)
     return ok;
 }
 
-/* What all certificates share. Begins an hour ago: members' clocks differ a little. */
-static X509 *new_cert(EVP_PKEY *subject_key, uint64_t now_ms, unsigned days)
+/* What all certificates share. Begins up to an hour ago: members' clocks differ a little. */
+static X509 *new_cert(EVP_PKEY *subject_key, uint64_t now_ms, uint64_t life_ms)
 {
+    uint64_t ago_ms = life_ms / 10 < 3600 * 1000 ? life_ms / 10 : 3600 * 1000;
     X509 *cert = X509_new();
     uint8_t serial[16];
     random_bytes(serial, sizeof(serial));
@@ -189,8 +191,8 @@ static X509 *new_cert(EVP_PKEY *subject_key, uint64_t now_ms, unsigned days)
     BIGNUM *bn = BN_bin2bn(serial, sizeof(serial), NULL);
     int ok = cert && bn && X509_set_version(cert, X509_VERSION_3) == 1 &&
              BN_to_ASN1_INTEGER(bn, X509_get_serialNumber(cert)) &&
-             set_time(X509_getm_notBefore(cert), now_ms - 3600 * 1000) &&
-             set_time(X509_getm_notAfter(cert), now_ms + days * day_ms) &&
+             set_time(X509_getm_notBefore(cert), now_ms - ago_ms) &&
+             set_time(X509_getm_notAfter(cert), now_ms + life_ms) &&
              X509_set_pubkey(cert, subject_key) == 1;
     BN_free(bn);
     if (!ok) {
@@ -209,7 +211,7 @@ int identity_new_ca(char **cert_pem, const char *key_pem, const uint8_t cluster_
     char common[64];
     snprintf(common, sizeof(common), "imp CA %.8s generation %u", hex, generation);
     EVP_PKEY *key = read_key(key_pem);
-    X509 *cert = key ? new_cert(key, now_ms, IDENTITY_CA_DAYS) : NULL;
+    X509 *cert = key ? new_cert(key, now_ms, IDENTITY_CA_DAYS * day_ms) : NULL;
     char *pem = NULL;
     if (cert && add_name(X509_get_subject_name(cert), "O", org) &&
         add_name(X509_get_subject_name(cert), "CN", common) &&
@@ -231,9 +233,10 @@ int identity_new_ca(char **cert_pem, const char *key_pem, const uint8_t cluster_
 static int sign(char **cert_pem, const struct identity_ca *ca, EVP_PKEY *key, const char *common_name,
                 const char *san, uint64_t now_ms, struct err_ctx *err)
 {
+    uint64_t life_ms = ca->life_ms ? ca->life_ms : IDENTITY_NODE_DAYS * day_ms;
     X509 *issuer = read_cert(ca->cert_pem);
     EVP_PKEY *issuer_key = read_key(ca->key_pem);
-    X509 *cert = issuer && issuer_key && key ? new_cert(key, now_ms, IDENTITY_NODE_DAYS) : NULL;
+    X509 *cert = issuer && issuer_key && key ? new_cert(key, now_ms, life_ms) : NULL;
     char *pem = NULL;
     if (cert && add_name(X509_get_subject_name(cert), "CN", common_name) &&
         X509_set_issuer_name(cert, X509_get_subject_name(issuer)) == 1 &&
@@ -351,19 +354,24 @@ int identity_read_cert(struct identity_cert *out, const char *cert_pem, struct e
     return 0;
 }
 
+bool identity_is_issued(const char *cert_pem, const char *ca_pem)
+{
+    X509 *cert = read_cert(cert_pem), *ca = read_cert(ca_pem);
+    bool ok = cert && ca && X509_check_ca(ca) == 1 && X509_check_issued(ca, cert) == X509_V_OK &&
+              X509_verify(cert, X509_get0_pubkey(ca)) == 1;
+    X509_free(cert);
+    X509_free(ca);
+    ERR_clear_error();
+    return ok;
+}
+
 int identity_check_signed(const char *cert_pem, const char *ca_pem, uint64_t now_ms, struct err_ctx *err)
 {
     struct identity_cert info;
     int rc = identity_read_cert(&info, cert_pem, err);
     if (rc)
         return rc;
-    X509 *cert = read_cert(cert_pem), *ca = read_cert(ca_pem);
-    int ok = cert && ca && X509_check_ca(ca) == 1 && X509_check_issued(ca, cert) == X509_V_OK &&
-             X509_verify(cert, X509_get0_pubkey(ca)) == 1;
-    X509_free(cert);
-    X509_free(ca);
-    ERR_clear_error();
-    if (!ok)
+    if (!identity_is_issued(cert_pem, ca_pem))
         return err_set(err, ERR_AUTH, "the certificate was not signed by this CA");
     if (now_ms < info.not_before_ms || now_ms > info.not_after_ms)
         return err_set(err, ERR_AUTH, "the certificate is not in force; compare the clocks of the machines");
@@ -409,10 +417,10 @@ int identity_needs_renewal(const struct identity_cert *cert, uint64_t now_ms)
     return now_ms >= cert->not_before_ms + life / 3 * 2;
 }
 
-int identity_of_peer(uint32_t *node, const struct tls_peer *peer, const uint8_t cluster_id[16],
-                     struct err_ctx *err)
+int identity_claimed_by_peer(uint32_t *node, const struct tls_peer *peer, const uint8_t cluster_id[16],
+                             struct err_ctx *err)
 {
-    if (!peer->has_cert || !peer->verified)
+    if (!peer->has_cert)
         return err_set(err, ERR_AUTH, "the peer has no certificate of this cluster");
     struct identity_cert c = {0};
     for (size_t i = 0; i < n_elements(peer->uris); i++)
@@ -424,5 +432,22 @@ int identity_of_peer(uint32_t *node, const struct tls_peer *peer, const uint8_t 
     if (!c.node || strcmp(common, peer->common_name))
         return err_set(err, ERR_AUTH, "the peer's certificate is not a node's");
     *node = c.node;
+    return 0;
+}
+
+int identity_of_peer(uint32_t *node, const struct tls_peer *peer, const uint8_t cluster_id[16],
+                     identity_key_fn *key_of, void *user, struct err_ctx *err)
+{
+    uint32_t claimed;
+    int rc = identity_claimed_by_peer(&claimed, peer, cluster_id, err);
+    if (rc)
+        return rc;
+    const uint8_t *key = key_of ? key_of(user, claimed) : NULL;
+    if (key && CRYPTO_memcmp(key, peer->key_hash, 32))
+        return err_set(err, ERR_AUTH, "the certificate says that it is node %u, but its key is another one", claimed);
+    if (!key && !peer->verified)
+        return err_set(err, ERR_AUTH, "node %u is not known here, and its certificate is not of this cluster's CA",
+                       claimed);
+    *node = claimed;
     return 0;
 }

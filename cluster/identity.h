@@ -28,6 +28,7 @@ int identity_check_request(const void *der, size_t n_bytes, uint8_t key_hash[32]
 
 struct identity_ca {
     const char *cert_pem, *key_pem;
+    uint64_t life_ms; /* of what it signs; 0: a year */
 };
 int identity_sign_node(char **cert_pem, const struct identity_ca *ca, const void *request_der,
                        size_t n_request, const uint8_t cluster_id[16], uint32_t node, uint64_t now_ms,
@@ -48,6 +49,8 @@ int identity_read_cert(struct identity_cert *out, const char *cert_pem,
                        struct err_ctx *err); /* the first in the PEM */
 /* Was the first certificate of CERT_PEM signed by the first of CA_PEM, and is it in force? */
 int identity_check_signed(const char *cert_pem, const char *ca_pem, uint64_t now_ms, struct err_ctx *err);
+/* The same, whatever the time. */
+bool identity_is_issued(const char *cert_pem, const char *ca_pem);
 /* Does the key belong to the first certificate of the chain, and is the chain in order (each signed by the
  * next)? */
 int identity_check_chain(const char *chain_pem, const char *key_pem, uint64_t *not_after_ms,
@@ -55,9 +58,14 @@ int identity_check_chain(const char *chain_pem, const char *key_pem, uint64_t *n
 /* Two thirds of the lifetime are over. */
 int identity_needs_renewal(const struct identity_cert *cert, uint64_t now_ms);
 
-/* The node that a verified peer is. ERR_AUTH with a reason: no verified certificate, not a node's, another
- * cluster. */
+/* The node that a peer's certificate names, whoever signed it. ERR_AUTH with a reason: none, another cluster's. */
+int identity_claimed_by_peer(uint32_t *node, const struct tls_peer *peer, const uint8_t cluster_id[16],
+                             struct err_ctx *err);
+/* The node that a peer is (docs/adr/0008-key-rotation.md). A member is known by its key, by the member table: whose CA
+ * signed, and until when, does not matter. Whom the table does not know needs a certificate of the CA that signs now
+ * (the context's). ERR_AUTH with a reason. */
+typedef const uint8_t *identity_key_fn(void *user, uint32_t node); /* hash of its key, 32 bytes; NULL: not known */
 int identity_of_peer(uint32_t *node, const struct tls_peer *peer, const uint8_t cluster_id[16],
-                     struct err_ctx *err);
+                     identity_key_fn *key_of /* may be NULL */, void *user, struct err_ctx *err);
 
 #endif

@@ -37,10 +37,14 @@ void join_server_free(struct join_server *j); /* ends the connections */
 /* A stream whose handshake chose JOIN_ALPN. CERT_PEM: the certificate the plane uses now. */
 void join_server_accept(struct join_server *j, struct stream *s, const char *cert_pem);
 
-/* The active CA: *ca's strings are on the heap. Control loop. ERR_NOTFOUND, or what seal_open says. */
+/* The active CA: *ca's strings are on the heap. Control loop. ERR_NOTFOUND, or what seal_open says: then the key alone is
+ * missing, and the rest may be used. join_ca_fini after each. */
 struct join_ca {
-    char *cert_pem, *key_pem, *bundle_pem; /* bundle: all generations */
+    char *cert_pem, *key_pem, *bundle_pem; /* bundle: all generations, the active one first */
+    uint32_t generation;
+    uint64_t life_ms; /* of what it signs */
 };
+struct identity_ca join_ca_signer(const struct join_ca *ca); /* borrows */
 int join_ca_read(struct join_ca *ca, struct store_txn *txn, const struct seal_ring *ring,
                  struct err_ctx *err);
 void join_ca_fini(struct join_ca *ca);

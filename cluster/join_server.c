@@ -6,6 +6,7 @@
 #include "cluster/members.h"
 #include "plane.pb-c.h"
 #include "replication/replica.h"
+#include "replication/settings.h"
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
@@ -46,27 +47,38 @@ int join_ca_read(struct join_ca *ca, struct store_txn *txn, const struct seal_ri
     struct store_iter it;
     store_iter_init(&it, txn, TABLE_CA, &all);
     Imp__CaRow *active = NULL;
-    struct buf bundle = {0}, key = {0};
+    struct buf others = {0}, key = {0};
     while (store_iter_next(&it)) {
+        struct key_reader r;
+        key_read(&r, it.key, it.n_key);
+        uint32_t generation = key_read_u32(&r);
         Imp__CaRow *row = store_iter_row(&it, &a);
-        if (!row)
+        if (row && !row->active)
+            buf_adds(&others, row->cert_pem);
+        if (!row || !row->active)
             continue;
-        buf_adds(&bundle, row->cert_pem);
-        if (row->active)
-            active = row;
+        active = row;
+        ca->generation = generation;
     }
     store_iter_fini(&it);
     int rc = active ? seal_open(ring, "ca", active->sealed_key.data, active->sealed_key.len, &key, err)
                     : err_set(err, ERR_NOTFOUND, "this node does not have the cluster's CA yet");
-    if (!rc) {
+    if (active) {
         ca->cert_pem = mem_strdup(active->cert_pem);
-        ca->key_pem = mem_strndup(key.data, key.n);
-        ca->bundle_pem = buf_steal(&bundle);
+        ca->bundle_pem = mem_printf("%s%s", active->cert_pem, others.n ? others.data : "");
+        ca->life_ms = (uint64_t)setting_int(txn, NULL, SETTING_CERTIFICATE_LIFE) * 1000;
     }
+    if (!rc)
+        ca->key_pem = mem_strndup(key.data, key.n);
     seal_buf_fini(&key);
-    buf_fini(&bundle);
+    buf_fini(&others);
     arena_fini(&a);
     return rc;
+}
+
+struct identity_ca join_ca_signer(const struct join_ca *ca)
+{
+    return (struct identity_ca){ca->cert_pem, ca->key_pem, ca->life_ms};
 }
 
 void join_ca_fini(struct join_ca *ca)
@@ -141,9 +153,9 @@ static void accept(struct joiner *j, uint32_t node)
     store_reader_reset(s->o.reader);
     struct store_txn *txn = store_read_txn(s->o.reader);
     int rc = join_ca_read(&ca, txn, s->o.seal, &err);
+    struct identity_ca signer = join_ca_signer(&ca);
     if (!rc)
-        rc = identity_sign_node(&cert, &(struct identity_ca){ca.cert_pem, ca.key_pem}, j->request.data,
-                                j->request.n, s->o.cluster_id, node, clock_wall_ms(), &err);
+        rc = identity_sign_node(&cert, &signer, j->request.data, j->request.n, s->o.cluster_id, node, clock_wall_ms(), &err);
     if (rc) {
         join_ca_fini(&ca);
         refuse(j, rc, err.text);
@@ -319,6 +331,7 @@ static void say_hello(struct joiner *j, const char *cert_pem)
     store_reader_reset(s->o.reader);
     if (join_ca_read(&ca, store_read_txn(s->o.reader), s->o.seal, &err)) {
         log_warning(s->o.log, "cannot serve a join: %s", err.text);
+        join_ca_fini(&ca);
         stream_abort(j->stream);
         return;
     }

@@ -238,6 +238,7 @@ struct links *links_new(const struct links_options *o)
     l->ping_ms = o->ping_ms ? o->ping_ms : 1000;
     l->dead_ms = o->dead_ms ? o->dead_ms : 3500;
     l->on_seen = o->on_seen;
+    l->key_of = o->key_of;
     l->user = o->user;
     list_init(&l->sessions);
     list_init(&l->watches);

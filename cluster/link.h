@@ -13,6 +13,7 @@
 #include "base/loop.h"
 #include "base/metrics.h"
 #include "base/stream.h"
+#include "cluster/identity.h"
 #include "cluster/members.h"
 #include <stddef.h>
 #include <stdint.h>
@@ -85,6 +86,7 @@ struct links_options {
     unsigned connect_ms, ping_ms, dead_ms; /* 0: 3000, 1000, 3500 */
     /* A peer proved with its certificate that it is NODE. Control loop. */
     void (*on_seen)(void *user, uint32_t node);
+    identity_key_fn *key_of;
     void *user;
 };
 struct links *links_new(const struct links_options *o);

@@ -138,7 +138,7 @@ static void on_secured(struct link_session *s)
     struct err_ctx err = {0};
     uint32_t node = 0;
     stream_tls_peer(s->stream, &peer);
-    if (identity_of_peer(&node, &peer, s->links->cluster_id, &err)) {
+    if (identity_of_peer(&node, &peer, s->links->cluster_id, s->links->key_of, s->links->user, &err)) {
         link_session_end(s, err.text);
         return;
     }

@@ -80,6 +80,7 @@ struct links {
     struct tls_ctx *tls;
     unsigned connect_ms, ping_ms, dead_ms;
     void (*on_seen)(void *user, uint32_t node);
+    identity_key_fn *key_of;
     void *user;
     uint64_t epoch, next_session, next_call;
     bool freed;

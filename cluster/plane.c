@@ -69,17 +69,20 @@ static void tell_refused(struct handshake *h, const struct tls_peer *peer, const
     p->refused_ms = now;
 }
 
-/* A member by its certificate; 0 when it may not speak. Who was removed is told so by the answer to its hello
- * of imp-raft/1, which is all that it is let say. */
+/* A member by its certificate; 0 when it may not speak. Who claims to be somebody that was removed is told so
+ * by the answer to its hello of imp-raft/1, which is all that it is let say: nothing needs to be proved for
+ * that. */
 static uint32_t check_member(struct handshake *h, const struct tls_peer *peer, bool raft)
 {
     struct plane *p = h->plane;
     struct err_ctx err = {0};
     uint32_t node = 0;
-    int rc = identity_of_peer(&node, peer, p->o.cluster_id, &err);
+    int rc = identity_claimed_by_peer(&node, peer, p->o.cluster_id, &err);
     bool removed = !rc && p->o.is_removed(p->o.user, node);
     if (removed)
         rc = err_set(&err, ERR_DENIED, "node %u was removed from the cluster", node);
+    if (!rc)
+        rc = identity_of_peer(&node, peer, p->o.cluster_id, p->o.key_of, p->o.user, &err);
     if (rc)
         tell_refused(h, peer, err.text);
     return rc && !(removed && raft) ? 0 : node;
@@ -177,6 +180,7 @@ int plane_tls(struct tls_ctx **out, const char *kind, const char *cert_pem, cons
         .cert_pem = cert_pem,
         .key_pem = key_pem,
         .ca_pem = ca_pem,
+        .judged = true,
         .alpn = kind ? one : all,
     };
     return tls_ctx_new(out, &o, err);

@@ -4,6 +4,7 @@
 #define CLUSTER_PLANE_H
 
 #include "base/stream.h"
+#include "cluster/identity.h"
 #include <stdint.h>
 
 enum { PLANE_MAX_HANDSHAKES = 256, PLANE_HANDSHAKE_MS = 5000 };
@@ -23,6 +24,7 @@ struct plane_options {
     void (*on_link)(void *user, struct stream *s, uint32_t node);
     void (*on_join)(void *user, struct stream *s);
     bool (*is_removed)(void *user, uint32_t node); /* has a tombstone */
+    identity_key_fn *key_of;
     void *user;
 };
 int plane_open(struct plane **out, const struct plane_options *o, struct err_ctx *err);
@@ -30,7 +32,7 @@ unsigned plane_port(const struct plane *p);
 void plane_set_tls(struct plane *p, struct tls_ctx *tls); /* for new connections */
 void plane_close(struct plane *p); /* may be NULL; open handshakes are cut, later on the loop */
 
-/* Contexts of the inter-node plane from PEM. KIND: ALPN of a client, NULL: the server of all three. */
+/* Contexts of the inter-node plane from PEM; CA_PEM: the one that signs now. KIND: ALPN of a client, NULL: the server of all three. */
 int plane_tls(struct tls_ctx **out, const char *kind, const char *cert_pem, const char *key_pem,
               const char *ca_pem, struct err_ctx *err);
 

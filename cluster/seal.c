@@ -21,12 +21,48 @@ void seal_ring_wipe(struct seal_ring *ring)
     mem_wipe(ring, sizeof(*ring));
 }
 
-void seal_ring_rotate(struct seal_ring *ring, const uint8_t key[SEAL_KEY_BYTES])
+int seal_ring_find(const struct seal_ring *ring, const uint8_t id[SEAL_KEY_ID_BYTES])
 {
+    for (unsigned i = 0; i < ring->n; i++) {
+        uint8_t have[SEAL_KEY_ID_BYTES];
+        seal_key_id(have, ring->key[i]);
+        if (!memcmp(have, id, sizeof(have)))
+            return (int)i;
+    }
+    return -1;
+}
+
+void seal_ring_add(struct seal_ring *ring, const uint8_t key[SEAL_KEY_BYTES])
+{
+    uint8_t id[SEAL_KEY_ID_BYTES];
+    seal_key_id(id, key);
+    if (seal_ring_find(ring, id) >= 0)
+        return;
     if (ring->n < SEAL_MAX_KEYS)
         ring->n++;
-    memmove(ring->key[1], ring->key[0], (ring->n - 1) * (size_t)SEAL_KEY_BYTES);
-    memcpy(ring->key[0], key, SEAL_KEY_BYTES);
+    memcpy(ring->key[ring->n - 1], key, SEAL_KEY_BYTES);
+}
+
+bool seal_ring_prefer(struct seal_ring *ring, const uint8_t id[SEAL_KEY_ID_BYTES])
+{
+    uint8_t key[SEAL_KEY_BYTES];
+    int at = seal_ring_find(ring, id);
+    if (at <= 0)
+        return false;
+    memcpy(key, ring->key[at], sizeof(key));
+    memmove(ring->key[1], ring->key[0], (size_t)at * SEAL_KEY_BYTES);
+    memcpy(ring->key[0], key, sizeof(key));
+    mem_wipe(key, sizeof(key));
+    return true;
+}
+
+bool seal_ring_forget_others(struct seal_ring *ring)
+{
+    if (ring->n <= 1)
+        return false;
+    mem_wipe(ring->key[1], (ring->n - 1) * (size_t)SEAL_KEY_BYTES);
+    ring->n = 1;
+    return true;
 }
 
 /* The file is the keys, one after the other, 32 bytes each, and the SHA-256 of them: a node with a damaged
@@ -103,24 +139,14 @@ int seal(const struct seal_ring *ring, const char *purpose, const void *plain, s
     return ok ? 0 : err_set(err, ERR_INTERNAL, "sealing failed");
 }
 
-static const uint8_t *find_key(const struct seal_ring *ring, const uint8_t *id)
-{
-    for (unsigned i = 0; i < ring->n; i++) {
-        uint8_t have[SEAL_KEY_ID_BYTES];
-        seal_key_id(have, ring->key[i]);
-        if (!memcmp(have, id, sizeof(have)))
-            return ring->key[i];
-    }
-    return NULL;
-}
-
 int seal_open(const struct seal_ring *ring, const char *purpose, const void *blob, size_t n_bytes,
               struct buf *out, struct err_ctx *err)
 {
     const uint8_t *p = blob;
     if (n_bytes < SEAL_OVERHEAD || n_bytes > SEAL_MAX_BYTES + SEAL_OVERHEAD || p[0] != VERSION)
         return err_set(err, ERR_MALFORMED, "not a sealed secret");
-    const uint8_t *key = find_key(ring, p + 1);
+    int at = seal_ring_find(ring, p + 1);
+    const uint8_t *key = at < 0 ? NULL : ring->key[at];
     if (!key)
         return err_set(err, ERR_NOTFOUND,
                        "the secret is sealed with a cluster key that this node does not have");

@@ -5,13 +5,14 @@
  *
  * The purpose ("ca", "setting:axl.password") is authenticated: a blob put into another row does not open. The
  * nonce is random, drawn by whoever proposes, and travels in the command. Keys come as a ring: the first
- * seals, all open, so that the key can be changed. A ring is immutable once made; any thread. */
+ * seals, all open, so that the key can be changed (node/keys.c); in a running node it belongs to the control loop. */
 #ifndef CLUSTER_SEAL_H
 #define CLUSTER_SEAL_H
 
 #include "base/buf.h"
 #include "base/err.h"
 #include "cluster/datadir.h"
+#include <stdbool.h>
 
 enum {
     SEAL_KEY_BYTES = 32,
@@ -28,8 +29,14 @@ struct seal_ring {
 
 void seal_ring_init_random(struct seal_ring *ring);
 void seal_ring_wipe(struct seal_ring *ring);
-/* A new current key; the oldest falls out when the ring is full. */
-void seal_ring_rotate(struct seal_ring *ring, const uint8_t key[SEAL_KEY_BYTES]);
+/* Index of the key, or -1. */
+int seal_ring_find(const struct seal_ring *ring, const uint8_t id[SEAL_KEY_ID_BYTES]);
+/* One more key that opens; it does not seal. In a full ring it takes the place of the last. */
+void seal_ring_add(struct seal_ring *ring, const uint8_t key[SEAL_KEY_BYTES]);
+/* The key seals from now on. False: it does already, or it is not there. */
+bool seal_ring_prefer(struct seal_ring *ring, const uint8_t id[SEAL_KEY_ID_BYTES]);
+/* All but the first go. False: there were none. */
+bool seal_ring_forget_others(struct seal_ring *ring);
 int seal_ring_load(struct seal_ring *ring, const struct datadir *d, struct err_ctx *err);
 int seal_ring_store(const struct seal_ring *ring, const struct datadir *d, struct err_ctx *err);
 /* Public name of a key. */

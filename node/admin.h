@@ -38,7 +38,10 @@ struct admin_env {
     uint32_t node_id;
     const char *node_name;
     const char *data_dir;
-    uint8_t ca_fingerprint[32];
+    /* A new cluster key, stored on this node; KEY_ID: its 8 bytes. */
+    int (*begin_keys)(void *node, uint8_t *key_id, struct err_ctx *err);
+    void *node;
+    const uint8_t *ca_fingerprint; /* 32 bytes, of the CA that signs now */
     uint64_t opened_ms; /* CLOCK_MONOTONIC; admin_open fills it */
 };
 

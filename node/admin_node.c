@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "cluster/datadir.h"
+#include "cluster/members.h"
 #include "cluster/token.h"
 #include "node/admin_handlers.h"
 #include <stdio.h>
@@ -183,7 +184,7 @@ static struct node_state *node_state_new(struct admin_call *call, const Imp__Nod
 /* ---- removal: the member shall leave, then the leader moves its users and takes it out; here that is waited
  * for ---- */
 
-enum { LEAVE_POLL_MS = 100, LEAVE_WAIT_MS = 60 * 1000 };
+enum { LEAVE_POLL_MS = 100, LEAVE_WAIT_MS = 60 * 1000, ROTATION_WAIT_MS = 10 * 1000 };
 
 struct leave {
     struct admin_call *call;
@@ -394,4 +395,111 @@ void admin_node_drain(struct admin_call *call)
 void admin_node_undrain(struct admin_call *call)
 {
     set_drained(call, false);
+}
+
+/* ---- keys: the leader draws the new one; then it is waited until all members have key and certificate ----
+ */
+
+struct rotation {
+    struct admin_call *call;
+    struct timer timer;
+    uint64_t until_ms;
+    uint8_t key_id[8];
+};
+
+static void rotation_end(struct rotation *w)
+{
+    timer_stop(&w->timer);
+    w->call->on_gone = NULL;
+    mem_free(w);
+}
+
+static void on_rotation_gone(struct admin_call *call)
+{
+    rotation_end(call->state);
+    admin_fail(call, "the front end left");
+}
+
+static bool is_rotated(const struct rotation *w, const Imp__ClusterRow *cluster)
+{
+    const Imp__KeysRow *keys = cluster ? cluster->keys : NULL;
+    return keys && (keys->phase == IMP__KEYS_PHASE__KEYS_DONE || keys->key_id.len != sizeof w->key_id ||
+                    memcmp(keys->key_id.data, w->key_id, sizeof w->key_id) != 0);
+}
+
+static void list_late(const struct rotation *w, struct buf *names)
+{
+    struct members *m = members_read(admin_read(w->call), 0);
+    for (unsigned i = 0; i < m->n; i++)
+        if (!m->list[i].lost &&
+            (!m->list[i].has_key || memcmp(m->list[i].key_id, w->key_id, sizeof w->key_id) != 0))
+            buf_addf(names, "%s%s", names->n ? ", " : "", m->list[i].name);
+    members_free(m);
+}
+
+static void on_rotation_poll(struct timer *t)
+{
+    struct rotation *w = container_of(t, struct rotation, timer);
+    struct admin_call *call = w->call;
+    struct buf late = {0};
+    if (is_rotated(w, cluster_row(call))) {
+        rotation_end(w);
+        admin_done(
+            call,
+            "all members have the new cluster key and certificates of the new CA, nothing is sealed with the "
+            "old key, and the old CA is not trusted any more; clients that trust the cluster's CA need the "
+            "new ca.pem");
+        return;
+    }
+    if (clock_monotonic_ms() < w->until_ms)
+        return;
+    list_late(w, &late);
+    rotation_end(w);
+    admin_done(call,
+               "the change goes on by itself, and ends when every member has key and certificate; without "
+               "the new key "
+               "still: %s",
+               late.n ? late.data : "nobody");
+    buf_fini(&late);
+}
+
+static void on_rotation_begun(void *user, const struct proposal_result *result)
+{
+    struct admin_call *call = user;
+    if (!admin_accepted(call, result))
+        return;
+    struct rotation *w = mem_new(struct rotation);
+    w->call = call;
+    memcpy(w->key_id, call->state, sizeof w->key_id);
+    w->until_ms = clock_monotonic_ms() + ROTATION_WAIT_MS;
+    timer_init(&w->timer, call->env->loop, on_rotation_poll);
+    timer_start(&w->timer, LEAVE_POLL_MS, LEAVE_POLL_MS);
+    call->state = w;
+    call->on_gone = on_rotation_gone;
+}
+
+void admin_node_rotate_keys(struct admin_call *call)
+{
+    struct replica_status st;
+    struct err_ctx err = {0};
+    replica_get_status(call->env->replica, &st);
+    if (st.leader == 0) {
+        admin_fail(call, "no leader is known: a majority of the voters must be reachable first");
+        return;
+    }
+    if (st.role != REPLICA_LEADER) {
+        admin_forward(call, st.leader);
+        return;
+    }
+    uint8_t *key_id = call->state = arena_zalloc(&call->arena, 8);
+    if (!call->env->begin_keys || call->env->begin_keys(call->env->node, key_id, &err)) {
+        admin_fail(call, "%s", *err.text ? err.text : "not possible here");
+        return;
+    }
+    Imp__KeysBegin body = IMP__KEYS_BEGIN__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    body.key_id = (ProtobufCBinaryData){8, key_id};
+    command.body_case = IMP__COMMAND__BODY_KEYS_BEGIN;
+    command.keys_begin = &body;
+    admin_propose(call, &command, on_rotation_begun);
 }

@@ -36,6 +36,14 @@ static void on_join(void *user, struct stream *s)
     join_server_accept(n->join, s, n->cert_pem);
 }
 
+static const uint8_t *key_of(void *user, uint32_t node)
+{
+    static const uint8_t none[32];
+    struct node *n = user;
+    const struct member *m = members_find(n->members, node);
+    return m && memcmp(m->key_hash, none, sizeof(none)) != 0 ? m->key_hash : NULL;
+}
+
 static void on_seen(void *user, uint32_t node)
 {
     struct node *n = user;
@@ -54,7 +62,7 @@ static void read_member_settings(void *user, struct member_settings *out)
 static bool identify(void *user, const struct tls_peer *peer, uint32_t *node)
 {
     struct node *n = user;
-    return !identity_of_peer(node, peer, n->id.cluster_id, NULL);
+    return !identity_claimed_by_peer(node, peer, n->id.cluster_id, NULL);
 }
 
 static void on_store_fatal(void *user, int code, const char *detail)
@@ -170,6 +178,7 @@ static int start_links(struct node *n, struct err_ctx *err)
         .release = release_name(),
         .tls_client = n->tls_link,
         .on_seen = on_seen,
+        .key_of = key_of,
         .user = n,
     };
     memcpy(lo.cluster_id, n->id.cluster_id, 16);
@@ -193,6 +202,7 @@ static int start_links(struct node *n, struct err_ctx *err)
         .read_settings = read_member_settings,
         .user = n,
     });
+    keys_start(n);
     return 0;
 }
 
@@ -211,6 +221,7 @@ static int start_plane(struct node *n, struct err_ctx *err)
         .on_link = on_link,
         .on_join = on_join,
         .is_removed = is_removed,
+        .key_of = key_of,
         .user = n,
     };
     memcpy(o.cluster_id, n->id.cluster_id, 16);
@@ -240,13 +251,16 @@ static int start_admin(struct node *n, struct err_ctx *err)
         .watcher = &n->watcher,
         .alone = &n->alone,
         .was_removed = &n->was_told_removed,
+        .begin_keys = keys_begin,
+        .node = n,
         .sync = sync_glue_agent(n->sync),
         .im = n->im,
         .node_id = n->id.node,
         .node_name = n->id.name,
         .data_dir = n->dir.path,
     };
-    memcpy(n->admin_env.ca_fingerprint, ca.fingerprint, 32);
+    memcpy(n->ca_fingerprint, ca.fingerprint, 32); /* until the store has been read */
+    n->admin_env.ca_fingerprint = n->ca_fingerprint;
     return admin_open(&n->admin, &n->admin_env, err);
 }
 

@@ -309,8 +309,12 @@ static void propose_update(struct node *n, const struct member *self)
     if (*c->address == '[')
         address[strcspn(address, "]")] = '\0';
     const char *public_name = *c->public_name ? c->public_name : address;
+    uint8_t key_id[SEAL_KEY_ID_BYTES];
+    keys_current(n, key_id);
     if (!strcmp(self->address, address) && self->cluster_port == c->listen_cluster.port &&
-        (!xmpp_port || self->xmpp_port == xmpp_port) && !strcmp(self->public_name, public_name))
+        (!xmpp_port || self->xmpp_port == xmpp_port) && !strcmp(self->public_name, public_name) && self->has_key &&
+        !memcmp(self->key_id, key_id, sizeof(key_id)) &&
+        (!n->ca_generation || self->ca_generation == n->ca_generation))
         return;
     Imp__Command command = IMP__COMMAND__INIT;
     Imp__NodeUpdate update = IMP__NODE_UPDATE__INIT;
@@ -319,6 +323,8 @@ static void propose_update(struct node *n, const struct member *self)
     update.cluster_port = c->listen_cluster.port;
     update.public_name = (char *)c->public_name;
     update.xmpp_port = xmpp_port;
+    update.key_id = (ProtobufCBinaryData){sizeof(key_id), key_id};
+    update.ca_generation = n->ca_generation;
     command.body_case = IMP__COMMAND__BODY_NODE_UPDATE;
     command.node_update = &update;
     n->update_in_flight = !control_submit(n, &command, on_updated, n);

@@ -5,7 +5,6 @@
 
 enum {
     CLOCK_EVERY_MS = 1000,
-    CERTS_EVERY_MS = 60 * 60 * 1000,
     ALARMS_EVERY_MS = 1000,
     QUORUM_AFTER_MS = 3000
 };
@@ -180,11 +179,12 @@ void duties_step(struct node *n, uint64_t now_ms)
         if (n->scrubber)
             scrubber_set_round(n->scrubber, scrub_round_s(n));
     }
-    if (!n->certs_checked_ms || now_ms - n->certs_checked_ms >= CERTS_EVERY_MS) {
+    if (!n->certs_checked_ms || now_ms - n->certs_checked_ms >= n->certs_every_ms) {
         n->certs_checked_ms = now_ms;
         node_tls_check(n);
     }
     node_tls_propose_default(n);
+    keys_step(n, now_ms);
     level_step(n);
     repair_step(n);
 }

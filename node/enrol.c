@@ -117,7 +117,7 @@ static int make_material(struct material *m, const struct enrol_new_cluster *n, 
     if (!rc)
         rc = identity_new_request(&request, m->key, err);
     if (!rc)
-        rc = identity_sign_node(&m->cert, &(struct identity_ca){m->ca_cert, m->ca_key}, request.data,
+        rc = identity_sign_node(&m->cert, &(struct identity_ca){.cert_pem = m->ca_cert, .key_pem = m->ca_key}, request.data,
                                 request.n, n->cluster_id, 1, now, err);
     if (!rc)
         rc = seal(&m->ring, "ca", m->ca_key, strlen(m->ca_key), &m->sealed_ca_key, err);

@@ -81,8 +81,7 @@ static void stop_presence_engine(void *user)
 /* Clients must not see a certificate that is not their domain's: a new cluster signs one first. */
 static bool has_certificate(struct node *n)
 {
-    char domain[256];
-    return !certs_needs_default(domain, control_read(n), 0);
+    return certs_has_default(control_read(n));
 }
 
 static int start_xmpp(void *user, struct err_ctx *err)

@@ -33,6 +33,7 @@
 struct auth;
 struct c2s_edge;
 struct http_server;
+struct keys;
 struct node_tls;
 struct scrubber;
 struct sync_glue;
@@ -57,7 +58,10 @@ struct node {
     struct datadir_identity id;
     struct seal_ring ring;
     uint64_t fence_index; /* after a recovery: until this is applied nobody else may speak */
-    char *key_pem, *cert_pem, *ca_pem;
+    char *key_pem, *cert_pem, *ca_pem; /* ca_pem: all generations, the one that signs first */
+    uint8_t ca_fingerprint[32];        /* of the one that signs */
+    uint32_t ca_generation;            /* that signed cert_pem; 0: not known yet */
+    unsigned certs_every_ms;
     struct tls_ctx *tls_server, *tls_link, *tls_raft;
     struct tls_sni *client_sni; /* certificates that clients see; swapped as a whole */
     uint8_t start_nonce[16];
@@ -83,6 +87,7 @@ struct node {
     struct member_manager *manager;
     struct services *services;
     struct alarms *alarms;
+    struct keys *keys;
     struct admin_env admin_env;
     struct admin *admin;
     struct im *im;
@@ -170,6 +175,13 @@ void node_tls_on_ca(struct node *n);                    /* the CAs in the store 
 void node_tls_on_certs(struct node *n);                 /* client-facing certificates have changed */
 void node_tls_check(struct node *n);                    /* renewal, expiry */
 void node_tls_propose_default(struct node *n);          /* the leader: a certificate for the default domain */
+
+/* keys.c: change of the cluster key and the CA */
+void keys_start(struct node *n); /* the links are there */
+void keys_step(struct node *n, uint64_t now_ms);
+void keys_current(const struct node *n, uint8_t id[SEAL_KEY_ID_BYTES]); /* the newest key that this node holds */
+/* A new key, drawn and stored here; the KeysBegin that names it is to be proposed. ERR_CONFLICT: under way. */
+int keys_begin(void *node, uint8_t key_id[SEAL_KEY_ID_BYTES], struct err_ctx *err);
 
 /* feature.c: im, xmpp and sync of this node */
 int feature_start(struct node *n, struct err_ctx *err); /* before replica_start */

@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const uint64_t day_ms = 24ull * 3600 * 1000;
-enum { EXPIRING_DAYS = 30, DEFAULT_EVERY_MS = 60 * 1000 };
+enum { EXPIRING_DAYS = 30, CHECK_MAX_MS = 60 * 60 * 1000, SIGNED_EVERY_MS = 60 * 1000 };
 
 static int read_pem(char **out, struct node *n, const char *name, struct err_ctx *err)
 {
@@ -21,14 +21,24 @@ static int read_pem(char **out, struct node *n, const char *name, struct err_ctx
     return rc;
 }
 
+/* Members are known by their keys; for the others only the CA that signs now counts, the first of the bundle. */
+static char *trusted_ca(const struct node *n)
+{
+    static const char end[] = "-----END CERTIFICATE-----\n";
+    const char *first_end = strstr(n->ca_pem, end);
+    return mem_strndup(n->ca_pem, first_end ? (size_t)(first_end - n->ca_pem) + sizeof(end) - 1 : strlen(n->ca_pem));
+}
+
 static int make_contexts(struct node *n, struct err_ctx *err)
 {
     struct tls_ctx *server = NULL, *link = NULL, *raft = NULL;
-    int rc = plane_tls(&server, NULL, n->cert_pem, n->key_pem, n->ca_pem, err);
+    char *ca = trusted_ca(n);
+    int rc = plane_tls(&server, NULL, n->cert_pem, n->key_pem, ca, err);
     if (!rc)
-        rc = plane_tls(&link, LINK_ALPN, n->cert_pem, n->key_pem, n->ca_pem, err);
+        rc = plane_tls(&link, LINK_ALPN, n->cert_pem, n->key_pem, ca, err);
     if (!rc)
-        rc = plane_tls(&raft, PLANE_RAFT_ALPN, n->cert_pem, n->key_pem, n->ca_pem, err);
+        rc = plane_tls(&raft, PLANE_RAFT_ALPN, n->cert_pem, n->key_pem, ca, err);
+    mem_free(ca);
     if (rc) {
         tls_ctx_unref(server);
         tls_ctx_unref(link);
@@ -62,8 +72,8 @@ int node_tls_load(struct node *n, struct err_ctx *err)
     if (cert.not_after_ms < clock_wall_ms())
         log_error(
             n->log,
-            "this node's certificate has expired: the others refuse it. Compare the clock, or remove the "
-            "node and join anew");
+            "this node's certificate has expired: it renews it as soon as it has caught up, unless the clock is "
+            "wrong");
     if ((rc = make_contexts(n, err)))
         return err_prefix(err, rc, "%s/%s is damaged, or does not fit %s", n->dir.path, ENROL_KEY,
                           ENROL_CERT);
@@ -85,26 +95,6 @@ static void renew_contexts(struct node *n)
         replica_set_tls_client(n->replica, n->tls_raft);
 }
 
-void node_tls_on_ca(struct node *n)
-{
-    struct join_ca ca = {0};
-    struct err_ctx err = {0};
-    if (join_ca_read(&ca, control_read(n), &n->ring, &err)) {
-        if (err.code != ERR_NOTFOUND)
-            log_warning(n->log, "the cluster's CA: %s", err.text);
-        return;
-    }
-    if (strcmp(ca.bundle_pem, n->ca_pem)) {
-        mem_free(n->ca_pem);
-        n->ca_pem = mem_strdup(ca.bundle_pem);
-        if (datadir_write(&n->dir, ENROL_CA, n->ca_pem, strlen(n->ca_pem), 0644, &err))
-            log_error(n->log, "%s", err.text);
-        log_notice(n->log, "the cluster's CA certificates have changed");
-        renew_contexts(n);
-    }
-    join_ca_fini(&ca);
-}
-
 void node_tls_on_certs(struct node *n)
 {
     struct err_ctx err = {0};
@@ -121,43 +111,80 @@ void node_tls_on_certs(struct node *n)
 
 /* ---- this node's own certificate ---- */
 
+static int sign_own(struct node *n, const struct join_ca *ca, char **cert, struct err_ctx *err)
+{
+    struct buf request = {0};
+    struct identity_ca signer = join_ca_signer(ca);
+    int rc = identity_new_request(&request, n->key_pem, err);
+    if (!rc)
+        rc = identity_sign_node(cert, &signer, request.data, request.n, n->id.cluster_id, n->id.node,
+                                clock_wall_ms(), err);
+    if (!rc)
+        rc = datadir_write(&n->dir, ENROL_CERT, *cert, strlen(*cert), 0644, err);
+    buf_fini(&request);
+    return rc;
+}
+
 static void renew_own(struct node *n)
 {
     struct join_ca ca = {0};
     struct err_ctx err = {0};
-    struct buf request = {0};
     char *cert = NULL;
     int rc = join_ca_read(&ca, control_read(n), &n->ring, &err);
     if (!rc)
-        rc = identity_new_request(&request, n->key_pem, &err);
-    if (!rc)
-        rc = identity_sign_node(&cert, &(struct identity_ca){ca.cert_pem, ca.key_pem}, request.data,
-                                request.n, n->id.cluster_id, n->id.node, clock_wall_ms(), &err);
-    if (!rc)
-        rc = datadir_write(&n->dir, ENROL_CERT, cert, strlen(cert), 0644, &err);
-    buf_fini(&request);
-    join_ca_fini(&ca);
+        rc = sign_own(n, &ca, &cert, &err);
     if (rc) {
         log_error(n->log, "this node's certificate could not be renewed: %s", err.text);
         mem_free(cert);
-        return;
+    } else {
+        mem_free(n->cert_pem);
+        n->cert_pem = cert;
+        n->ca_generation = ca.generation;
+        renew_contexts(n);
+        log_notice(n->log, "this node's certificate was renewed");
     }
-    mem_free(n->cert_pem);
-    n->cert_pem = cert;
-    renew_contexts(n);
-    log_notice(n->log, "this node's certificate was renewed");
+    join_ca_fini(&ca);
 }
 
-void node_tls_check(struct node *n)
+/* Every thirtieth of its life, but once an hour at least. */
+static void plan_next_check(struct node *n, const struct identity_cert *cert)
 {
-    struct identity_cert cert;
-    uint64_t now = clock_wall_ms();
-    if (identity_read_cert(&cert, n->cert_pem, NULL))
-        return;
-    if (identity_needs_renewal(&cert, now) && n->members->n)
+    uint64_t life = cert->not_after_ms - cert->not_before_ms, every = life / 30;
+    n->certs_every_ms = every < 1000 ? 1000 : every < CHECK_MAX_MS ? (unsigned)every : CHECK_MAX_MS;
+}
+
+/* The bundle follows the store, and our certificate the CA that signs now. Without the key that opens the CA's that waits
+ * until another member has given it (keys.c). */
+void node_tls_on_ca(struct node *n)
+{
+    struct join_ca ca = {0};
+    struct err_ctx err = {0};
+    n->default_checked_ms = 0;
+    int rc = join_ca_read(&ca, control_read(n), &n->ring, &err);
+    if (rc && rc != ERR_NOTFOUND)
+        log_warning(n->log, "the cluster's CA: %s", err.text);
+    if (ca.bundle_pem && strcmp(ca.bundle_pem, n->ca_pem)) {
+        mem_free(n->ca_pem);
+        n->ca_pem = mem_strdup(ca.bundle_pem);
+        if (datadir_write(&n->dir, ENROL_CA, n->ca_pem, strlen(n->ca_pem), 0644, &err))
+            log_error(n->log, "%s", err.text);
+        log_notice(n->log, "the cluster's CA certificates have changed");
+        renew_contexts(n);
+    }
+    struct identity_cert info;
+    if (ca.cert_pem && !identity_read_cert(&info, ca.cert_pem, NULL))
+        memcpy(n->ca_fingerprint, info.fingerprint, sizeof(n->ca_fingerprint));
+    bool is_its = ca.cert_pem && identity_is_issued(n->cert_pem, ca.cert_pem);
+    if (is_its)
+        n->ca_generation = ca.generation;
+    join_ca_fini(&ca);
+    if (!is_its && !rc)
         renew_own(n);
-    identity_read_cert(&cert, n->cert_pem, NULL);
-    uint64_t soonest = cert.not_after_ms;
+}
+
+static uint64_t soonest_domain_cert(struct node *n)
+{
+    uint64_t soonest = UINT64_MAX;
     struct arena a;
     arena_init(&a);
     struct key all;
@@ -171,7 +198,29 @@ void node_tls_check(struct node *n)
     }
     store_iter_fini(&it);
     arena_fini(&a);
-    if (soonest < now + EXPIRING_DAYS * day_ms)
+    return soonest;
+}
+
+/* A sixth of the life of what we sign: half of what is left at the renewal. */
+static uint64_t warn_before_ms(const struct identity_cert *own)
+{
+    uint64_t sixth = (own->not_after_ms - own->not_before_ms) / 6, most = EXPIRING_DAYS * day_ms;
+    return sixth < most ? sixth : most;
+}
+
+void node_tls_check(struct node *n)
+{
+    struct identity_cert cert;
+    uint64_t now = clock_wall_ms();
+    if (identity_read_cert(&cert, n->cert_pem, NULL))
+        return;
+    if (identity_needs_renewal(&cert, now) && n->members->n)
+        renew_own(n);
+    identity_read_cert(&cert, n->cert_pem, NULL);
+    plan_next_check(n, &cert);
+    uint64_t domain = soonest_domain_cert(n), warn = warn_before_ms(&cert);
+    uint64_t soonest = cert.not_after_ms < domain ? cert.not_after_ms : domain;
+    if (soonest < now + warn)
         alarms_raise(n->alarms, ALARM_CERTIFICATE_EXPIRING, n->id.node,
                      "a certificate of %s expires in %" PRIu64 " days; see 'impcli cert list'", n->id.name,
                      soonest > now ? (soonest - now) / day_ms : 0);
@@ -198,11 +247,11 @@ static int make_default(struct node *n, const char *domain, Imp__CertRow *row, s
     char *key = NULL, purpose[300];
     certs_purpose(purpose, domain);
     int rc = join_ca_read(&ca, control_read(n), &n->ring, err);
+    struct identity_ca signer = join_ca_signer(&ca);
     if (!rc)
         rc = identity_new_key(&key, err);
     if (!rc)
-        rc = identity_sign_domain(cert, &(struct identity_ca){ca.cert_pem, ca.key_pem}, key, domain,
-                                  clock_wall_ms(), err);
+        rc = identity_sign_domain(cert, &signer, key, domain, clock_wall_ms(), err);
     if (!rc)
         rc = identity_read_cert(&info, *cert, err);
     if (!rc)
@@ -224,9 +273,12 @@ void node_tls_propose_default(struct node *n)
     if (n->status.role != REPLICA_LEADER || n->cert_in_flight || !n->status.epoch)
         return;
     /* To parse a certificate five times a second would be most of what an idle node does. */
-    bool is_looked_at = n->default_checked_ms && now_ms < n->default_checked_ms + DEFAULT_EVERY_MS;
-    if (!certs_needs_default(domain, control_read(n), is_looked_at ? 0 : clock_wall_ms())) {
-        n->default_checked_ms = is_looked_at ? n->default_checked_ms : now_ms;
+    uint64_t every_ms = n->certs_every_ms < SIGNED_EVERY_MS ? n->certs_every_ms : SIGNED_EVERY_MS;
+    bool is_looked_at = n->default_checked_ms && now_ms < n->default_checked_ms + every_ms;
+    if (is_looked_at && certs_has_default(control_read(n)))
+        return;
+    if (!certs_needs_signing(domain, control_read(n), clock_wall_ms())) {
+        n->default_checked_ms = now_ms;
         return;
     }
     struct err_ctx err = {0};

@@ -244,7 +244,7 @@ static void on_open(void *user)
     struct tls_peer peer;
     uint32_t node;
     stream_tls_peer(c->stream, &peer);
-    if (!peer.verified || strcmp(peer.alpn, "imp-raft/1") != 0) {
+    if (!peer.has_cert || strcmp(peer.alpn, "imp-raft/1") != 0) {
         fail(c, "the peer did not prove to be a node of this cluster");
     } else if (!c->identify(c->identify_user, &peer, &node) || node != c->node) {
         fail(c, "another node answers at this address");

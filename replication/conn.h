@@ -81,7 +81,7 @@ struct conn_events {
     void (*on_close)(void *user, struct conn *c, unsigned refusal, const char *detail);
 };
 
-/* The node id that a certificate carries. False: none, or of another cluster. */
+/* The node that a peer has proved to be. False: none, or of another cluster. */
 typedef bool conn_identify_fn(void *user, const struct tls_peer *peer, uint32_t *node);
 
 /* OURS is copied. NODE: who must answer. */

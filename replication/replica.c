@@ -152,7 +152,18 @@ static void on_apply_fatal(void *user, bool exit_again, const char *text)
 bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node)
 {
     struct replica *r = user;
-    return r->options.identify && r->options.identify(r->options.user, peer, node);
+    struct arena a;
+    struct key key;
+    if (!r->options.identify || !r->options.identify(r->options.user, peer, node))
+        return false;
+    arena_init(&a);
+    key_init(&key);
+    key_u32(&key, *node);
+    const Imp__NodeRow *row = store_find_row(store_read_txn(r->reader), TABLE_NODE, &key, &a);
+    bool is_known = row && row->public_key_hash.len == sizeof(peer->key_hash);
+    bool ok = is_known ? !memcmp(row->public_key_hash.data, peer->key_hash, sizeof(peer->key_hash)) : peer->verified;
+    arena_fini(&a);
+    return ok;
 }
 
 static void make_parts(struct replica *r)

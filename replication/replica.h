@@ -37,7 +37,8 @@ struct replica_options {
     struct store *store; /* open; closed by replica_stop */
     struct tls_ctx
         *tls_client; /* ALPN imp-raft/1, this node's certificate, the cluster's CA. NULL: a node alone */
-    /* The node id that a verified certificate of this cluster carries; false: none. Raft thread. */
+    /* The node id that a certificate of this cluster names; false: none. Whether the peer is that node is decided here: a
+     * member is known by its key, others need a verified certificate. Raft thread. */
     bool (*identify)(void *user, const struct tls_peer *peer, uint32_t *node);
     /* Members that the store may not know yet: after a crash it is back at its last durable point, and the log
      * is applied only once there is a leader, for which the voters must find each other. Used for nodes without

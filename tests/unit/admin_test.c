@@ -346,6 +346,7 @@ static int start(void **state)
                                 .node_id = 1,
                                 .node_name = "n1",
                                 .alone = &f->alone,
+                                .ca_fingerprint = (const uint8_t *)"the hash of a certificate, 32 B.",
                                 .data_dir = f->dir};
     assert_int_equal(admin_open(&f->admin, &f->env, &err), 0);
     assert_int_equal(loop_start_thread(f->loop), 0);

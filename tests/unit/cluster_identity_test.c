@@ -119,6 +119,20 @@ static void test_names(void **state)
     assert_false(datadir_is_name("a/b"));
 }
 
+/* One more, which seals from now on. */
+static void take_key(struct seal_ring *ring, const uint8_t key[SEAL_KEY_BYTES])
+{
+    uint8_t id[SEAL_KEY_ID_BYTES];
+    unsigned n = ring->n;
+    seal_key_id(id, key);
+    assert_int_equal(seal_ring_find(ring, id), -1);
+    seal_ring_add(ring, key);
+    assert_int_equal(seal_ring_find(ring, id), n < SEAL_MAX_KEYS ? (int)n : SEAL_MAX_KEYS - 1);
+    assert_true(seal_ring_prefer(ring, id));
+    assert_false(seal_ring_prefer(ring, id));
+    assert_memory_equal(ring->key[0], key, SEAL_KEY_BYTES);
+}
+
 static void test_seal(void **state)
 {
     (void)state;
@@ -141,7 +155,7 @@ static void test_seal(void **state)
     for (size_t n = 0; n < blob.n; n++)
         assert_int_not_equal(seal_open(&ring, "setting:axl.password", blob.data, n, &plain, NULL), 0);
     /* The old key still opens after a rotation. */
-    seal_ring_rotate(&ring, other.key[0]);
+    take_key(&ring, other.key[0]);
     buf_reset(&plain);
     assert_int_equal(seal_open(&ring, "setting:axl.password", blob.data, blob.n, &plain, NULL), 0);
     assert_string_equal(plain.data, "secret");
@@ -156,7 +170,7 @@ static void test_seal_ring_file(void **state)
     struct datadir d;
     struct seal_ring ring, read;
     seal_ring_init_random(&ring);
-    seal_ring_rotate(&ring, (const uint8_t[32]){7});
+    take_key(&ring, (const uint8_t[32]){7});
     assert_int_equal(datadir_open(&d, dir, 0, NULL), 0);
     assert_int_equal(seal_ring_store(&ring, &d, NULL), 0);
     assert_int_equal(seal_ring_load(&read, &d, NULL), 0);
@@ -220,7 +234,7 @@ static void test_certificates(void **state)
     assert_int_equal(identity_check_request(req.data, req.n, hash, &err), 0);
     assert_int_equal(identity_key_hash(key_hash, key, &err), 0);
     assert_memory_equal(hash, key_hash, 32);
-    struct identity_ca ca = {ca_cert, ca_key};
+    struct identity_ca ca = {.cert_pem = ca_cert, .key_pem = ca_key};
     assert_int_equal(identity_sign_node(&cert, &ca, req.data, req.n, cluster_id, 7, now, &err), 0);
 
     struct identity_cert info;
@@ -262,6 +276,12 @@ static void test_certificates(void **state)
     identity_free_key(false_key);
 }
 
+static const uint8_t *same_key(void *user, uint32_t node)
+{
+    assert_int_equal(node, 7);
+    return user;
+}
+
 static void test_peer(void **state)
 {
     (void)state;
@@ -269,15 +289,26 @@ static void test_peer(void **state)
     uint32_t node = 0;
     snprintf(p.uris[0], sizeof(p.uris[0]), "imp:cluster:ab010203%024d", 0);
     snprintf(p.uris[1], sizeof(p.uris[1]), "imp:node:7");
-    assert_int_equal(identity_of_peer(&node, &p, cluster_id, NULL), 0);
+    assert_int_equal(identity_of_peer(&node, &p, cluster_id, NULL, NULL, NULL), 0);
     assert_int_equal(node, 7);
     p.verified = false;
-    assert_int_equal(identity_of_peer(&node, &p, cluster_id, NULL), ERR_AUTH);
+    assert_int_equal(identity_of_peer(&node, &p, cluster_id, NULL, NULL, NULL), ERR_AUTH);
     p.verified = true;
     snprintf(p.common_name, sizeof(p.common_name), "8");
-    assert_int_equal(identity_of_peer(&node, &p, cluster_id, NULL), ERR_AUTH);
+    assert_int_equal(identity_of_peer(&node, &p, cluster_id, NULL, NULL, NULL), ERR_AUTH);
     snprintf(p.common_name, sizeof(p.common_name), "7");
-    assert_int_equal(identity_of_peer(&node, &p, (const uint8_t[16]){9}, NULL), ERR_AUTH);
+    assert_int_equal(identity_of_peer(&node, &p, (const uint8_t[16]){9}, NULL, NULL, NULL), ERR_AUTH);
+
+    /* A member is known by its key, whoever signed; nobody else is believed to be it, whoever signed. */
+    uint8_t key[32] = {1};
+    memcpy(p.key_hash, key, 32);
+    p.verified = false;
+    assert_int_equal(identity_of_peer(&node, &p, cluster_id, same_key, key, NULL), 0);
+    key[31]++;
+    p.verified = true;
+    assert_int_equal(identity_of_peer(&node, &p, cluster_id, same_key, key, NULL), ERR_AUTH);
+    p.has_cert = false;
+    assert_int_equal(identity_claimed_by_peer(&node, &p, cluster_id, NULL), ERR_AUTH);
 }
 
 int main(void)

@@ -140,7 +140,7 @@ static void start_node(struct cluster *c, struct node *n, uint32_t id)
     struct buf req = {0};
     assert_int_equal(identity_new_key(&n->key, &err), 0);
     assert_int_equal(identity_new_request(&req, n->key, &err), 0);
-    assert_int_equal(identity_sign_node(&n->cert, &(struct identity_ca){c->ca_cert, c->ca_key}, req.data,
+    assert_int_equal(identity_sign_node(&n->cert, &(struct identity_ca){.cert_pem = c->ca_cert, .key_pem = c->ca_key}, req.data,
                                         req.n, cluster_id, id, clock_wall_ms(), &err),
                      0);
     buf_fini(&req);
