@@ -108,7 +108,7 @@ const char *repair_known(struct node *n)
 static bool identify(void *user, const struct tls_peer *peer, uint32_t *node)
 {
     struct node *n = user;
-    return !identity_of_peer(node, peer, n->id.cluster_id, NULL);
+    return !identity_claimed_by_peer(node, peer, n->id.cluster_id, NULL);
 }
 
 static void on_fetched(void *user, bool again, const char *text)

@@ -156,6 +156,8 @@ bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node)
     struct key key;
     if (!r->options.identify || !r->options.identify(r->options.user, peer, node))
         return false;
+    if (!r->reader)
+        return peer->verified; /* no store, it is being fetched */
     arena_init(&a);
     key_init(&key);
     key_u32(&key, *node);

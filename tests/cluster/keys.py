@@ -102,7 +102,7 @@ def change_keys(cluster, writers):
         try:
             if leader:
                 leader.kill_worker()
-        except ProcessLookupError:
+        except OSError:
             continue
         wait('there is a leader again', cluster.leader, 60)
     out, err = asked.communicate(timeout=60 * SLOW)
