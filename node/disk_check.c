@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <sys/statvfs.h>
 
+enum { FULL_BYTES = 1 << 20 };
 enum { FREE_EVERY_MS = 10000, STANDS_MS = 5000, STUCK_EVERY_MS = 1000, STUCK_MS = 5000, HEARD_MS = 2000 };
 
 /* DiskLow at the larger of 10 % of the file system and the store's size + 512 MiB (a copy must fit). */
@@ -21,6 +22,23 @@ static void check_free(struct node *n)
                      n->dir.path, free_bytes >> 20, n->id.name, need >> 20);
     else
         alarms_clear(n->alarms, ALARM_DISK_LOW, n->id.node);
+}
+
+bool disk_check_is_full(const struct node *n)
+{
+    struct statvfs st;
+    return !statvfs(n->dir.path, &st) && (uint64_t)st.f_bavail * st.f_frsize < FULL_BYTES;
+}
+
+/* The life before could not say it any more. When there is room again the alarm is over at once, but it is in
+ * the history of alarms. */
+static void tell_was_full(struct node *n)
+{
+    if (!n->options.disk_was_full || n->was_full_told || !watcher_is_released(&n->watcher))
+        return; /* before that the table of alarms may be of an earlier time */
+    n->was_full_told = true;
+    alarms_raise(n->alarms, ALARM_DISK_LOW, n->id.node, "%s: the disk of %s was full: the node had ended",
+                 n->dir.path, n->id.name);
 }
 
 /* The raft thread waits for the disk itself when term and vote are written. */
@@ -85,6 +103,7 @@ static void check_peers(struct node *n, uint64_t now_ms)
 
 void disk_check_step(struct node *n, uint64_t now_ms)
 {
+    tell_was_full(n);
     check_standing(n, now_ms);
     check_peers(n, now_ms);
     if (n->free_checked_ms && now_ms - n->free_checked_ms < FREE_EVERY_MS &&

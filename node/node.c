@@ -16,7 +16,7 @@ enum { WANTED_FILES = 65536, OWN_PAGES_FROM = 4 << 20 };
 void node_fatal(struct node *n, bool again, const char *text)
 {
     log_error(n->log, "%s", text);
-    _exit(again ? SUPERVISOR_AGAIN : SUPERVISOR_REFUSED);
+    _exit(!again ? SUPERVISOR_REFUSED : disk_check_is_full(n) ? SUPERVISOR_FULL : SUPERVISOR_AGAIN);
 }
 
 void node_notify(struct node *n, const char *format, ...)
@@ -167,7 +167,7 @@ static int end_status(int rc)
 {
     bool again =
         rc == ERR_NOSPACE || rc == ERR_IO || rc == ERR_READONLY || rc == ERR_AGAIN || rc == ERR_SYSTEM;
-    return again ? SUPERVISOR_AGAIN : SUPERVISOR_REFUSED;
+    return rc == ERR_NOSPACE ? SUPERVISOR_FULL : again ? SUPERVISOR_AGAIN : SUPERVISOR_REFUSED;
 }
 
 int node_run(const struct node_options *o)

@@ -9,6 +9,7 @@ struct node_options {
     const char *log_level, *log_format; /* NULL: as impnode.yaml says */
     int notify_fd;                      /* lines for the service manager; -1: nobody listens */
     bool show_progress;                 /* of the first catch-up, on stdout */
+    bool disk_was_full;                 /* that was the end of the life before */
 };
 /* Blocks until SIGTERM; the calling thread becomes the control loop. Returns enum supervisor_exit, or ends
  * the process. */

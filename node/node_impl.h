@@ -114,7 +114,7 @@ struct node {
         progress_ms;
     /* disk_check.c */
     uint64_t free_checked_ms, stuck_checked_ms;
-    bool disk_was_low, replication_stands;
+    bool disk_was_low, was_full_told, replication_stands;
     struct stuck_peer {
         uint32_t node;
         uint64_t match_index, since_ms; /* since when it has not moved */
@@ -158,6 +158,7 @@ void duties_step(struct node *n, uint64_t now_ms);
 
 /* ---- disk_check.c ---- */
 void disk_check_step(struct node *n, uint64_t now_ms);
+bool disk_check_is_full(const struct node *n); /* so that a write may have failed for it; any thread */
 int duties_start_scrub(struct node *n, struct err_ctx *err); /* reads all rows once per storage.scrub */
 void duties_stop_scrub(struct node *n);
 void duties_on_trouble(void *user, enum member_trouble trouble, uint32_t node, bool raised, bool forget,

@@ -20,7 +20,7 @@ enum { BACKOFF_MIN_MS = 200, BACKOFF_MAX_MS = 2000, STEADY_S = 10, STOP_S = 20 }
 
 struct supervisor {
     pid_t worker;
-    int signal_fd, notify_fd;
+    int signal_fd, notify_fd, before;
     bool stopping;
     unsigned backoff_ms;
     time_t started, stop_by;
@@ -52,7 +52,7 @@ static void notify(const char *text, size_t n)
     close(fd);
 }
 
-static void start_worker(struct supervisor *s, int (*worker)(void *arg, int notify_fd), void *arg)
+static void start_worker(struct supervisor *s, int (*worker)(void *arg, int notify_fd, int before), void *arg)
 {
     int pipe_fd[2];
     if (pipe2(pipe_fd, O_CLOEXEC))
@@ -74,7 +74,7 @@ static void start_worker(struct supervisor *s, int (*worker)(void *arg, int noti
         sigemptyset(&child);
         sigaddset(&child, SIGCHLD);
         sigprocmask(SIG_UNBLOCK, &child, NULL);
-        exit(worker(arg, pipe_fd[1]));
+        exit(worker(arg, pipe_fd[1], s->before));
     }
     close(pipe_fd[1]);
     s->notify_fd = pipe_fd[0];
@@ -147,9 +147,9 @@ static void say_why(int status, unsigned wait_ms)
                 WEXITSTATUS(status), wait_ms);
 }
 
-int supervisor_run(int (*worker)(void *arg, int notify_fd), void *arg)
+int supervisor_run(int (*worker)(void *arg, int notify_fd, int before), void *arg)
 {
-    struct supervisor s = {.notify_fd = -1, .backoff_ms = BACKOFF_MIN_MS};
+    struct supervisor s = {.notify_fd = -1, .before = -1, .backoff_ms = BACKOFF_MIN_MS};
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
@@ -168,6 +168,7 @@ int supervisor_run(int (*worker)(void *arg, int notify_fd), void *arg)
             close(s.notify_fd);
         s.notify_fd = -1;
         int code = WIFEXITED(status) ? WEXITSTATUS(status) : SUPERVISOR_AGAIN;
+        s.before = WIFEXITED(status) ? code : -1;
         if (s.stopping)
             return code == SUPERVISOR_DONE ? 0 : 1;
         if (code == SUPERVISOR_DONE || code == SUPERVISOR_REFUSED)

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static int work(void *arg, int notify_fd)
+static int work(void *arg, int notify_fd, int before)
 {
     struct options *o = arg;
     return node_run(&(struct node_options){
@@ -12,6 +12,7 @@ static int work(void *arg, int notify_fd)
         .log_level = o->log_level,
         .log_format = o->log_format,
         .notify_fd = notify_fd,
+        .disk_was_full = before == SUPERVISOR_FULL,
         .show_progress = o->run,
     });
 }

@@ -209,6 +209,18 @@ def low(cluster, faults):
     wait('ann is served elsewhere', lambda: home_of(n1) != 'n3')
     with back_soon(n3, n1):
         faults[n3].free_bytes(None)
+    wait('that is over', lambda: 'n3' not in [a['node'] for a in n1.json('alarm', 'list')])
+    step('nothing is left, at once')
+    since = os.path.getsize(n3.log)
+    faults[n3].free_bytes(0)
+    faults[n3].rule('write size open', '', errno.ENOSPC)
+    ends(n3, None, since, ['o space left'])
+    wait('the next life is over as well', lambda: log_of(n3, since).count('starting it again') > 1)
+    with back_soon(n3, n1):
+        faults[n3].clear()
+        faults[n3].free_bytes(None)
+    wait('it tells afterwards', lambda: any('was full' in a['text'] for a in n1.json('alarm', 'list', '--all') if a['node'] == 'n3'))
+    wait('that is over', lambda: 'n3' not in [a['node'] for a in n1.json('alarm', 'list')])
 
 
 def test(cluster):

@@ -28,7 +28,7 @@ struct shared {
     int refuse; /* end with this at once, every time */
 };
 
-static int worker(void *arg, int notify_fd)
+static int worker(void *arg, int notify_fd, int before)
 {
     struct shared *s = arg;
     s->worker = (int)getpid();
