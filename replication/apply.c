@@ -47,7 +47,7 @@ struct apply {
     struct arena arena, session_arena;
     uint64_t index; /* being applied */
     unsigned n_commands;
-    bool members_changed, session_dirty, session_changed, level_dirty, addresses_changed;
+    bool members_changed, session_dirty, session_changed, level_dirty;
     unsigned new_level;
     struct apply_hash hashes[APPLY_HASH_NEWS], last_hash; /* of the batch under way */
     unsigned n_hashes;
@@ -170,15 +170,6 @@ static void publish_hash_point(struct apply *a)
     memset(&a->point, 0, sizeof(a->point));
 }
 
-/* Without the addresses a node finds nobody who could tell it what was committed: if all nodes lost their
- * power before the next durable point, nobody would find anybody. So the point is made before the command is
- * answered. */
-static bool has_address(const Imp__Command *command)
-{
-    return command->body_case == IMP__COMMAND__BODY_NODE_JOIN ||
-           command->body_case == IMP__COMMAND__BODY_NODE_UPDATE;
-}
-
 static void apply_proposal(struct apply *a, const Imp__Proposal *p, uint64_t term, uint32_t place)
 {
     struct fsm_input in = {.index = a->index, .term = term, .place = place};
@@ -203,7 +194,6 @@ static void apply_proposal(struct apply *a, const Imp__Proposal *p, uint64_t ter
         note_hash_point(a);
         a->wants_view |= p->command->hash_point->table[0] != 0;
     }
-    a->addresses_changed |= executed && p->command && has_address(p->command);
     if (a->session_dirty)
         check_session(a);
     if (a->level_dirty)
@@ -274,9 +264,6 @@ static void commit(struct apply *a)
     if (store_commit(a->txn, &err) != 0)
         fatal(a, "the store cannot be written", err.text);
     a->txn = NULL;
-    if (a->addresses_changed && store_make_point(a->config.store, &err) != 0)
-        fatal(a, "the store cannot be written", err.text);
-    a->addresses_changed = false;
     if (a->point.index)
         publish_hash_point(a); /* before the index says that it can be asked for */
     atomic_store_explicit(&a->level, a->new_level, memory_order_release); /* before answers are posted */
