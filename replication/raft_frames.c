@@ -37,7 +37,7 @@ static bool propose_send(void *user, uint64_t epoch, uint64_t seq, const void *c
 {
     struct replica *r = user;
     if (r->route_leader == r->options.node_id)
-        return pack_add(&r->pack, clock_wall_ms(), r->options.node_id, epoch, seq, command, n_bytes);
+        return pack_add(&r->pack, clocks_time_ms(r), r->options.node_id, epoch, seq, command, n_bytes);
     if (transport_queued(r->transport, r->route_leader) > FORWARD_QUEUE)
         return false;
     buf_add_u64(&r->forward, epoch);
@@ -59,7 +59,7 @@ void raft_frames_flush_forward(struct replica *r)
 /* Commands without a session are made by the leader itself, so that no peer can put others into the log. */
 static bool pack_command(struct replica *r, Imp__Command *command)
 {
-    command->time_ms = clock_wall_ms();
+    command->time_ms = clocks_time_ms(r);
     size_t n = imp__command__get_packed_size(command);
     uint8_t *bytes = mem_alloc(n);
     imp__command__pack(command, bytes);
@@ -130,7 +130,7 @@ static void on_forward(struct replica *r, uint32_t node, struct reader *in)
             log_error(r->log, "node %u sent a proposal that is no command", node);
             return;
         }
-        if (!pack_add(&r->pack, clock_wall_ms(), node, epoch, seq, command, n))
+        if (!pack_add(&r->pack, clocks_time_ms(r), node, epoch, seq, command, n))
             return;
     }
 }

@@ -89,7 +89,9 @@ struct replica {
     atomic_bool cancel_scrub;
     uint64_t second_leader_ms, clocks_checked_ms, skewed_since_ms;
     bool is_skewed;
-    int64_t clock_ahead_ms; /* of the median of the members */
+    int64_t clock_ahead_ms;  /* of the median of the members */
+    int64_t clock_offset_ms; /* of that median to CLOCK_MONOTONIC */
+    bool has_clock_offset;
 
     /* the way to the leader: a new number with each leader, term, connection */
     uint64_t route, route_count, route_term, route_generation;
@@ -135,7 +137,7 @@ void replica_fatal(struct replica *r, bool exit_again, const char *format, ...)
 /* ---- replica.c ---- */
 struct replica *replica_new(const struct replica_options *o);
 void replica_free(struct replica *r);
-void replica_hand_over(struct replica *r); /* each turn while stopping */
+void replica_hand_over(struct replica *r);                       /* each turn while stopping */
 struct blob *replica_offline_entry(const Imp__Command *command); /* outside any session, for a log at rest */
 bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node);
 
@@ -169,6 +171,8 @@ void members_publish(struct replica *r, bool notify);
 
 /* ---- clocks.c ---- */
 void clocks_check(struct replica *r, uint64_t now_ms);
+uint64_t
+clocks_time_ms(struct replica *r); /* Unix time by the median of the members' clocks, a second old at most */
 
 /* ---- disk_watch.c ---- */
 void disk_watch_tick(struct replica *r, uint64_t now_ms);

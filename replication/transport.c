@@ -252,7 +252,7 @@ static void on_pong(struct link *x, const uint8_t *body, size_t n_bytes)
     uint64_t theirs = read_u64(&r); /* half the way ago */
     x->peer->has_clock = !r.failed && theirs < CLOCK_MAX_MS;
     if (x->peer->has_clock)
-        x->peer->clock_ms = (int64_t)(theirs + x->peer->ping_us / 2000) - (int64_t)clock_wall_ms();
+        x->peer->clock_ms = (int64_t)(theirs + x->peer->ping_us / 2000) - (int64_t)(now_us / 1000);
 }
 
 static void answer_ping(struct conn *c, const uint8_t *body, size_t n_bytes)

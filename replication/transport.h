@@ -81,7 +81,7 @@ struct transport_info {
     uint64_t heard_ms;
     uint32_t ping_us;
     bool has_clock;      /* since the connection opened */
-    int64_t clock_ms;    /* its wall clock minus ours */
+    int64_t clock_ms;    /* its wall clock minus our CLOCK_MONOTONIC: a jump of ours changes nothing in it */
     const char *release; /* borrowed */
 };
 unsigned transport_get_info(const struct transport *t, struct transport_info *out, unsigned max);

@@ -40,7 +40,7 @@ struct peer {
     unsigned backoff_ms;
     uint32_t ping_us;
     bool has_clock;
-    int64_t clock_ms; /* its wall clock minus ours */
+    int64_t clock_ms; /* its wall clock minus our CLOCK_MONOTONIC */
     char release[64];
     struct timer retry, watch;
 };

@@ -3,6 +3,8 @@
 at home twice, no lease is lost and no client disconnected by it, a leader with a wrong clock hands over, ClockSkew says whose it is, and
 all is well when the clock is right again."""
 import asyncio
+import calendar
+import time
 
 from faultfs import Faults
 from harness import SLOW, Failed, run_test, step
@@ -15,6 +17,10 @@ WAIT = 20 * SLOW
 
 def leader_name(node):
     return node.json('dbreplication', 'runtimestate')['cluster']['leader']
+
+
+def time_of(text):
+    return calendar.timegm(time.strptime(text[:19], '%Y-%m-%dT%H:%M:%S'))
 
 
 def skewed(node):
@@ -79,6 +85,8 @@ async def jumps(cluster, faults, watch):
         await until('there is an alarm', lambda: skewed(n1) == {leader.name})
         await watch.talk()
         assert leader_name(n1) != leader.name, 'a node with a wrong clock leads again'
+        ahead = max(time_of(a['raised_at']) for a in n1.json('alarm', 'list', '--all')) - time.time()
+        assert ahead < 3600, 'the time of the cluster went %d s ahead with its leader' % ahead
         faults[leader].clock(0)
         await until('the alarm is over', lambda: not skewed(n1))
     for hours in (3, -8, 0):
@@ -127,6 +135,9 @@ def test(cluster):
         for c in watch.clients:
             await c.close()
     asyncio.run(main())
+    step('a node joins, with a token of an hour')
+    cluster.add(cluster.new_node())
+    cluster.wait_running()
     cluster.check_equal()
 
 
