@@ -34,7 +34,7 @@ class Writer(threading.Thread):
             self.count += 1
             try:
                 status, message, _ = call(self.node, 'user', 'add', name, options={'password-stdin': ''}, stdin='secret',
-                                          timeout=4 * SLOW)
+                                          timeout=3)
             except Unanswered as e:
                 if e.sent:
                     self.unknown.append(name)
@@ -191,7 +191,7 @@ class Faults:
         for n in self.nodes:
             if n is not off:
                 self.lan.cut(n.name, off.name)
-        self.goes_on(others, since, 3)
+        self.goes_on(others, since, 2)
         self.refuses(off, since)
         self.heal('deaf')
 
@@ -203,7 +203,7 @@ class Faults:
         for n in self.nodes:
             if n is not off:
                 self.lan.cut(off.name, n.name)
-        self.goes_on(others, since, 3)
+        self.goes_on(others, since, 2)
         self.refuses(off, since)
         self.heal('mute')
 
@@ -251,11 +251,11 @@ class Faults:
         names = [n.name for n in self.nodes]
         self.lan.everywhere(names, loss=self.random.randrange(5, 15), delay=3, jitter=10, dup=5, reorder=10)
         since = time.monotonic()
-        self.goes_on(self.running(), since, 5)
+        self.goes_on(self.running(), since, 3)
         self.lan.heal()
         self.lan.everywhere(names, loss=20)
         since = time.monotonic()
-        wait('writes go on at 20 %', lambda: any(w.wrote_since(since + 3) for w in self.load.of(self.running())), 20)
+        wait('writes go on at 20 %', lambda: any(w.wrote_since(since + 2) for w in self.load.of(self.running())), 20)
         self.heal('bad_network')
 
     def kills(self):

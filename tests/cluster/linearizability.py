@@ -18,7 +18,7 @@ from harness import SLOW, Failed, run_test, step, wait
 from linear import INITIAL, UNKNOWN, Anomaly, Op, Tail, check
 from rpc import Unanswered, call
 
-SECONDS = int(sys.argv[1]) if len(sys.argv) > 1 else int(os.environ.get('IMP_LIN', '30'))
+SECONDS = int(sys.argv[1]) if len(sys.argv) > 1 else int(os.environ.get('IMP_LIN', '25'))
 NODES = int(sys.argv[2]) if len(sys.argv) > 2 else 3
 SEED = int(os.environ.get('IMP_SEED', random.randrange(1 << 30)))
 CLIENTS = 3  # of each node
