@@ -269,6 +269,11 @@ void node_start_as(struct tnode *n, uint32_t id)
                                 .on_fatal = on_fatal,
                                 .on_tables_differ = on_tables_differ,
                                 .user = n};
+    struct replica_address *known = n->known;
+    for (uint32_t other = 1; c->tell_known && other <= MAX_NODES; other++)
+        if (other != id && c->nodes[other].port)
+            known[o.n_known++] = (struct replica_address){other, "127.0.0.1", (uint16_t)c->nodes[other].port};
+    o.known = known;
     memcpy(o.cluster_id, c->id, 16);
     random_bytes(o.start_nonce, 16);
     atomic_store(&n->feed_index, 0);
@@ -315,6 +320,13 @@ static void remove_dir(const char *dir)
     if (d)
         closedir(d);
     rmdir(dir);
+}
+
+void node_forget_store(struct tnode *n)
+{
+    char *dir = mem_printf("%s/store", n->dir);
+    remove_dir(dir);
+    mem_free(dir);
 }
 
 struct cluster *cluster_new(void)

@@ -32,6 +32,7 @@ struct tnode {
     atomic_uint n_fatal, n_exit_again, n_events, n_reloads, n_changes, n_differ;
     _Atomic uint64_t feed_index, feed_applied; /* of the last event, and as told with it */
     char fatal[256];
+    struct replica_address known[MAX_NODES];
 };
 struct cluster {
     char *dir;
@@ -40,6 +41,7 @@ struct cluster {
     struct log *log;
     unsigned election_ms, heartbeat_ms;
     uint64_t log_keep_bytes;
+    bool tell_known;  /* a node that starts is told where the others were */
     size_t cut_after; /* bytes after which connections between nodes are cut; 0: never. For nodes that join
                          later */
     struct tnode nodes[MAX_NODES + 1]; /* by id */
@@ -50,6 +52,7 @@ void cluster_free(struct cluster *c); /* stops what runs, removes the directorie
 struct tnode *node_start(struct cluster *c, uint32_t id);
 void node_start_as(struct tnode *n, uint32_t id); /* its directory and listener, another's identity */
 void node_stop(struct tnode *n);                  /* replica_stop */
+void node_forget_store(struct tnode *n);          /* stopped: back at a durable point without anything */
 void node_listen(struct tnode *n);
 void end_loops(struct cluster *c); /* of nodes that are stopped: their threads end, their ports stay known */
 /* Adds nodes 2..n through the leader and makes them voters, then waits until all have a session. */
