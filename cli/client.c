@@ -3,6 +3,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "base/release.h"
+#include "cli/backup.h"
 #include "cli/input.h"
 #include "node/rpc/command.h"
 #include <errno.h>
@@ -88,6 +89,13 @@ static int check_input(const struct parsed *p, struct err_ctx *err)
         if (!option(p, "cert") || !option(p, "key") || !option(p, "domain"))
             return err_set(err, ERR_INVALID, "cert import needs --domain, --cert and --key");
         return 0;
+    case COMMAND_INPUT_PASSPHRASE:
+        if (!option(p, "passphrase-stdin") && !option(p, "without-keys") && !input_is_terminal())
+            return err_set(err, ERR_INVALID,
+                           "standard input is no terminal: --passphrase-stdin reads the passphrase from it, "
+                           "--without-keys "
+                           "leaves the cluster key out");
+        return 0;
     case COMMAND_INPUT_STDIN:
         /* so that a script's own input is never taken for a password by mistake */
         if (command_option_takes_value(p->command, "password-stdin") >= 0 && !option(p, "password-stdin") &&
@@ -103,7 +111,7 @@ static int check_input(const struct parsed *p, struct err_ctx *err)
 static int parse(struct parsed *p, int argc, char **argv, struct err_ctx *err)
 {
     bool only_args = false;
-    for (int i = 2; i < argc;) {
+    for (int i = *p->command->verb ? 2 : 1; i < argc;) {
         if (!only_args && strcmp(argv[i], "--") == 0) {
             only_args = true;
             i++;
@@ -125,6 +133,8 @@ static int parse(struct parsed *p, int argc, char **argv, struct err_ctx *err)
 static int collect_input(const struct parsed *p, struct buf *out, struct err_ctx *err)
 {
     switch (p->command->input) {
+    case COMMAND_INPUT_PASSPHRASE:
+        return option(p, "without-keys") ? 0 : input_read_secret(out, "Passphrase", true, err);
     case COMMAND_INPUT_NONE:
         return 0;
     case COMMAND_INPUT_FILE:
@@ -249,6 +259,14 @@ static Imp__AdminReply *read_reply(int fd)
     return reply;
 }
 
+/* A piece of the file, or only progress. */
+static int take_part(struct backup_file *f, const Imp__AdminReply *reply, struct err_ctx *err)
+{
+    int rc = backup_file_write(f, reply->data.data, reply->data.len, err);
+    backup_file_progress(f, reply->done, reply->total);
+    return rc;
+}
+
 static void print_reply(const struct client *c, const Imp__AdminReply *reply)
 {
     const ProtobufCBinaryData *out = c->json ? &reply->json : &reply->text;
@@ -281,7 +299,31 @@ static int read_replies(const struct client *c, int fd)
     }
 }
 
-static int exchange(const struct client *c, const struct parsed *p, const struct buf *input)
+/* Pieces of a file until the last answer, which is printed only when the file is there, complete. */
+static int receive_file(const struct client *c, int fd, struct backup_file *f)
+{
+    struct err_ctx err = {0};
+    Imp__AdminReply *reply;
+    while ((reply = read_reply(fd)) && reply->more && !take_part(f, reply, &err)) {
+        imp__admin_reply__free_unpacked(reply, NULL);
+    }
+    bool whole = reply && !reply->more && reply->status == 0;
+    int status = whole ? CLIENT_DONE : CLIENT_REFUSED;
+    if (backup_file_close(f, whole, &err))
+        status = CLIENT_REFUSED;
+    if (err.code)
+        fprintf(stderr, "impcli: %s\n", err.text);
+    else if (reply)
+        print_reply(c, reply);
+    else
+        fputs("impcli: the node ended before the backup was complete; nothing was written\n", stderr);
+    if (reply)
+        imp__admin_reply__free_unpacked(reply, NULL);
+    return status;
+}
+
+static int exchange(const struct client *c, const struct parsed *p, const struct buf *input,
+                    struct backup_file *file)
 {
     struct err_ctx err = {0};
     struct buf frame = {0};
@@ -297,6 +339,12 @@ static int exchange(const struct client *c, const struct parsed *p, const struct
     }
     bool sent = write_all(fd, frame.data, frame.n);
     input_fini(&frame);
+    if (file) {
+        int rc = receive_file(c, fd, file);
+        close(fd);
+        file->fd = -1;
+        return rc;
+    }
     /* also when it could not be sent: a node that refuses a caller says so and closes without reading */
     int status = read_replies(c, fd);
     close(fd);
@@ -338,11 +386,13 @@ static int run(const struct client *c, int argc, char **argv)
     }
     if (argc > 1 && is_help(argv[1]))
         return print_help(argv[0], NULL);
-    if (argc < 2) {
+    struct parsed p = {.command = command_find(argv[0], "")};
+    if (argc < 2 && !p.command) {
         print_help(argv[0], NULL);
         return CLIENT_USAGE;
     }
-    struct parsed p = {.command = command_find(argv[0], argv[1])};
+    if (!p.command)
+        p.command = command_find(argv[0], argv[1]);
     if (!p.command) {
         fprintf(stderr, "impcli: unknown verb '%s %s'; impcli %s --help lists them\n", argv[0], argv[1],
                 argv[0]);
@@ -350,17 +400,21 @@ static int run(const struct client *c, int argc, char **argv)
     }
     for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
         if (is_help(argv[i]))
-            return print_help(argv[0], argv[1]);
+            return print_help(argv[0], p.command->verb);
     struct buf input = {0};
+    struct backup_file file = {.fd = -1};
+    bool writes_file = p.command == &commands[COMMAND_backup];
     int status;
     if (parse(&p, argc, argv, &err)) {
         status = usage(err.text);
-    } else if (collect_input(&p, &input, &err)) {
+    } else if ((writes_file && backup_file_open(&file, p.args[0], &err)) || collect_input(&p, &input, &err)) {
         fprintf(stderr, "impcli: %s\n", err.text);
         status = CLIENT_REFUSED;
     } else {
-        status = exchange(c, &p, &input);
+        status = exchange(c, &p, &input, writes_file ? &file : NULL);
     }
+    if (file.fd >= 0)
+        backup_file_close(&file, false, &err);
     input_fini(&input);
     for (unsigned i = 0; i < p.n_heap; i++)
         mem_free(p.heap[i]);

@@ -65,7 +65,7 @@ static char *complete_verb(const char *text, int state)
     size_t n = strcspn(rl_line_buffer, " ");
     while (next < N_COMMANDS) {
         const struct command *c = &commands[next++];
-        if (strlen(c->area) == n && strncmp(c->area, rl_line_buffer, n) == 0 &&
+        if (*c->verb && strlen(c->area) == n && strncmp(c->area, rl_line_buffer, n) == 0 &&
             strncmp(c->verb, text, strlen(text)) == 0)
             return strdup(c->verb);
     }

@@ -30,7 +30,7 @@ if(IMP_HARDEN)
 endif()
 
 foreach(pair "UV;libuv" "LMDB;lmdb" "PROTOBUF_C;libprotobuf-c" "SSL;openssl" "EXPAT;expat" "XXHASH;libxxhash"
-             "JANSSON;jansson" "CURL;libcurl" "LWS;libwebsockets" "ICU;icu-uc" "IDN2;libidn2" "EDIT;libedit")
+             "JANSSON;jansson" "CURL;libcurl" "LWS;libwebsockets" "ICU;icu-uc" "IDN2;libidn2" "ZSTD;libzstd" "EDIT;libedit")
   list(GET pair 0 var)
   list(GET pair 1 module)
   pkg_check_modules(${var} REQUIRED IMPORTED_TARGET ${module})

@@ -164,6 +164,22 @@ void admin_reply_more(struct admin_call *call, json_t *json, struct buf *text)
     reply(call, json, text, true);
 }
 
+void admin_send_part(struct admin_call *call, const struct admin_part *part)
+{
+    Imp__AdminReply m = IMP__ADMIN_REPLY__INIT;
+    m.more = true;
+    m.data = (ProtobufCBinaryData){part->n, (uint8_t *)part->data};
+    m.done = part->done;
+    m.total = part->total;
+    if (call->connection->stream)
+        send_reply(call->connection, &m);
+}
+
+size_t admin_queued(const struct admin_call *call)
+{
+    return call->connection->stream ? stream_queued(call->connection->stream) : 0;
+}
+
 void admin_done(struct admin_call *call, const char *format, ...)
 {
     char line[1024];

@@ -14,6 +14,7 @@
 #include "storage/store.h"
 #include <jansson.h>
 
+struct admin_backups;
 struct im;
 struct seal_ring;
 struct services;
@@ -35,6 +36,8 @@ struct admin_env {
     const bool *was_removed; /* another member says that this node was removed; NULL: never */
     struct sync_agent *sync;
     struct im *im;
+    struct store *store;
+    struct admin_backups *backups;
     uint32_t node_id;
     const char *node_name;
     const char *data_dir;
@@ -81,6 +84,14 @@ const char *admin_option(const struct admin_call *call, const char *name);
 void admin_reply(struct admin_call *call, json_t *json, struct buf *text);
 void admin_reply_more(struct admin_call *call, json_t *json,
                       struct buf *text); /* --watch: not the last one */
+/* A piece of a file that the front end writes, and progress; not the last answer. */
+struct admin_part {
+    const void *data;
+    size_t n;
+    uint64_t done, total;
+};
+void admin_send_part(struct admin_call *call, const struct admin_part *part);
+size_t admin_queued(const struct admin_call *call); /* bytes of answers that the front end has not taken */
 void admin_done(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void admin_fail(struct admin_call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* A list of objects as table: columns by JSON key. */

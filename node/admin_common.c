@@ -53,7 +53,7 @@ static void add_audit_word(struct buf *line, const char *prefix, const char *wor
 
 void admin_audit_line(struct buf *line, struct admin_call *call)
 {
-    buf_addf(line, "%s %s", call->command->area, call->command->verb);
+    buf_addf(line, "%s%s%s", call->command->area, *call->command->verb ? " " : "", call->command->verb);
     for (unsigned i = 0; i < call->n_args; i++)
         add_audit_word(line, " ", call->args[i]);
     for (const char *p = call->command->options; *p;) {

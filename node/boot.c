@@ -1,5 +1,6 @@
 /* The steps of a start, in order, and their undoing in reverse. */
 #include "base/release.h"
+#include "node/admin_backup.h"
 #include "node/node_impl.h"
 #include "node/peers.h"
 #include "node/sync_glue.h"
@@ -255,6 +256,8 @@ static int start_admin(struct node *n, struct err_ctx *err)
         .node = n,
         .sync = sync_glue_agent(n->sync),
         .im = n->im,
+        .store = n->store,
+        .backups = admin_backups_new(),
         .node_id = n->id.node,
         .node_name = n->id.name,
         .data_dir = n->dir.path,
@@ -266,6 +269,7 @@ static int start_admin(struct node *n, struct err_ctx *err)
 
 static void stop_admin(struct node *n)
 {
+    admin_backups_free(n->admin_env.backups);
     admin_close(n->admin);
     datadir_remove(&n->dir, "admin.sock");
 }

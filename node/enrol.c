@@ -135,8 +135,24 @@ static void material_fini(struct material *m)
     buf_fini(&m->sealed_ca_key);
 }
 
-static int write_bootstrap(const struct material *m, const struct enrol_new_cluster *n,
+static int write_bootstrap(const struct enrol_new_cluster *n, const struct enrol_first *first,
                            const struct datadir *d, struct err_ctx *err)
+{
+    Imp__Bootstrap bootstrap = IMP__BOOTSTRAP__INIT;
+    bootstrap.cluster_id = (ProtobufCBinaryData){16, (uint8_t *)n->cluster_id};
+    bootstrap.domain = (char *)n->domain;
+    bootstrap.node = (Imp__NodeRow *)first->node;
+    bootstrap.feature_level = level_known(); /* there is no older release to wait for */
+    bootstrap.ca = (Imp__CaRow *)first->ca;
+    Imp__Command command = IMP__COMMAND__INIT;
+    command.time_ms = clock_wall_ms();
+    command.body_case = IMP__COMMAND__BODY_BOOTSTRAP;
+    command.bootstrap = &bootstrap;
+    return replica_bootstrap(d->path, &command, err);
+}
+
+static int make_state(const struct material *m, const struct enrol_new_cluster *n, const struct datadir *d,
+                      struct err_ctx *err)
 {
     char address[CONFIG_TEXT_MAX + 1];
     const struct config *c = n->config;
@@ -156,17 +172,8 @@ static int write_bootstrap(const struct material *m, const struct enrol_new_clus
     ca.cert_pem = m->ca_cert;
     ca.sealed_key = (ProtobufCBinaryData){m->sealed_ca_key.n, (uint8_t *)m->sealed_ca_key.data};
     ca.active = true;
-    Imp__Bootstrap bootstrap = IMP__BOOTSTRAP__INIT;
-    bootstrap.cluster_id = (ProtobufCBinaryData){16, (uint8_t *)n->cluster_id};
-    bootstrap.domain = (char *)n->domain;
-    bootstrap.node = &node;
-    bootstrap.feature_level = level_known(); /* there is no older release to wait for */
-    bootstrap.ca = &ca;
-    Imp__Command command = IMP__COMMAND__INIT;
-    command.time_ms = clock_wall_ms();
-    command.body_case = IMP__COMMAND__BODY_BOOTSTRAP;
-    command.bootstrap = &bootstrap;
-    return replica_bootstrap(d->path, &command, err);
+    struct enrol_first first = {n->cluster_id, &node, &ca, &m->ring};
+    return n->make_state ? n->make_state(n->user, &first, d, err) : write_bootstrap(n, &first, d, err);
 }
 
 int enrol_new_cluster(struct enrol_new_cluster *n, const struct datadir *d, struct err_ctx *err)
@@ -183,7 +190,7 @@ int enrol_new_cluster(struct enrol_new_cluster *n, const struct datadir *d, stru
     if (!rc)
         rc = enrol_write_config(n->config, d, err);
     if (!rc)
-        rc = write_bootstrap(&m, n, d, err);
+        rc = make_state(&m, n, d, err);
     if (!rc) {
         struct datadir_identity id = {.node = 1};
         memcpy(id.cluster_id, n->cluster_id, 16);

@@ -25,11 +25,22 @@ int enrol_write_config(const struct config *c, const struct datadir *d, struct e
 /* "[::1]" -> "::1" */
 const char *enrol_address(const struct config *c, char out[CONFIG_TEXT_MAX + 1]);
 
+/* What the first state of a cluster holds of its first node. */
+struct enrol_first {
+    const uint8_t *cluster_id;
+    const Imp__NodeRow *node;
+    const Imp__CaRow *ca;
+    const struct seal_ring *ring;
+};
 /* A new cluster in an empty directory: everything from keys to the log's first entries; identity last. */
 struct enrol_new_cluster {
     const struct config *config;
     const char *domain; /* prepared */
     uint8_t cluster_id[16];
+    /* How the first state is made; NULL: by the first entry of an empty log. */
+    int (*make_state)(void *user, const struct enrol_first *first, const struct datadir *d,
+                      struct err_ctx *err);
+    void *user;
 };
 int enrol_new_cluster(struct enrol_new_cluster *n, const struct datadir *d, struct err_ctx *err);
 

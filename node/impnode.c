@@ -23,7 +23,9 @@ static const struct verb verbs[] = {
      "and this one has not received is lost. The other nodes must join anew, with empty directories.",
      "force-new-cluster yes", "data force-new-cluster", false, verb_recover},
     {"restore", "FILE --data DIR --name NAME --address ADDR [OPTIONS]", "make a new cluster from a backup",
-     "Makes a new cluster from a backup file.", "*", "data name address", true, verb_restore},
+     "Makes a new cluster from a file of 'impcli backup', with this node as its only member: users, settings, rosters and\n"
+     "stored messages as they were; the other nodes join anew. With --dry-run FILE is only checked.",
+     "passphrase-stdin without-keys dry-run *", "data name address", true, verb_restore},
 };
 enum { N_VERBS = sizeof(verbs) / sizeof(verbs[0]) };
 

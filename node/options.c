@@ -16,6 +16,11 @@ static const struct option {
     {"yes", NULL, "do not ask", offsetof(struct options, yes)},
     {"force-new-cluster", NULL, "make this node a cluster of its own",
      offsetof(struct options, force_new_cluster)},
+    {"passphrase-stdin", NULL, "read the passphrase of the backup from standard input",
+     offsetof(struct options, passphrase_stdin)},
+    {"without-keys", NULL, "go on without the cluster key of the backup: secrets must be entered again",
+     offsetof(struct options, without_keys)},
+    {"dry-run", NULL, "check the backup and make nothing", offsetof(struct options, dry_run)},
     {"log-level", "LEVEL", "debug, info, notice, warning or error", offsetof(struct options, log_level)},
     {"log-format", "FORMAT", "text or json", offsetof(struct options, log_format)},
 };
@@ -106,6 +111,8 @@ static bool is_given(const struct options *o, const char *name, size_t n)
 
 static int check_required(const struct options *o, const struct verb *v)
 {
+    if (o->dry_run)
+        return 0;
     for (const char *p = v->required; *p; p += strspn(p, " ")) {
         size_t n = strcspn(p, " ");
         char name[64];

@@ -8,7 +8,7 @@ struct options {
     struct config config; /* of init and join: what was given over the defaults */
     const char *data, *domain, *token, *host, *file;
     const char *log_level, *log_format; /* NULL: as impnode.yaml says */
-    bool run, yes, force_new_cluster;
+    bool run, yes, force_new_cluster, dry_run, passphrase_stdin, without_keys;
 };
 struct verb {
     const char *name, *arguments, *summary, *help;

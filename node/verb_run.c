@@ -21,8 +21,3 @@ int verb_run(struct options *o)
 {
     return supervisor_run(work, o);
 }
-
-int verb_restore(struct options *o)
-{
-    return verb_fail("restoring %s: not available in this release", o->file);
-}

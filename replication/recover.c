@@ -1,6 +1,8 @@
 /* The last resort after the quorum is lost for good: a node's own log goes on as that of a cluster of one. */
 #include "base/clock.h"
+#include "replication/configuration.h"
 #include "replication/driver.h"
+#include "replication/install.h"
 #include "replication/replica.h"
 #include "replication/replica_impl.h"
 #include "replication/rlog.h"
@@ -14,6 +16,19 @@ static void on_fatal(void *user, int code, const char *text)
 static void on_done(void *user)
 {
     (void)user;
+}
+
+void replica_configuration_alone(struct buf *out, uint32_t node)
+{
+    struct configuration conf = {0};
+    configuration_add(&conf, node, CONFIGURATION_VOTER);
+    configuration_encode(out, &conf);
+}
+
+int replica_adopt_store(const char *dir, const struct store_position *p, struct err_ctx *err)
+{
+    int rc = install_write_marker(dir, p, err);
+    return rc ? rc : replica_finish_install(dir, NULL, err);
 }
 
 int replica_force_new_cluster(const char *dir, uint32_t node, uint64_t *last_index, struct err_ctx *err)

@@ -91,6 +91,12 @@ int replica_open(struct replica **out, const struct replica_options *o, struct e
 /* To be called by whoever opens the store before replica_open: swaps in a finished install (marker), if there
  * is one. */
 int replica_finish_install(const char *dir, struct log *log, struct err_ctx *err);
+/* The Raft configuration of a cluster of NODE alone, encoded. */
+void replica_configuration_alone(struct buf *out, uint32_t node);
+/* A new node's first store has been made and closed in DIR/install.tmp (REPLICA_NEW_STORE): it becomes the node's, and the
+ * log begins behind P. */
+#define REPLICA_NEW_STORE "install.tmp"
+int replica_adopt_store(const char *dir, const struct store_position *p, struct err_ctx *err);
 int replica_start(struct replica *r, struct err_ctx *err);
 /* Hands leadership over (1 s at most), stops all threads, closes the store with a clean mark, frees R.
  * Proposals in flight are answered ERR_UNKNOWN_OUTCOME. Blocks; control thread; the loops that feeds were

@@ -147,6 +147,22 @@ void store_table_hash(struct store_txn *t, enum table table, struct store_hash *
         *n_rows = sum.n_rows;
 }
 
+void store_hash_row(struct store_hash *sum, enum table table, const void *key, size_t n_key, const void *row,
+                    size_t n)
+{
+    struct key k;
+    struct store_hash hash;
+    struct buf layout = {0};
+    MDB_val value;
+    key_init(&k);
+    key_bytes(&k, key, n_key > KEY_MAX ? KEY_MAX : n_key);
+    MDB_val stored = txn_key(table, &k);
+    row_layout(&layout, &stored, row, n, &value);
+    row_hash(&layout, &hash);
+    hash_add(sum, &hash);
+    buf_fini(&layout);
+}
+
 /* An empty table adds nothing, so that a release with a further table gives the same hash until rows come in.
  */
 void store_state_hash(struct store_txn *t, struct store_hash *out)

@@ -161,6 +161,8 @@ struct store_hash {
     uint64_t lo, hi;
 };
 void store_table_hash(struct store_txn *t, enum table table, struct store_hash *out, uint64_t *n_rows);
+/* Adds one row to the hash of a table that is not (yet) in a store. */
+void store_hash_row(struct store_hash *sum, enum table table, const void *key, size_t n_key, const void *row, size_t n);
 void store_state_hash(struct store_txn *t, struct store_hash *out); /* over all replicated tables */
 /* Walks all rows of a table in read transactions of at most 20 ms: recomputes the hash and checks checksums.
  * ERR_CORRUPT with detail when rows do not give the stored hash at the same index, or a checksum is wrong.

@@ -24,8 +24,10 @@ static void man_command(const struct command *c)
 {
     printf(".TP\n.B ");
     man_text(c->area);
-    putchar(' ');
-    man_text(c->verb);
+    if (*c->verb) {
+        putchar(' ');
+        man_text(c->verb);
+    }
     if (*c->args) {
         putchar(' ');
         man_text(c->args);
@@ -108,6 +110,8 @@ static void write_completion(void)
         printf(" %s", a->name);
     puts("\" ;;");
     for (const struct command_area *a = command_areas; a->name; a++) {
+        if (command_find(a->name, ""))
+            continue; /* its options are below */
         printf("    \"%s \") words=\"$words", a->name);
         for (unsigned i = 0; i < N_COMMANDS; i++)
             if (strcmp(commands[i].area, a->name) == 0)

@@ -2,6 +2,9 @@
 #include "base/mem.h"
 #include <string.h>
 
+/* for "%s%s%s" */
+#define NAME(c) (c)->area, *(c)->verb ? " " : "", (c)->verb
+
 const struct command commands[N_COMMANDS] = {
 #define X(id, area_, verb_, args_, options_, input_, access_, help_)                                         \
     [COMMAND_##id] = {.area = area_,                                                                         \
@@ -27,6 +30,7 @@ const struct command_area command_areas[] = {
     {"log", "log of this node"},
     {"audit", "who changed what"},
     {"alarm", "alarms and notices"},
+    {"backup", "a file to make a new cluster from"},
     {NULL, NULL},
 };
 
@@ -93,19 +97,19 @@ int command_check(const struct command *c, const char *const *args, unsigned n_a
     unsigned min, max;
     args_range(c->args, &min, &max);
     if (n_args < min)
-        return err_set(err, ERR_INVALID, "%s %s needs %s", c->area, c->verb, c->args);
+        return err_set(err, ERR_INVALID, "%s%s%s needs %s", NAME(c), c->args);
     if (n_args > max)
-        return err_set(err, ERR_INVALID, "%s %s: unexpected argument '%s'", c->area, c->verb, args[max]);
+        return err_set(err, ERR_INVALID, "%s%s%s: unexpected argument '%s'", NAME(c), args[max]);
     for (unsigned i = 0; i < n_options; i++)
         if (!find_option(c, option_names[i]))
-            return err_set(err, ERR_INVALID, "%s %s: unknown option --%s", c->area, c->verb, option_names[i]);
+            return err_set(err, ERR_INVALID, "%s%s%s: unknown option --%s", NAME(c), option_names[i]);
     return 0;
 }
 
 /* "user add USER [--password-stdin] [--name=NAME]" */
 static void add_usage(struct buf *out, const struct command *c)
 {
-    buf_addf(out, "%s %s", c->area, c->verb);
+    buf_addf(out, "%s%s%s", NAME(c));
     if (*c->args)
         buf_addf(out, " %s", c->args);
     for (const char *p = c->options; *p;) {
@@ -138,6 +142,9 @@ const char *command_input_help(const struct command *c)
         return "- as the file's name is standard input";
     case COMMAND_INPUT_FILE_OPTION:
         return "--file=- is standard input";
+    case COMMAND_INPUT_PASSPHRASE:
+        return "the passphrase wraps the cluster key, without which the secrets in the backup cannot be opened; it is asked "
+               "for at the terminal, or read from standard input with --passphrase-stdin";
     case COMMAND_INPUT_CERT_FILES:
         return "PEM files: the certificate with its chain, and the key without a passphrase";
     }
@@ -163,6 +170,8 @@ void command_help(struct buf *out, const char *program, const char *area, const 
                  program);
         return;
     }
+    if (!verb && command_find(area, ""))
+        verb = "";
     if (verb) {
         const struct command *c = command_find(area, verb);
         buf_addf(out, "Usage: %s ", program);

@@ -18,12 +18,13 @@ enum command_input {
     COMMAND_INPUT_STDIN,       /* a secret: --password-stdin, or asked for without echo */
     COMMAND_INPUT_FILE,        /* the first argument names a file, "-" is standard input */
     COMMAND_INPUT_FILE_OPTION, /* --file=NAME, "-" is standard input */
+    COMMAND_INPUT_PASSPHRASE,  /* asked for twice, or --passphrase-stdin; none with --without-keys */
     COMMAND_INPUT_CERT_FILES,  /* --cert=FILE and --key=FILE, joined */
 };
 enum command_access { COMMAND_READ, COMMAND_WRITE };
 
 struct command {
-    const char *area, *verb;
+    const char *area, *verb; /* verb "": the area is the command */
     const char *args;    /* as shown in the usage line */
     const char *options; /* space separated */
     enum command_input input;
