@@ -61,6 +61,7 @@ struct world_node {
     bool is_member;  /* may be started: bootstrapped or joined */
     bool is_removed; /* ended itself, because it was */
     bool is_witness;
+    uint8_t key_hash[32]; /* of the certificate that it shows; zeros: of no known key */
     /* The machine. */
     struct sim_disk disk;
     bool is_off; /* after a power loss, until it boots */

@@ -67,6 +67,7 @@ static void on_joined(void *user, const struct proposal_result *result)
     if (!result->code && result->value <= WORLD_NODES && !W->nodes[result->value].is_member) {
         world_node_add((uint32_t)result->value, j->host, name);
         W->nodes[result->value].is_witness = j->is_witness;
+        memcpy(W->nodes[result->value].key_hash, j->key, 32);
         world_say("node %u joins, host %u", (unsigned)result->value, j->host);
         W->counts.n_joins++;
         world_node_boot(&W->nodes[result->value], 10 * MS + draw(500 * MS));
