@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Power losses of one node, of the leader, and of all of them, at random moments of a write load, also while a node still starts:
-of what was not synced each sector is old or new, names come and go; sometimes one operation of the start fails with an I/O error
-or for want of space as well. Every acknowledged write is there afterwards, the
-tables are equal, and no node refuses to start. IMP_ROUNDS and IMP_SEED: more of it, or the same again. With IMP_FAULT_LIES=/log/
-(or any other part of a path) syncs there do nothing, and the test must fail."""
+"""Power losses of one node, of the leader, and of all of them, at random moments of a write load, also while a node still starts or
+takes a copy of the store over: of what was not synced each sector is old or new, names come and go; sometimes one operation of the
+start fails with an I/O error or for want of space as well. Every acknowledged write is there afterwards, the tables are equal, and
+no node refuses to start. IMP_ROUNDS and IMP_SEED: more of it, or the same again. With IMP_FAULT_LIES=/log/ (or any other part of a
+path) syncs there do nothing, and the test must fail."""
 import errno
 import os
 import random
@@ -51,6 +51,11 @@ def answers(node):
     return node.json('dbreplication', 'runtimestate', node.name)['nodes'][0]['state'] == 2
 
 
+def n_copies(node):
+    with open(node.log, errors='replace') as f:
+        return sum('continuing with the copy' in line for line in f)
+
+
 def be_a_disk(fault):
     fault.clear()
     fault.rule('sync', '/log/', delay_ms=5)  # most moments are between a write and its sync
@@ -82,6 +87,9 @@ def one_round(rng, cluster, faults, loads, number):
     victims = {'one': [rng.choice(cluster.nodes)], 'leader': [leader or rng.choice(cluster.nodes)], 'all': list(cluster.nodes)}[kind]
     step('round %d: power loss of %s (%s)' % (number, ', '.join(v.name for v in victims), kind))
     before = sum(len(load.acknowledged) for load in loads)
+    if number % 4 == 1:  # while it takes a copy of the store over, or swaps it in
+        victims[0].cli('dbreplication', 'repair', victims[0].name, check=False)
+        time.sleep(rng.uniform(0.2, 1.2) * SLOW)
     lose_power(rng, cluster, faults, victims)
     if rng.random() < 0.5:
         wait('somebody writes', lambda: sum(len(load.acknowledged) for load in loads) > before, 60)
@@ -107,7 +115,7 @@ def test(cluster):
     cluster.wait_running()
     assert all(v.process.poll() is None for v in cluster.nodes)
     acknowledged = {name for load in loads for name in load.acknowledged}
-    step('%d acknowledged' % len(acknowledged))
+    step('%d acknowledged, %d copies taken over' % (len(acknowledged), sum(n_copies(node) for node in cluster.nodes)))
     for node in cluster.nodes:
         lost = acknowledged - {u['user'] for u in node.json('user', 'list')}
         assert not lost, '%s has lost %d acknowledged writes: %s' % (node.name, len(lost), sorted(lost)[:20])
