@@ -271,6 +271,7 @@ void envelope_encode(struct buf *out, const struct envelope *e)
     buf_add_u64(out, e->to_uid);
     buf_add_u64(out, e->session);
     buf_add_u64(out, e->after_index);
+    buf_add_u64(out, e->order_index);
     buf_add_u64(out, e->order);
     encode_string(out, e->from);
     encode_string(out, e->to);
@@ -302,7 +303,7 @@ int envelope_decode(struct envelope **out, const uint8_t *data, size_t n_bytes)
     uint8_t type = read_u8(&r);
     uint16_t flags = read_u16(&r);
     uint64_t from_uid = read_u64(&r), to_uid = read_u64(&r), session = read_u64(&r), after = read_u64(&r);
-    uint64_t order = read_u64(&r);
+    uint64_t order_index = read_u64(&r), order = read_u64(&r);
     struct envelope_parts p = {.type = type};
     p.from = decode_string(&r);
     p.to = decode_string(&r);
@@ -322,6 +323,7 @@ int envelope_decode(struct envelope **out, const uint8_t *data, size_t n_bytes)
     e->to_uid = to_uid;
     e->session = session;
     e->after_index = after;
+    e->order_index = order_index;
     e->order = order;
     *out = e;
     return 0;

@@ -69,12 +69,15 @@ struct envelope {
     uint16_t sender;      /* of a broadcast from another node: its shard, */
     uint32_t generation;  /* and the full set it belongs to */
     uint64_t epoch;       /* of from_node, when a link brought this; 0: made here */
+    uint64_t epoch_here;  /* this node's own when it was sent or came here; 0: none yet */
     uint32_t from_node;   /* node of the sender's home; 0: this one */
     uint64_t from_uid;    /* 0: not a user here (the server itself, a foreign JID) */
     uint64_t to_uid;      /* 0: not resolved */
     uint64_t session;     /* of the sender at its home; 0: none. Wakes and throttles refer to it */
     uint64_t after_index; /* not handed on before this log index is applied */
-    uint64_t order;       /* rises with what the sender's shard sends; 0: none */
+    /* What one sender sends goes up in these two, also when it has moved: the log index that its shard had
+     * handled, and a count of that shard; 0, 0: not sent by anybody. */
+    uint64_t order_index, order;
     uint64_t out_end;     /* place of its last byte in the session's output, until that is known to be sent */
     uint64_t queued_ms;   /* CLOCK_MONOTONIC when a queue took it */
     const char *from, *to; /* full or bare; never NULL */

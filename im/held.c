@@ -81,7 +81,8 @@ void held_add(struct held *h, struct envelope *e)
     struct list *at = &u->items;
     while (e->order && at->prev != &u->items) {
         const struct envelope *before = list_entry(at->prev, struct envelope, link);
-        if (!before->order || before->order <= e->order)
+        if (!before->order || before->order_index < e->order_index ||
+            (before->order_index == e->order_index && before->order <= e->order))
             break;
         at = at->prev;
     }

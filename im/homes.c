@@ -204,6 +204,7 @@ void homes_moved(struct homes *h, uint64_t index)
 
 void homes_set_epoch(struct homes *h, uint64_t epoch)
 {
+    atomic_store(&h->options.im->epoch, epoch);
     handover_set_epoch(&h->handover, epoch);
 }
 

@@ -12,6 +12,7 @@ struct im {
     struct log *log, *homes_log;
     char origin[40]; /* "node.random": begins the origin of every message stored by this life of the node */
     _Atomic bool serving;
+    _Atomic uint64_t epoch; /* of this node's proposer session, as its links say it */
     _Atomic size_t n_sessions;
     _Atomic uint32_t sync_generation;
     bool started;

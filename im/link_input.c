@@ -14,6 +14,7 @@ void im_on_envelope(void *user, uint32_t from_node, uint64_t epoch, const uint8_
     }
     e->from_node = from_node;
     e->epoch = epoch;
+    e->epoch_here = atomic_load_explicit(&im->epoch, memory_order_relaxed);
     router_post(im_shard_of(im, e->to_uid), e);
 }
 
@@ -52,6 +53,7 @@ void im_on_presence(void *user, uint32_t from_node, uint64_t epoch, const uint8_
     }
     e->from_node = from_node;
     e->epoch = epoch;
+    e->epoch_here = atomic_load_explicit(&im->epoch, memory_order_relaxed);
     e->sender = sender;
     e->generation = generation;
     e->flags |= ENVELOPE_BROADCAST;

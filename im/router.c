@@ -271,6 +271,25 @@ static bool resolve(struct shard *s, struct envelope *e)
     }
 }
 
+static uint64_t own_epoch(const struct shard *s)
+{
+    const struct member *self = members_find(s->members, im_node_id(s->im));
+    return self ? self->epoch : 0;
+}
+
+/* Has this node been declared down since? Then the sender's session, or what was to be done with E here, ended with
+ * that epoch: others have taken over, and it would come behind what was sent later. */
+static bool is_outlived(const struct shard *s, const struct envelope *e)
+{
+    return e->epoch_here && e->epoch_here < own_epoch(s);
+}
+
+static void refuse_outlived(struct shard *s, struct envelope *e)
+{
+    router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, "the node of the account was taken down");
+    envelope_free(e);
+}
+
 void router_send(struct shard *s, struct envelope *e, struct session *from)
 {
     if (from) {
@@ -284,7 +303,9 @@ void router_send(struct shard *s, struct envelope *e, struct session *from)
         envelope_free(e);
         return;
     }
+    e->order_index = s->feed_index;
     e->order = ++s->n_sent;
+    e->epoch_here = own_epoch(s);
     route(s, e, from);
 }
 
@@ -381,6 +402,10 @@ static bool take(struct shard *s, struct envelope *e)
         envelope_free(e);
         return true;
     }
+    if (is_outlived(s, e)) {
+        refuse_outlived(s, e);
+        return true;
+    }
     enum home_place place = bound ? place_of(s, e->to_uid) : PLACE_HERE;
     if (place == PLACE_ELSEWHERE) {
         router_forward(s, e);
@@ -475,6 +500,12 @@ static void advance_peer(struct shard *s, struct peer *p)
     uint64_t now = loop_now_ms(s->loop);
     for (struct list *item; (item = list_first(&p->queue));) {
         struct envelope *e = list_entry(item, struct envelope, link);
+        if (is_outlived(s, e)) {
+            list_remove(item);
+            p->n_bytes -= e->n_bytes;
+            refuse_outlived(s, e);
+            continue;
+        }
         if (send_frame(s, p->node, e) < 0) {
             if (now - e->queued_ms < BLOCK_MS)
                 break;
