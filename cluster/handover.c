@@ -76,7 +76,8 @@ static uint64_t released_by(struct handover *h, uint64_t now_ms, const struct ha
 
 static void find_floor(struct handover *h, uint64_t now_ms)
 {
-    uint64_t at = 0, floor = h->wanted; /* what comes later may make others homes that are not looked at here */
+    uint64_t at = 0,
+             floor = h->wanted; /* what comes later may make others homes that are not looked at here */
     for (unsigned i = 0; i < HANDOVER_MAX_NODES; i++) {
         struct handover_peer *p = &h->peers[i];
         if (!p->row.node || p->row.node == h->self)
@@ -236,7 +237,8 @@ void handover_moved(struct handover *h, uint64_t now_ms, uint64_t index)
     advance(h, now_ms);
 }
 
-static void hear_claim(struct handover *h, uint32_t from, uint32_t node, uint64_t epoch, struct handover_claim c)
+static void hear_claim(struct handover *h, uint32_t from, uint32_t node, uint64_t epoch,
+                       struct handover_claim c)
 {
     struct handover_peer *p = node && node != h->self ? get(h, node, false) : NULL;
     if (!p)
@@ -250,8 +252,8 @@ static void hear_claim(struct handover *h, uint32_t from, uint32_t node, uint64_
     }
 }
 
-void handover_on_frame(struct handover *h, uint64_t now_ms, uint32_t from, uint64_t epoch, const uint8_t *data,
-                       size_t n_bytes)
+void handover_on_frame(struct handover *h, uint64_t now_ms, uint32_t from, uint64_t epoch,
+                       const uint8_t *data, size_t n_bytes)
 {
     struct reader r;
     reader_init(&r, data, n_bytes);

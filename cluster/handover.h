@@ -94,8 +94,8 @@ void handover_set_nodes(struct handover *h, uint64_t now_ms, const struct handov
 void handover_set_epoch(struct handover *h, uint64_t epoch);
 /* INDEX: what the shards had applied. */
 void handover_answered(struct handover *h, uint64_t now_ms, enum handover_phase phase, uint64_t index);
-void handover_on_frame(struct handover *h, uint64_t now_ms, uint32_t from, uint64_t epoch, const uint8_t *data,
-                       size_t n_bytes);
+void handover_on_frame(struct handover *h, uint64_t now_ms, uint32_t from, uint64_t epoch,
+                       const uint8_t *data, size_t n_bytes);
 void handover_link_up(struct handover *h, uint32_t node);
 void handover_tick(struct handover *h, uint64_t now_ms);
 /* May this node serve users that became its own at SINCE? Whoever asks must have applied SINCE itself. */

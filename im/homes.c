@@ -192,8 +192,8 @@ void homes_set_members(struct homes *h, const struct members *m)
     struct handover_node nodes[HANDOVER_MAX_NODES];
     size_t n = 0;
     for (unsigned i = 0; m && i < m->n && n < HANDOVER_MAX_NODES; i++)
-        nodes[n++] = (struct handover_node){m->list[i].id, m->list[i].epoch, m->list[i].up, m->list[i].handing_over,
-                                            m->list[i].up_index};
+        nodes[n++] = (struct handover_node){m->list[i].id, m->list[i].epoch, m->list[i].up,
+                                            m->list[i].handing_over, m->list[i].up_index};
     handover_set_nodes(&h->handover, loop_now_ms(h->options.loop), nodes, n);
 }
 

@@ -1,10 +1,10 @@
-/* Hand-over of users between homes: what connects the protocol (cluster/handover.h), on the control loop, with
- * the shards that hold the users and with the links.
+/* Hand-over of users between homes: what connects the protocol (cluster/handover.h), on the control loop,
+ * with the shards that hold the users and with the links.
  *
  * A shard answers ROUTED when it has handled the feed up to the index: sessions of users that have left are
  * closed, and what it sends goes to their new homes. It answers RELEASED when in addition no proposal of
- * theirs is in flight and nothing that came for them is still held. The floor comes to the shards as a letter,
- * so that it never overtakes the envelopes that a former home has passed on before it. */
+ * theirs is in flight and nothing that came for them is still held. The floor comes to the shards as a
+ * letter, so that it never overtakes the envelopes that a former home has passed on before it. */
 #ifndef IM_HOMES_H
 #define IM_HOMES_H
 
@@ -16,8 +16,8 @@ struct homes;
 
 struct homes_options {
     struct im *im;
-    struct loop *loop;   /* the control loop */
-    struct links *links; /* NULL in tests, which have these instead: */
+    struct loop *loop;                        /* the control loop */
+    struct links *links;                      /* NULL in tests, which have these instead: */
     bool (*hears)(void *user, uint32_t node); /* links_hears */
     void *user;
 };

@@ -277,8 +277,8 @@ static uint64_t own_epoch(const struct shard *s)
     return self ? self->epoch : 0;
 }
 
-/* Has this node been declared down since? Then the sender's session, or what was to be done with E here, ended with
- * that epoch: others have taken over, and it would come behind what was sent later. */
+/* Has this node been declared down since? Then the sender's session, or what was to be done with E here,
+ * ended with that epoch: others have taken over, and it would come behind what was sent later. */
 static bool is_outlived(const struct shard *s, const struct envelope *e)
 {
     return e->epoch_here && e->epoch_here < own_epoch(s);
@@ -311,6 +311,10 @@ void router_send(struct shard *s, struct envelope *e, struct session *from)
 
 void router_forward(struct shard *s, struct envelope *e)
 {
+    if (is_outlived(s, e)) {
+        refuse_outlived(s, e);
+        return;
+    }
     /* Each hop knows at least as much of the log as the one before; seven moves overtook it otherwise. */
     if ((e->flags & ENVELOPE_HOPS) == ENVELOPE_HOPS) {
         router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "the account moves between nodes");
@@ -389,7 +393,8 @@ static enum home_place place_of(struct shard *s, uint64_t uid)
     return u && !list_is_empty(&u->sessions) ? PLACE_HERE : shard_place_of(s, uid, NULL, NULL);
 }
 
-/* Delivers or passes on what need not wait. Broadcasts of other nodes and throttles need neither lease nor home. */
+/* Delivers or passes on what need not wait. Broadcasts of other nodes and throttles need neither lease nor
+ * home. */
 static bool take(struct shard *s, struct envelope *e)
 {
     bool bound = !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE));

@@ -1,11 +1,11 @@
 #include "im/user.h"
+#include "base/clock.h"
 #include "im/homes.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
 #include "im/message.h"
 #include "im/presence.h"
 #include "im/roster.h"
-#include "base/clock.h"
 #include <inttypes.h>
 #include <string.h>
 
@@ -188,16 +188,16 @@ void user_taken(struct user *u, uint64_t since)
 {
     struct shard *s = u->shard;
     if (u->n_sessions == 1)
-        log_debug(s->im->homes_log, "user %" PRIu64 " taken at %" PRIu64 " ms, its home since index %" PRIu64, u->uid,
-                  clock_boot_ms(), since);
+        log_debug(s->im->homes_log, "user %" PRIu64 " taken at %" PRIu64 " ms, its home since index %" PRIu64,
+                  u->uid, clock_boot_ms(), since);
     u->since = since;
 }
 
 void user_left(struct user *u)
 {
     struct shard *s = u->shard;
-    log_debug(s->im->homes_log, "user %" PRIu64 " left at %" PRIu64 " ms, the lease ran until %" PRIu64, u->uid,
-              clock_boot_ms(), s->lease_end);
+    log_debug(s->im->homes_log, "user %" PRIu64 " left at %" PRIu64 " ms, the lease ran until %" PRIu64,
+              u->uid, clock_boot_ms(), s->lease_end);
 }
 
 bool user_have_left(struct shard *s)

@@ -392,6 +392,23 @@ static void step_up(struct node *n)
         propose_update(n, self);
 }
 
+/* As the shards do it: after 5 s without the lease clients are refused, and the outage is announced. */
+static void check_outage(struct node *n)
+{
+    enum { REFUSE_MS = 5000 };
+    const struct member *self = control_self(n);
+    uint64_t now = clock_boot_ms();
+    bool held = replica_lease_until(n->replica) > now;
+    if (held || !self || !self->up) {
+        n->no_lease_ms = n->outage_since_ms = 0;
+        return;
+    }
+    if (!n->no_lease_ms)
+        n->no_lease_ms = now;
+    if (!n->outage_since_ms && now - n->no_lease_ms >= REFUSE_MS)
+        n->outage_since_ms = clock_wall_ms() - REFUSE_MS;
+}
+
 static void tell_all_running(struct node *n)
 {
     bool running = watcher_is_released(&n->watcher) && !strcmp(services_summary(n->services), "running");
@@ -436,6 +453,7 @@ void control_step(struct node *n)
     step_watcher(n, clock_monotonic_ms());
     services_step(n->services, clock_wall_ms());
     step_up(n);
+    check_outage(n);
     tell_all_running(n);
 }
 

@@ -1,4 +1,4 @@
-/* What a node tells about itself over HTTPS: /healthz, /readyz, /metrics. */
+/* What a node tells about itself over HTTPS: /healthz, /readyz, /metrics, /outage.json. */
 #include "base/release.h"
 #include "cluster/certs.h"
 #include "node/node_impl.h"
@@ -59,6 +59,23 @@ static void on_readyz(void *user, struct http_answer *answer)
     json_decref(body);
 }
 
+/* XEP-0455 §3: what a client shows that gets no answer. Nothing is the matter: an empty object. */
+static void on_outage(void *user, struct http_answer *answer)
+{
+    struct node *n = user;
+    answer->content_type = "application/json";
+    if (!n->outage_since_ms) {
+        buf_adds(&answer->body, "{}\n");
+        return;
+    }
+    char since[32];
+    clock_format_utc(since, n->outage_since_ms, 0);
+    buf_addf(&answer->body,
+             "{\"planned\": false, \"beginning\": \"%s\", \"message\": {\"default\": \"This server cannot "
+             "reach the others it works with. Your client can try another one.\"}}\n",
+             since);
+}
+
 static void on_metrics(void *user, struct http_answer *answer)
 {
     struct node *n = user;
@@ -66,8 +83,11 @@ static void on_metrics(void *user, struct http_answer *answer)
     metrics_render(&n->metrics, &answer->body);
 }
 
-static const struct http_route routes[] = {
-    {"/healthz", on_healthz}, {"/readyz", on_readyz}, {"/metrics", on_metrics}, {NULL, NULL}};
+static const struct http_route routes[] = {{"/healthz", on_healthz},
+                                           {"/readyz", on_readyz},
+                                           {"/metrics", on_metrics},
+                                           {"/outage.json", on_outage},
+                                           {NULL, NULL}};
 
 /* The default domain's certificate, or this node's own until there is one. */
 static void get_cert(struct node *n, char **cert_pem, char **key_pem)

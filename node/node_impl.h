@@ -107,6 +107,7 @@ struct node {
     bool was_member;       /* this node's row has been seen */
     bool was_told_removed; /* by another member */
     uint64_t removed_ms;
+    uint64_t no_lease_ms, outage_since_ms; /* CLOCK_BOOTTIME; wall clock, 0: clients are served */
     bool im_serving, xmpp_wanted, xmpp_serving; /* the services run */
     bool all_running_told;
     uint64_t epoch; /* of the proposer session, as last told to the links */

@@ -105,7 +105,8 @@ static bool bind_or_wait(struct c2s_home *h)
     return false;
 }
 
-static bool read_resource(struct c2s_home *h, const struct xml *root, const struct xml *bind, struct arena *arena)
+static bool read_resource(struct c2s_home *h, const struct xml *root, const struct xml *bind,
+                          struct arena *arena)
 {
     const char *wanted = xml_child_text(bind, "resource", NS_BIND, arena);
     char resource[JID_PART_MAX + 1];

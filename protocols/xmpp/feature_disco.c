@@ -3,6 +3,7 @@
 #include "im/presence.h"
 #include "im/user.h"
 #include "protocols/xmpp/feature.h"
+#include "replication/settings.h"
 #include <string.h>
 
 #define NS_INFO "http://jabber.org/protocol/disco#info"
@@ -27,6 +28,26 @@ static bool refuse(struct xmpp_iq *iq)
     return false;
 }
 
+/* XEP-0455 §2: where a client that gets no answer any more can look, as a form of XEP-0128. */
+static void add_status_addresses(struct buf *out, struct xmpp_iq *iq)
+{
+    const char *p = setting_string(shard_txn(iq->shard), NULL, SETTING_XMPP_STATUS_ADDRESSES, iq->arena);
+    p += strspn(p, " ");
+    if (!*p)
+        return;
+    buf_adds(
+        out,
+        "<x xmlns='jabber:x:data' type='result'><field var='FORM_TYPE' type='hidden'>"
+        "<value>urn:xmpp:sos:0</value></field><field var='external-status-addresses' type='list-multi'>");
+    for (size_t n; *p; p += n, p += strspn(p, " ")) {
+        n = strcspn(p, " ");
+        buf_adds(out, "<value>");
+        xml_escape(out, p, n);
+        buf_adds(out, "</value>");
+    }
+    buf_adds(out, "</field></x>");
+}
+
 static void handle_info(struct xmpp_iq *iq)
 {
     if (refuse(iq))
@@ -43,6 +64,8 @@ static void handle_info(struct xmpp_iq *iq)
         for (; list && *list; list++)
             buf_addf(&out, "<feature var='%s'/>", *list);
     }
+    if (server)
+        add_status_addresses(&out, iq);
     buf_adds(&out, "</query>");
     iq_result(iq, out.data, out.n);
     buf_fini(&out);

@@ -45,6 +45,27 @@ static void run_ack(struct relay_edge *r)
         loop_defer(r->xs->shard->loop, &r->ack);
 }
 
+/* What the client's socket has taken: the home delivers the rest to others. */
+static void send_credit(struct relay_edge *r)
+{
+    uint64_t queued = stream_queued(r->stream);
+    uint64_t sent = queued < r->n_down ? r->n_down - queued : 0;
+    if (sent <= r->n_credited)
+        return;
+    uint8_t n[4];
+    uint32_t v = (uint32_t)(sent - r->n_credited);
+    for (int i = 0; i < 4; i++)
+        n[i] = (uint8_t)(v >> (8 * i));
+    if (relay_send(r->xs->shard, r->home, RELAY_UP_CREDIT, r->id, r->uid, n, sizeof n) == 0)
+        r->n_credited = sent;
+}
+
+static void send_gone(struct relay_edge *r)
+{
+    send_credit(r);
+    relay_send(r->xs->shard, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
+}
+
 /* ---- up: to the home ---- */
 
 static void pause(struct relay_edge *r)
@@ -84,7 +105,7 @@ static void flush(struct relay_edge *r)
     }
     /* The client has sent all it will, and the home has it. */
     if (r->peer_ended && !r->closed && !r->paused && !r->up.n) {
-        relay_send(s, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
+        send_gone(r);
         detach(r);
         stream_close(r->stream);
     }
@@ -172,7 +193,7 @@ static void parse_error(struct relay_edge *r, enum xml_error error)
 {
     if (r->closed)
         return;
-    relay_send(r->xs->shard, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
+    send_gone(r);
     close_with(r, c2s_xml_error_condition(error));
 }
 
@@ -206,7 +227,7 @@ static void on_end_of_input(void *user)
 static void on_leave_timeout(struct timer *t)
 {
     struct relay_edge *r = container_of(t, struct relay_edge, leave);
-    relay_send(r->xs->shard, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
+    send_gone(r);
     close_with(r, "system-shutdown");
 }
 
@@ -231,16 +252,7 @@ static const struct stream_events stream_events = {
 static void on_ack(struct deferred *d)
 {
     struct relay_edge *r = container_of(d, struct relay_edge, ack);
-    uint64_t queued = stream_queued(r->stream);
-    uint64_t sent = queued < r->n_down ? r->n_down - queued : 0;
-    if (sent > r->n_credited) {
-        uint8_t n[4];
-        uint32_t v = (uint32_t)(sent - r->n_credited);
-        for (int i = 0; i < 4; i++)
-            n[i] = (uint8_t)(v >> (8 * i));
-        if (relay_send(r->xs->shard, r->home, RELAY_UP_CREDIT, r->id, r->uid, n, sizeof n) == 0)
-            r->n_credited = sent;
-    }
+    send_credit(r);
     if (r->n_credited < r->n_down && r->n_ack_rounds++ < 1)
         loop_defer(r->xs->shard->loop, &r->ack);
 }
@@ -321,7 +333,7 @@ void relay_edge_stop(struct xmpp_shard *xs)
     htab_for_each(node, &xs->relays_edge)
     {
         struct relay_edge *r = container_of(node, struct relay_edge, node);
-        relay_send(xs->shard, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
+        send_gone(r);
         close_with(r, "system-shutdown");
     }
 }

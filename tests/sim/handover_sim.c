@@ -42,7 +42,7 @@ enum kind { ENVELOPE, ASK, FLOOR, ANSWER, FRAME };
 struct item {
     struct item *next;
     enum kind kind;
-    uint32_t from, to; /* nodes */
+    uint32_t from, to;                           /* nodes */
     uint64_t epoch, due_ms, after, index, order; /* ORDER: in which the sender's shard sent it */
     unsigned phase, sender, user, number;
     bool forwarded;
@@ -351,8 +351,8 @@ static void deliver(struct item *i)
 {
     unsigned *got = &S.got[i->sender][i->user];
     check(i->number != *got, "message %u of %u to user %u is delivered twice", i->number, i->sender, i->user);
-    check(S.breaks || S.deaths || i->number == *got + 1, "message %u of %u to user %u comes after %u", i->number,
-          i->sender, i->user, *got);
+    check(S.breaks || S.deaths || i->number == *got + 1, "message %u of %u to user %u comes after %u",
+          i->number, i->sender, i->user, *got);
     check(i->number > *got || S.breaks || S.deaths, "out of order");
     if (i->number > *got)
         *got = i->number;
@@ -502,7 +502,8 @@ static void own_row(struct node *n)
     const struct view *v = &n->control;
     if (v->nodes[n->id].epoch != n->epoch)
         new_epoch(n);
-    if (n->in_flight || v->index < S.committed.index || v->nodes[n->id].epoch != S.committed.nodes[n->id].epoch)
+    if (n->in_flight || v->index < S.committed.index ||
+        v->nodes[n->id].epoch != S.committed.nodes[n->id].epoch)
         return;
     if (v->nodes[n->id].leaving && n->handover.released >= v->nodes[n->id].up_index)
         commit(LEFT, n->id, 0);
@@ -616,8 +617,7 @@ static void start_node(struct node *n, uint32_t id)
         break_link(&S.nodes[i].out[id]), break_link(&n->out[i]);
     commit(REGISTER, id, 0);
     S.granted_ms[id] = S.now_ms;
-    handover_init(&n->handover, id,
-                  &(struct handover_ops){op_ask, op_send, op_hears, op_floor, n});
+    handover_init(&n->handover, id, &(struct handover_ops){op_ask, op_send, op_hears, op_floor, n});
     n->control = S.committed;
     for (unsigned s = 0; s < SHARDS; s++)
         n->shards[s].view = S.committed;
@@ -764,9 +764,10 @@ int main(int argc, char **argv)
         delivered += S.n_delivered;
         forwarded += S.n_forwarded;
     }
-    printf("%llu seeds: %llu moves, %llu users taken, %llu node_down, %llu messages, %llu of them passed on\n",
-           (unsigned long long)seeds, (unsigned long long)moves, (unsigned long long)taken,
-           (unsigned long long)downs, (unsigned long long)delivered, (unsigned long long)forwarded);
+    printf(
+        "%llu seeds: %llu moves, %llu users taken, %llu node_down, %llu messages, %llu of them passed on\n",
+        (unsigned long long)seeds, (unsigned long long)moves, (unsigned long long)taken,
+        (unsigned long long)downs, (unsigned long long)delivered, (unsigned long long)forwarded);
     if (expect_failure)
         return failed ? 0 : 1;
     return !failed && moves && taken && downs && forwarded ? 0 : 1;
