@@ -13,7 +13,7 @@
 enum {
     DAY_MS = 24 * 60 * 60 * 1000,
     ASKING_MAX = 64,
-    ASKED_LATELY_MS = 20 * 1000,
+    ASKED_LATELY_MS = 60 * 1000,
     ALLOWED_MS = 10 * 60 * 1000,
     AGAIN_MS = 1000,
 };
@@ -22,6 +22,7 @@ enum {
 struct asking {
     uint32_t node;
     uint64_t asked_ms, allowed_ms; /* CLOCK_MONOTONIC; allowed by a person */
+    bool seen_open;                /* its alarm, since it asks */
 };
 
 struct repair {
@@ -378,10 +379,14 @@ static void take_peer(struct letter *letter)
         drop_peer(letter);
         return;
     }
+    bool is_open = is_alarm_open(n, x->id);
+    if ((a->seen_open && !is_open) || now > a->asked_ms + ASKED_LATELY_MS)
+        a->allowed_ms = 0; /* it was well since then: what a person allowed was for another time */
+    a->seen_open = is_open;
     a->asked_ms = now;
     bool may = (a->allowed_ms && now < a->allowed_ms + ALLOWED_MS) ||
                may_take_copy(n, x->id, m->name, why, sizeof(why));
-    if (!is_alarm_open(n, x->id)) {
+    if (!is_open) {
         alarms_raise(n->alarms, ALARM_TABLES_DIFFER, x->id,
                      "the tables of %s are damaged: %.100s. It takes part in nothing; %s", m->name, x->text,
                      may ? "it takes a fresh copy by itself" : why);

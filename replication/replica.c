@@ -253,7 +253,7 @@ struct replica *replica_new(const struct replica_options *o)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&r->stopped_cond, &attr);
     pthread_condattr_destroy(&attr);
-    r->reader = store_reader_new(o->store);
+    r->reader = o->store ? store_reader_new(o->store) : NULL; /* NULL: fetch.c */
     return r;
 }
 

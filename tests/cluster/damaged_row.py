@@ -95,7 +95,7 @@ def test(cluster):
     n3.start()
     cluster.wait_running([n1, n2])
     cluster.wait_voters()
-    cluster.add_local_users(['filler%03d' % i for i in range(300)])
+    cluster.add_local_users(['filler%03d' % i for i in range(60)])
     n1.cli('user', 'add', 'victim-of-the-bit', '--password-stdin', stdin='secret\n')
     cluster.check_equal()
 
@@ -171,6 +171,23 @@ def test(cluster):
     n1.cli('dbreplication', 'repair', 'n3')
     whole(cluster, n1, n3, 2)
     assert n1.json('dbreplication', 'status', '--table', 'user')['match']
+
+    step('the third copy in a day is the last that comes by itself')
+    n1.cli('settings', 'set', 'replication.auto_repair', 'true')
+    while len(alarms(n1, n2, True)) < 3:
+        n = len(alarms(n1, n2, True))
+        n2.kill()
+        zero_pages(n2)
+        n2.start()
+        whole(cluster, n1, n2, n + 1)
+    n2.kill()
+    zero_pages(n2)
+    n2.start()
+    wait('the alarm says why not', lambda: '3 copies in 24 hours' in alarms(n1, n2)[0]['text'])
+    n1.cli('dbreplication', 'repair', 'n2')
+    whole(cluster, n1, n2, 4)
+    n1.cli('settings', 'unset', 'replication.auto_repair')
+    cluster.check_equal()
     for node in cluster.nodes:
         assert not os.path.exists(os.path.join(node.dir, 'damaged'))
 

@@ -177,6 +177,11 @@ static void on_tables_differ(void *user, uint64_t index, bool we_differ, bool ti
     atomic_fetch_add(&((struct tnode *)user)->n_differ, 1);
 }
 
+static void on_tables_equal(void *user, uint64_t index)
+{
+    atomic_fetch_add(&((struct tnode *)user)->n_equal, 1);
+}
+
 static void on_events(void *user, const struct feed_event *events, size_t n, uint64_t applied_index)
 {
     struct tnode *x = user;
@@ -268,6 +273,7 @@ void node_start_as(struct tnode *n, uint32_t id)
                                 .log_keep_bytes = c->log_keep_bytes,
                                 .on_fatal = on_fatal,
                                 .on_tables_differ = on_tables_differ,
+                                .on_tables_equal = on_tables_equal,
                                 .user = n};
     struct replica_address *known = n->known;
     for (uint32_t other = 1; c->tell_known && other <= MAX_NODES; other++)

@@ -29,7 +29,7 @@ struct tnode {
     struct store *store;
     struct replica *_Atomic r; /* NULL: stopped */
     struct metrics metrics;
-    atomic_uint n_fatal, n_exit_again, n_events, n_reloads, n_changes, n_differ;
+    atomic_uint n_fatal, n_exit_again, n_events, n_reloads, n_changes, n_differ, n_equal;
     _Atomic uint64_t feed_index, feed_applied; /* of the last event, and as told with it */
     char fatal[256];
     struct replica_address known[MAX_NODES];
