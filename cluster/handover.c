@@ -266,6 +266,8 @@ void handover_on_frame(struct handover *h, uint64_t now_ms, uint32_t from, uint6
         p->routed_epoch = epoch;
         p->routed = routed;
     }
+    if (routed > h->heard)
+        h->heard = routed;
     for (unsigned i = 0; i < n && i < HANDOVER_MAX_NODES; i++) {
         uint32_t node = read_u32(&r);
         uint64_t claimed_in = read_u64(&r), released = read_u64(&r), at = read_u64(&r);

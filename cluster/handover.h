@@ -77,6 +77,7 @@ struct handover {
     uint32_t self;
     uint64_t epoch;  /* of our proposer session */
     uint64_t wanted; /* the last change that may have moved homes; rows are as of then or later */
+    uint64_t heard;  /* the highest that another one has routed */
     uint64_t floor;
     uint64_t routed, asked_routed;
     uint64_t released, asked_released;

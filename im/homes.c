@@ -202,6 +202,11 @@ void homes_moved(struct homes *h, uint64_t index)
     handover_moved(&h->handover, loop_now_ms(h->options.loop), index);
 }
 
+uint64_t homes_asked_for(const struct homes *h)
+{
+    return h->handover.heard > h->handover.wanted ? h->handover.heard : 0;
+}
+
 void homes_set_epoch(struct homes *h, uint64_t epoch)
 {
     atomic_store(&h->options.im->epoch, epoch);

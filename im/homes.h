@@ -30,6 +30,9 @@ void homes_free(struct homes *h); /* after im_stop; when the control loop delive
 void homes_set_members(struct homes *h, const struct members *m);
 /* At INDEX, as the feed told it, or since the last call, a row of a user or a node has changed. */
 void homes_moved(struct homes *h, uint64_t index);
+/* A log index that another node asks about (one that has just started begins where its store is) and this one knows of
+ * no change at, so that it would never say that it has got there; 0: none. Once applied: homes_moved. */
+uint64_t homes_asked_for(const struct homes *h);
 void homes_set_epoch(struct homes *h, uint64_t epoch); /* of this node's proposer session */
 /* Registered with links by homes_new. */
 void homes_on_frame(void *homes, uint32_t from_node, uint64_t epoch, const uint8_t *data, size_t n_bytes);

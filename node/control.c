@@ -312,8 +312,8 @@ static void propose_update(struct node *n, const struct member *self)
     uint8_t key_id[SEAL_KEY_ID_BYTES];
     keys_current(n, key_id);
     if (!strcmp(self->address, address) && self->cluster_port == c->listen_cluster.port &&
-        (!xmpp_port || self->xmpp_port == xmpp_port) && !strcmp(self->public_name, public_name) && self->has_key &&
-        !memcmp(self->key_id, key_id, sizeof(key_id)) &&
+        (!xmpp_port || self->xmpp_port == xmpp_port) && !strcmp(self->public_name, public_name) &&
+        self->has_key && !memcmp(self->key_id, key_id, sizeof(key_id)) &&
         (!n->ca_generation || self->ca_generation == n->ca_generation))
         return;
     Imp__Command command = IMP__COMMAND__INIT;
@@ -459,9 +459,23 @@ void control_step(struct node *n)
 
 /* ---- life ---- */
 
+static void answer_homes(struct node *n)
+{
+    uint64_t index = homes_asked_for(n->homes);
+    if (!index || n->stopping || !n->members)
+        return;
+    store_reader_reset(n->reader);
+    control_read(n);
+    if (store_reader_index(n->reader) < index)
+        return;
+    on_members(n); /* the rows as of then */
+    homes_moved(n->homes, index);
+}
+
 static void on_tick(struct timer *t)
 {
     struct node *n = container_of(t, struct node, tick);
+    answer_homes(n);
     homes_tick(n->homes);
     control_step(n);
     duties_step(n, clock_monotonic_ms());
