@@ -3,12 +3,12 @@
 #include "base/err.h"
 #include <string.h>
 
-void barriers_init(struct barriers *b, const struct barrier_ops *ops, void *user)
+void barriers_init(struct barriers *b, const struct barrier_ops *ops, void *user, uint64_t first_id)
 {
     memset(b, 0, sizeof(*b));
     b->ops = ops;
     b->user = user;
-    b->next_id = 1;
+    b->next_id = first_id;
     list_init(&b->waits);
     list_init(&b->remotes);
 }

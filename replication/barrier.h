@@ -42,7 +42,9 @@ struct barriers {
     bool is_leader;
 };
 
-void barriers_init(struct barriers *b, const struct barrier_ops *ops, void *user);
+/* FIRST_ID: random. An answer of the leader may reach a later life of this process, which must not take it
+ * for one of its own: the index in it is older than what is asked for there. */
+void barriers_init(struct barriers *b, const struct barrier_ops *ops, void *user, uint64_t first_id);
 /* mark: changes with leader, term and connection, 0: no leader. */
 void barriers_set(struct barriers *b, uint64_t mark, bool is_leader);
 bool barriers_add(struct barriers *b, struct barrier_wait *w, uint64_t now_ms,

@@ -11,11 +11,11 @@ void lease_times_for(struct lease_times *out, unsigned election_ms)
 
 /* ---- the node that asks ---- */
 
-void lease_holder_init(struct lease_holder *h, unsigned election_ms)
+void lease_holder_init(struct lease_holder *h, unsigned election_ms, uint64_t first_ping)
 {
     memset(h, 0, sizeof(*h));
     lease_times_for(&h->times, election_ms);
-    h->next_ping = 1;
+    h->next_ping = first_ping ? first_ping : 1; /* 0 is no ping */
 }
 
 void lease_holder_set(struct lease_holder *h, bool want, uint64_t epoch, uint64_t leader_mark)

@@ -33,7 +33,8 @@ struct lease_holder {
         uint64_t ping, sent_boot_ms;
     } sent[8];
 };
-void lease_holder_init(struct lease_holder *h, unsigned election_ms);
+/* FIRST_PING: random, so that an answer to an earlier life of this process is none to this one. */
+void lease_holder_init(struct lease_holder *h, unsigned election_ms, uint64_t first_ping);
 /* want: ask at all. Any change is followed by lease_holder_tick. */
 void lease_holder_set(struct lease_holder *h, bool want, uint64_t epoch, uint64_t leader_mark);
 /* True: send {epoch, *ping} to the leader now. */

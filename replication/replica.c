@@ -185,8 +185,8 @@ static void make_parts(struct replica *r)
                                  .user = r};
     r->apply = apply_new(&apply);
     confirm_init(&r->confirm, &replica_confirm_ops, r, r->options.node_id);
-    barriers_init(&r->barriers, &replica_barrier_ops, r);
-    lease_holder_init(&r->holder, r->election_ms);
+    barriers_init(&r->barriers, &replica_barrier_ops, r, random_u64());
+    lease_holder_init(&r->holder, r->election_ms, random_u64() >> 1);
     lease_grantor_init(&r->grantor, &replica_lease_ops, r, r->election_ms);
     hashes_init(&r->hashes, r->options.node_id);
     struct transport_config transport = {.loop = r->loop,

@@ -293,7 +293,7 @@ static void run(uint64_t seed)
         n->rate = (int64_t)rnd(100001) - 50000;
         S.epochs[id] = 1;
         S.up[id] = true;
-        lease_holder_init(&n->holder, ELECTION_MS);
+        lease_holder_init(&n->holder, ELECTION_MS, 1);
         lease_grantor_init(&n->grantor, &lease_ops, n, ELECTION_MS);
         confirm_init(&n->confirm, &confirm_ops, n, id);
         confirm_set_voters(&n->confirm, voters, N);

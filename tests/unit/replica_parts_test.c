@@ -189,7 +189,7 @@ static void test_barrier_leader(void **state)
     struct reads r = {.commit = 10};
     struct barriers b;
     struct barrier_wait w, late;
-    barriers_init(&b, &barrier_ops, &r);
+    barriers_init(&b, &barrier_ops, &r, 1);
     barriers_set(&b, 1, true);
     barriers_on_applied(&b, 9);
     assert_true(barriers_add(&b, &w, 0, 1000));
@@ -219,7 +219,7 @@ static void test_barrier_follower(void **state)
     struct reads r = {.can_ask = true};
     struct barriers b;
     struct barrier_wait w;
-    barriers_init(&b, &barrier_ops, &r);
+    barriers_init(&b, &barrier_ops, &r, 1);
     barriers_set(&b, 1, false);
     assert_true(barriers_add(&b, &w, 0, 10000));
     uint64_t first = r.asked;

@@ -22,9 +22,9 @@ const char *world_mutation_name(enum world_mutation m)
 
 /* ---- leases ---- */
 
-WRAP(void, lease_holder_init, struct lease_holder *h, unsigned election_ms)
+WRAP(void, lease_holder_init, struct lease_holder *h, unsigned election_ms, uint64_t first_ping)
 {
-    __real_lease_holder_init(h, election_ms);
+    __real_lease_holder_init(h, election_ms, first_ping);
     if (world_has(MUTATION_LEASE_TOO_LONG))
         h->times.hold_ms *= 3;
 }
