@@ -61,7 +61,6 @@ struct world_node {
     bool is_member;  /* may be started: bootstrapped or joined */
     bool is_removed; /* ended itself, because it was */
     bool is_witness;
-    uint8_t key_hash[32]; /* of the certificate that it shows; zeros: of no known key */
     /* The machine. */
     struct sim_disk disk;
     bool is_off; /* after a power loss, until it boots */
@@ -156,8 +155,8 @@ struct world {
     char why[320];
     struct world_counts {
         unsigned long n_events, n_commits, n_elections, n_crashes, n_pauses, n_cuts, n_installs, n_acked,
-            n_never, n_unknown, n_reads, n_logins, n_downs, n_joins, n_removals, n_moves, n_releases,
-            virtual_ms;
+            n_never, n_unknown, n_reads, n_logins, n_downs, n_joins, n_removals, n_moves, n_releases, n_slow,
+            healed_ms, virtual_ms;
     } counts;
 };
 /* Begins a function that the linker (--wrap) puts in the place of NAME, for callers in other files. */
@@ -210,6 +209,7 @@ void world_node_make_cluster(void); /* the log of node 1 */
 void world_node_boot(struct world_node *n, uint64_t after_us);
 void world_node_end(struct world_node *n, bool power);
 void world_node_add(uint32_t id, unsigned host, const char *name);
+void world_key_of(unsigned host, uint8_t out[32]);
 void world_node_log_work(void *n);
 struct world_node *world_leader(void); /* NULL: none that runs */
 unsigned world_n_alive(void);

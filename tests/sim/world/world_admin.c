@@ -67,7 +67,6 @@ static void on_joined(void *user, const struct proposal_result *result)
     if (!result->code && result->value <= WORLD_NODES && !W->nodes[result->value].is_member) {
         world_node_add((uint32_t)result->value, j->host, name);
         W->nodes[result->value].is_witness = j->is_witness;
-        memcpy(W->nodes[result->value].key_hash, j->key, 32);
         world_say("node %u joins, host %u", (unsigned)result->value, j->host);
         W->counts.n_joins++;
         world_node_boot(&W->nodes[result->value], 10 * MS + draw(500 * MS));
@@ -108,7 +107,7 @@ static void join_now(struct world_node *n, void *arg)
     j->host = 2 + W->n_hosts++;
     j->is_witness = draw(8) == 0;
     random_bytes(j->token, 32);
-    random_bytes(j->key, 32);
+    world_key_of(j->host, j->key);
     Imp__Command command = IMP__COMMAND__INIT;
     Imp__TokenAdd add = IMP__TOKEN_ADD__INIT;
     add.hash = BYTES(j->token, 32);

@@ -197,6 +197,28 @@ static bool is_user_served(unsigned user)
     return false;
 }
 
+/* Where it should be served, and how far the hand-over to there has come. */
+static void describe_user(const struct world_node *leader, unsigned user, char *why, size_t n_why)
+{
+    struct arena a;
+    struct key k;
+    uint64_t since = 0;
+    arena_init(&a);
+    key_init(&k);
+    key_u64(&k, W->users[user].uid);
+    store_reader_reset(leader->look);
+    const Imp__UserRow *row = store_find_row(store_read_txn(leader->look), TABLE_USER, &k, &a);
+    uint32_t home =
+        row ? home_active(leader->node->members, row->home, row->home_index, row->uid, &since) : 0;
+    const struct shard *s = W->nodes[home].is_alive ? im_shard(W->nodes[home].node->im, 0) : NULL;
+    snprintf(why, n_why,
+             "nobody serves user %u; its home since %" PRIu64 " is node %u, which was handed all to %" PRIu64
+             " (next %" PRIu64 ")",
+             user, since, home, s ? s->floor : 0, s ? s->next_floor : 0);
+    store_reader_reset(leader->look);
+    arena_fini(&a);
+}
+
 bool check_healed(char *why, size_t n_why)
 {
     const struct world_node *leader = world_leader();
@@ -222,7 +244,7 @@ bool check_healed(char *why, size_t n_why)
         return false;
     for (unsigned user = 0; user < WORLD_USERS; user++)
         if (W->users[user].uid && !is_user_served(user))
-            not_yet("nobody serves user %u", user);
+            return describe_user(leader, user, why, n_why), false;
     return true;
 }
 

@@ -178,10 +178,12 @@ static void print_totals(const struct options *o, const struct sim_totals *t)
         "%lu seeds from %llu: %lu failed; %lu s of virtual time, %lu events, %lu elections, %lu crashes, %lu "
         "pauses, %lu cuts, %lu installs, %lu joins, %lu removals, %lu moves; writes: %lu acknowledged, %lu "
         "never, "
-        "%lu unknown; %lu current reads, %lu log-ins, %lu starts of services\n",
+        "%lu unknown; %lu current reads, %lu log-ins, %lu starts of services; healed after %lu ms, %lu "
+        "after more than 5 s\n",
         t->n_run, (unsigned long long)o->jobs.first, t->n_bad, c.virtual_ms / 1000, c.n_events, c.n_elections,
         c.n_crashes, c.n_pauses, c.n_cuts, c.n_installs, c.n_joins, c.n_removals, c.n_moves, c.n_acked,
-        c.n_never, c.n_unknown, c.n_reads, c.n_logins, c.n_releases);
+        c.n_never, c.n_unknown, c.n_reads, c.n_logins, c.n_releases, t->n_run ? c.healed_ms / t->n_run : 0,
+        c.n_slow);
 }
 
 int main(int argc, char **argv)

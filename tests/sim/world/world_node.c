@@ -148,6 +148,24 @@ void node_tls_propose_default(struct node *n)
 {
     (void)n;
 }
+void keys_start(struct node *n)
+{
+    (void)n;
+}
+void keys_step(struct node *n, uint64_t now_ms)
+{
+    (void)n, (void)now_ms;
+}
+void keys_current(const struct node *n, uint8_t id[SEAL_KEY_ID_BYTES])
+{
+    (void)n;
+    memset(id, 0, SEAL_KEY_ID_BYTES);
+}
+int keys_begin(void *node, uint8_t key_id[SEAL_KEY_ID_BYTES], struct err_ctx *err)
+{
+    (void)node, (void)key_id;
+    return err_set(err, ERR_UNSUPPORTED, "nodes of the simulation have no keys");
+}
 int identity_read_cert(struct identity_cert *out, const char *cert_pem, struct err_ctx *err)
 {
     memset(out, 0, sizeof(*out));
@@ -389,6 +407,14 @@ void world_node_init(struct world_node *n, uint32_t id)
     n->disk.ignores_syncs = world_has(MUTATION_SYNC_IGNORED);
 }
 
+/* The hash of its public key: that of the one process which was made for the address. */
+void world_key_of(unsigned host, uint8_t out[32])
+{
+    memset(out, 0, 32);
+    memcpy(out, &host, sizeof(host));
+    memcpy(out + 16, W->cluster_id, 16);
+}
+
 /* ---- the first of them ---- */
 
 #define BYTES(p, n) ((ProtobufCBinaryData){(n), (uint8_t *)(p)})
@@ -398,6 +424,7 @@ void world_node_make_cluster(void)
     static const uint8_t sealed[32] = "the key of the authority, sealed";
     struct world_node *m = &W->nodes[1];
     snprintf(m->name, sizeof(m->name), "n1");
+    uint8_t key[32];
     Imp__NodeRow node = IMP__NODE_ROW__INIT;
     Imp__CaRow ca = IMP__CA_ROW__INIT;
     Imp__Bootstrap body = IMP__BOOTSTRAP__INIT;
@@ -410,6 +437,8 @@ void world_node_make_cluster(void)
     node.xmpp_port = 5222;
     node.release = (char *)release_name();
     node.state = IMP__NODE_STATE__NODE_MEMBER;
+    world_key_of(1, key);
+    node.public_key_hash = BYTES(key, 32);
     ca.cert_pem = (char *)"CERTIFICATE";
     ca.sealed_key = BYTES(sealed, 32);
     ca.active = true;

@@ -612,7 +612,7 @@ void stream_tls_peer(const struct stream *s, struct tls_peer *out)
     snprintf(out->uris[0], sizeof(out->uris[0]), "imp:cluster:%s", hex);
     snprintf(out->uris[1], sizeof(out->uris[1]), "imp:node:%u", s->peer_node);
     snprintf(out->alpn, sizeof(out->alpn), "%s", s->alpn);
-    memcpy(out->key_hash, W->nodes[s->peer_node].key_hash, sizeof(out->key_hash));
+    world_key_of(W->nodes[s->peer_node].host, out->key_hash);
     out->has_cert = out->verified = true;
 }
 
