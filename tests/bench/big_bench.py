@@ -163,9 +163,8 @@ def stamp_of(node, text):
 
 
 def bench_join(cluster, n1, n2):
-    n, took = baseline(os.path.join(n1.dir, 'store', 'data.mdb'), cluster.dir)
-    link = n / took / 1e6
-    row('TLS over loopback, write, fdatasync (what link and disk allow)', '%.0f MB/s' % link)
+    data = os.path.join(n1.dir, 'store', 'data.mdb')
+    before = baseline(data, cluster.dir)
     peak = Peak([n1, n2])
     n2.join(n1, cluster.token())
     n2.start()
@@ -177,6 +176,10 @@ def bench_join(cluster, n1, n2):
     needed = stamp_of(n2, 'a copy of the store is needed')
     here, verified, ready = (stamp_of(n2, t) for t in ('MiB are here', 'took over a copy', 'replication is set up'))
     rate = n_mib * 1.048576 / (ready - needed)
+    # the machine is not equally fast all the time: the better of before and after counts
+    links = [n / took / 1e6 for n, took in (before, baseline(data, cluster.dir))]
+    link = max(links)
+    row('TLS over loopback, write, fdatasync: what link and disk allow', '%.0f and %.0f MB/s, before and after' % tuple(links))
     row('copy of %d MiB: here after' % n_mib, '%.1f s' % (here - needed))
     row('  verified after', '%.1f s' % (verified - needed))
     row('  started again and caught up after', '%.1f s: %.0f MB/s, %.0f %% of what link and disk allow'
@@ -191,9 +194,9 @@ def bench_load(cluster, n1, n2):
     peak = Peak([n1, n2])
     n1.cli('settings', 'set', 'storage.scrub', '1')
     began = time.monotonic()
-    n1.cli('user', 'mode', 'balanced')
-    n1.cli('user', 'balance', timeout=300)
-    row('%d users balanced over two nodes, with a scrub beside' % USERS, '%.1f s' % (time.monotonic() - began))
+    said = n1.cli('user', 'balance', timeout=300).strip().splitlines()[-1]
+    wait('n2 has applied it', lambda: len({n['applied_index'] for n in n1.json('dbreplication', 'runtimestate')['nodes']}) == 1)
+    row('users balanced over two nodes (%s), with a scrub beside' % said, '%.1f s' % (time.monotonic() - began))
     n1.cli('settings', 'set', 'storage.scrub', '0')
     row('longest turns of n1', longest_turns(n1))
     row('longest turns of n2', longest_turns(n2))
