@@ -80,6 +80,8 @@ static void on_metrics(void *user, struct http_answer *answer)
 {
     struct node *n = user;
     answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
+    metrics_set(&n->metrics, METRIC_STORE_BYTES, (int64_t)store_size_bytes(n->store));
+    metrics_set(&n->metrics, METRIC_STORE_FILE_BYTES, (int64_t)store_file_bytes(n->store));
     metrics_render(&n->metrics, &answer->body);
 }
 

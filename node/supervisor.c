@@ -59,6 +59,7 @@ static void start_worker(struct supervisor *s, int (*worker)(void *arg, int noti
         exit(SUPERVISOR_AGAIN);
     pid_t parent = getpid();
     s->started = now_s();
+    fflush(NULL); /* else the worker says again what was said before */
     s->worker = fork();
     if (s->worker < 0) {
         perror("impnode: fork");

@@ -209,7 +209,7 @@ static void on_fail(struct install *x, const uint8_t *body, size_t n_bytes)
         memcpy(why, read_bytes(&r, n), n);
     snprintf(text, sizeof(text), "node %u has none to give: %s", conn_node(x->conn),
              why[0]                 ? why
-             : code == ERR_AGAIN      ? "it is behind itself"
+             : code == ERR_AGAIN    ? "it is behind itself"
              : code == ERR_NOTFOUND ? "it has begun another one"
                                     : err_text(code));
     if (code != ERR_NOTFOUND)
@@ -415,7 +415,7 @@ void replica_install_text(const struct replica_status *s, char *out, size_t size
                      total ? (unsigned)((done < total ? done : total) * 100 / total) : 0);
     if (s->install_step == REPLICA_INSTALL_COPYING && s->install_rate && n > 0 && (size_t)n < size)
         n += snprintf(out + n, size - (size_t)n, ", %.1f MiB/s, %" PRIu64 " s left",
-                      (double)s->install_rate / (1 << 20), left / s->install_rate);
+                      (double)s->install_rate / (1 << 20), (left + s->install_rate - 1) / s->install_rate);
     if (s->install_trouble[0] && n > 0 && (size_t)n < size)
         snprintf(out + n, size - (size_t)n, "; %s", s->install_trouble);
 }

@@ -74,6 +74,19 @@ static int brand(MDB_env *env, struct point_start *p, struct err_ctx *err)
     return code ? code : rc ? err_set(err, store_mdb_error(rc), "the copy: %s", mdb_strerror(rc)) : 0;
 }
 
+/* A page behind the end of the file would be a fault of the whole process, not an error. */
+static int check_whole(MDB_env *env, const char *dir, unsigned page_bytes, struct err_ctx *err)
+{
+    MDB_envinfo info;
+    struct stat file;
+    char path[4096];
+    store_path(path, dir, "data.mdb");
+    if (mdb_env_info(env, &info) || stat(path, &file))
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+    uint64_t n_bytes = ((uint64_t)info.me_last_pgno + 1) * page_bytes;
+    return (uint64_t)file.st_size >= n_bytes ? 0 : err_set(err, ERR_CORRUPT, "%s is cut off", path);
+}
+
 static int finish_copy(const char *dir, uint64_t *applied, struct err_ctx *err)
 {
     struct point_start p = {0};
@@ -82,8 +95,10 @@ static int finish_copy(const char *dir, uint64_t *applied, struct err_ctx *err)
     int rc = store_env_open(&env, dir, 0, 0, err);
     if (rc)
         return rc;
-    rc = brand(env, &p, err);
     mdb_env_stat(env, &st);
+    rc = check_whole(env, dir, st.ms_psize, err);
+    if (!rc)
+        rc = brand(env, &p, err);
     mdb_env_close(env);
     char lock[4096];
     store_path(lock, dir, "lock.mdb");
@@ -114,7 +129,7 @@ static uint64_t available_bytes(void)
  * ahead: on a cold file every page is a wait for the disk. Where memory allows, the file is read in order
  * beside it. */
 /* What a copy does in bulk must not take the processor from those who serve: on threads of low priority. */
-enum { BULK_NICE = 10 };
+enum { BULK_NICE = 5 };
 
 static int start_bulk(pthread_t *thread, void *(*fn)(void *), void *arg)
 {
@@ -128,7 +143,8 @@ static int start_bulk(pthread_t *thread, void *(*fn)(void *), void *arg)
 
 static void be_nice(void)
 {
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), BULK_NICE); /* of the calling thread alone */
+    id_t thread = (id_t)gettid(); /* the calling thread alone */
+    (void)setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + BULK_NICE);
 }
 
 struct warmer {

@@ -307,6 +307,12 @@ uint64_t store_size_bytes(struct store *s)
     return n_pages * s->page_bytes;
 }
 
+uint64_t store_file_bytes(struct store *s)
+{
+    MDB_envinfo info;
+    return mdb_env_info(s->env, &info) ? 0 : ((uint64_t)info.me_last_pgno + 1) * s->page_bytes;
+}
+
 uint64_t store_free_bytes(struct store *s)
 {
     struct statvfs v;

@@ -220,6 +220,7 @@ int store_adopt_copy(const char *dir, struct err_ctx *err);
  * index. Any thread. */
 int store_copy(struct store *s, const char *dir, uint64_t *applied, struct err_ctx *err);
 uint64_t store_size_bytes(struct store *s); /* pages in use */
+uint64_t store_file_bytes(struct store *s); /* with free ones: grows while old snapshots are read, never shrinks */
 uint64_t store_free_bytes(struct store *s); /* of the file system */
 /* Opens DIR read-only, recomputes every replicated table's hash and checks it against the stored one; on a
  * few threads. */

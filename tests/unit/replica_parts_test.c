@@ -11,6 +11,7 @@
 #include "replication/fsm.h"
 #include "replication/hashes.h"
 #include "replication/pack.h"
+#include "replication/replica.h"
 #include "replication/skew.h"
 #include <cmocka.h>
 #include <stdio.h>
@@ -300,6 +301,38 @@ static void test_clocks(void **state)
     assert_int_equal(skew_median((int64_t[]){INT64_MAX, INT64_MIN, INT64_MAX}, 3), INT64_MAX / 2);
 }
 
+/* ---- what a person reads of an install ---- */
+
+static void test_install_text(void **state)
+{
+    char text[REPLICA_INSTALL_TEXT];
+    struct replica_status s = {.installing = true};
+    replica_install_text(&s, text, sizeof(text));
+    assert_string_equal(text, "looks for a member with a copy");
+    s.install_source = 2;
+    strcpy(s.install_trouble, "the connection to node 2 was cut");
+    replica_install_text(&s, text, sizeof(text));
+    assert_string_equal(text, "asks node 2 for a copy; the connection to node 2 was cut");
+    s.install_trouble[0] = 0;
+    s.install_step = REPLICA_INSTALL_COPYING;
+    s.install_total = 2046ull << 20;
+    replica_install_text(&s, text, sizeof(text));
+    assert_string_equal(text, "0 of 2046 MiB (0 %)");
+    s.install_done = 512ull << 20;
+    s.install_rate = 96ull << 20;
+    replica_install_text(&s, text, sizeof(text));
+    assert_string_equal(text, "512 of 2046 MiB (25 %), 96.0 MiB/s, 16 s left");
+    s.install_done = 2050ull << 20; /* the size was an estimate */
+    replica_install_text(&s, text, sizeof(text));
+    assert_string_equal(text, "2050 of 2046 MiB (100 %), 96.0 MiB/s, 0 s left");
+    s.install_step = REPLICA_INSTALL_VERIFYING;
+    replica_install_text(&s, text, sizeof(text));
+    assert_string_equal(text, "verifies 2050 MiB");
+    memset(s.install_trouble, 'x', sizeof(s.install_trouble) - 1);
+    replica_install_text(&s, text, 12);
+    assert_string_equal(text, "verifies 20");
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -310,6 +343,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_barrier_follower),
         cmocka_unit_test(test_hashes),
         cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_install_text),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

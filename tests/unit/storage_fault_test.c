@@ -1,5 +1,7 @@
 /* Store: faults of disk and data, durable points beside a writer, copies, scrub. */
 #include "base/clock.h"
+#include "base/htab.h"
+#include "base/mem.h"
 #include "storage/scrubber.h"
 #include "store_test.h"
 #include <errno.h>
@@ -168,6 +170,93 @@ static void test_verify_finds_bit_flip(void **state)
     struct arena a;
     arena_init(&a);
     assert_int_equal(store_verify_copy(copy, &p, &a, &err), ERR_CORRUPT);
+    arena_fini(&a);
+    test_dir_remove(dir);
+}
+
+struct growing {
+    struct store *store;
+    const char *path;
+    int code;
+    atomic_bool done;
+};
+
+static void *copy_growing(void *arg)
+{
+    struct growing *g = arg;
+    g->code = store_copy_pages(g->store, g->path, NULL);
+    atomic_store(&g->done, true);
+    return NULL;
+}
+
+static uint32_t crc_of_file(const char *path, size_t n)
+{
+    char *bytes = mem_alloc(n + 1);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    assert_int_equal(fread(bytes, 1, n, f), n);
+    fclose(f);
+    uint32_t crc = crc32c(0, bytes, n);
+    mem_free(bytes);
+    return crc;
+}
+
+/* What was seen of a copy while it was made is the beginning of what it is in the end; with it another
+ * process makes a store of its own. Cut off at any page it is no store. */
+static void test_copy_pages(void **state)
+{
+    enum { SEEN_MAX = 8 };
+    char *dir = test_dir(), main_dir[600], copy[600], path[700];
+    snprintf(main_dir, sizeof main_dir, "%s/main", dir);
+    snprintf(copy, sizeof copy, "%s/copy", dir);
+    snprintf(path, sizeof path, "%s/data.mdb", copy);
+    struct store *s = test_open(main_dir, NULL);
+    put_many(s, TABLE_USER, 0, 60000, 41);
+    assert_int_equal(mkdir(copy, 0700), 0);
+    FILE *made = fopen(path, "w");
+    assert_non_null(made);
+    fclose(made);
+    struct growing g = {.store = s, .path = path};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, copy_growing, &g), 0);
+    size_t seen[SEEN_MAX], n_seen = 0;
+    uint32_t crcs[SEEN_MAX];
+    while (!atomic_load(&g.done) && n_seen < SEEN_MAX) {
+        struct stat st;
+        assert_int_equal(stat(path, &st), 0);
+        if (!st.st_size || (n_seen && seen[n_seen - 1] == (size_t)st.st_size))
+            continue;
+        seen[n_seen] = (size_t)st.st_size;
+        crcs[n_seen] = crc_of_file(path, seen[n_seen]);
+        n_seen++;
+    }
+    pthread_join(thread, NULL);
+    assert_int_equal(g.code, 0);
+    for (size_t i = 0; i < n_seen; i++)
+        assert_int_equal(crc_of_file(path, seen[i]), crcs[i]);
+
+    struct err_ctx err = {0};
+    struct store_position p;
+    struct arena a;
+    struct stat st;
+    arena_init(&a);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(truncate(path, st.st_size - 4096), 0);
+    assert_int_equal(store_adopt_copy(copy, &err), ERR_CORRUPT);
+    assert_non_null(strstr(err.text, "cut off"));
+    unlink(path);
+    made = fopen(path, "w");
+    fclose(made);
+    memset(&err, 0, sizeof err);
+    assert_int_equal(store_copy_pages(s, path, &err), 0);
+    assert_int_equal(store_adopt_copy(copy, &err), 0);
+    assert_int_equal(store_verify_copy(copy, &p, &a, &err), 0);
+
+    assert_int_equal(store_copy_pages(s, "/dev/full", &err), ERR_NOSPACE);
+    store_close_dirty(s);
+    s = test_open(copy, NULL);
+    put_many(s, TABLE_USER, 5, 3000, 43);
+    store_close_dirty(s);
     arena_fini(&a);
     test_dir_remove(dir);
 }
@@ -577,6 +666,7 @@ int main(void)
         cmocka_unit_test(test_wrong_checksum),
         cmocka_unit_test(test_verify_finds_bit_flip),
         cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_copy_pages),
         cmocka_unit_test(test_side_file_faults),
         cmocka_unit_test(test_interrupted_making),
         cmocka_unit_test(test_failed_sync),
