@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 enum {
-    COPY_CHUNK = 1 << 20,   /* largest range */
-    COPY_AHEAD = 8,         /* ranges asked for and not here yet */
+    COPY_CHUNK = 1 << 20, /* largest range */
+    COPY_AHEAD = 24,      /* ranges asked for and not here yet */
 };
 
 /* Body of FRAME_COPY_INFO. */
@@ -27,6 +27,6 @@ uint64_t copy_free_bytes(const char *dir);
 uint64_t copy_room(uint64_t n_bytes);
 int copy_remove_dir(const char *dir); /* with all in it; not there is fine */
 int copy_sync_path(const char *path); /* fsync of a file or directory */
-int copy_exists(const char *path); /* 1, 0, or ERR_IO: nobody knows */
+int copy_exists(const char *path);    /* 1, 0, or ERR_IO: nobody knows */
 
 #endif

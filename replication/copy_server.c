@@ -21,7 +21,9 @@ enum {
     MAX_SESSIONS = 8,
     WAIT_TELL_MS = 3000, /* how often who waits hears that we live */
     GROW_POLL_US = 2000,
-    GROW_POLLS = 50, /* then the loop looks whether anybody still wants it */
+    GROW_POLLS = 50,       /* then the loop looks whether anybody still wants it */
+    BATCH = 4,             /* ranges read at once */
+    QUEUE_BYTES = 4 << 20, /* waiting for the peer: no more is read until it has taken some */
 };
 
 enum file_state { FILE_OPENING, FILE_GROWING, FILE_WHOLE, FILE_FAILED };
@@ -54,6 +56,21 @@ struct asked {
     uint32_t length;
 };
 
+/* Ranges one behind the other, read by one piece of work: a busy machine makes every change of threads wait.
+ */
+struct batch {
+    struct copy_session *x;
+    struct work work;
+    struct asked asked[BATCH];
+    unsigned n;
+    uint8_t *bytes; /* BATCH times COPY_CHUNK */
+    size_t n_read[BATCH];
+    uint32_t crc[BATCH];
+    bool is_last[BATCH];
+    unsigned n_done;
+    int code; /* why not all of them were read */
+};
+
 struct copy_session {
     struct list link;
     struct copy_server *s; /* NULL once the server has ended */
@@ -63,15 +80,11 @@ struct copy_session {
     bool is_asking;         /* its own tables are damaged: somebody decides whether it may */
     struct copy_file *file; /* that it was told of */
     /* Ranges asked for, answered one after the other: who asks bounds what is queued. */
-    struct asked asked[COPY_AHEAD];
+    struct asked asked[COPY_AHEAD + BATCH];
     unsigned n_asked;
-    bool is_reading;
-    struct work work;
-    uint8_t *bytes;
-    size_t n_read;
-    bool is_last;
-    uint32_t crc;
-    int code;
+    bool is_reading; /* batches[next ^ 1]; meanwhile what the other has read is sent */
+    unsigned next;
+    struct batch batches[2];
 };
 
 /* ---- the file ---- */
@@ -282,7 +295,8 @@ static void open_copy(struct copy_session *x, uint64_t wanted)
 static void session_free(struct copy_session *x)
 {
     file_unref(x->file);
-    mem_free(x->bytes);
+    mem_free(x->batches[0].bytes);
+    mem_free(x->batches[1].bytes);
     mem_free(x);
 }
 
@@ -302,36 +316,67 @@ static int await_grown(struct copy_file *f, uint64_t end, uint64_t *size)
     return ERR_AGAIN;
 }
 
-static void read_work(struct work *w)
+static int read_range(struct batch *b, unsigned i)
 {
-    struct copy_session *x = container_of(w, struct copy_session, work);
-    const struct asked *a = &x->asked[0];
-    struct copy_file *f = x->file;
+    const struct asked *a = &b->asked[i];
+    struct copy_file *f = b->x->file;
+    uint8_t *bytes = b->bytes + (size_t)i * COPY_CHUNK;
     uint64_t size;
     /* One byte more: is this range the last? */
-    x->code = await_grown(f, a->offset + a->length + 1, &size);
-    if (x->code != 0)
-        return;
+    int code = await_grown(f, a->offset + a->length + 1, &size);
+    if (code != 0)
+        return code;
     uint64_t left = size > a->offset ? size - a->offset : 0, n = left < a->length ? left : a->length;
-    x->is_last = left <= a->length;
-    for (x->n_read = 0; x->n_read < n;) {
-        ssize_t k = pread(f->fd, x->bytes + x->n_read, n - x->n_read, (off_t)(a->offset + x->n_read));
+    size_t n_read = 0;
+    while (n_read < n) {
+        ssize_t k = pread(f->fd, bytes + n_read, n - n_read, (off_t)(a->offset + n_read));
         if (k <= 0)
-            break;
-        x->n_read += (size_t)k;
+            return ERR_IO;
+        n_read += (size_t)k;
     }
-    if (x->n_read < n)
-        x->code = ERR_IO;
-    x->crc = crc32c(0, x->bytes, x->n_read);
+    b->n_read[i] = n_read;
+    b->is_last[i] = left <= a->length;
+    b->crc[i] = crc32c(0, bytes, n_read);
     /* Read once: it must not push the pages of the store itself out of memory. */
     posix_fadvise(f->fd, (off_t)a->offset, (off_t)n, POSIX_FADV_DONTNEED);
+    return 0;
+}
+
+static void read_work(struct work *w)
+{
+    struct batch *b = container_of(w, struct batch, work);
+    b->code = 0;
+    for (b->n_done = 0; b->n_done < b->n && (b->code = read_range(b, b->n_done)) == 0;)
+        b->n_done++;
 }
 
 static void read_next(struct copy_session *x);
 
+static void send_batch(struct copy_session *x, const struct batch *b)
+{
+    for (unsigned i = 0; i < b->n_done; i++) {
+        struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_DATA);
+        buf_add_u64(out, b->asked[i].offset);
+        buf_add_u32(out, b->crc[i]);
+        buf_add_u8(out, b->is_last[i]);
+        buf_add(out, b->bytes + (size_t)i * COPY_CHUNK, b->n_read[i]);
+        conn_frame_end(x->conn);
+    }
+}
+
+/* Ranges that are not there yet are asked for once more, before all others. */
+static void put_back(struct copy_session *x, const struct batch *b)
+{
+    unsigned n = b->n - b->n_done;
+    memmove(x->asked + n, x->asked, x->n_asked * sizeof(x->asked[0]));
+    memcpy(x->asked, b->asked + b->n_done, n * sizeof(x->asked[0]));
+    x->n_asked += n;
+}
+
 static void read_done(struct work *w)
 {
-    struct copy_session *x = container_of(w, struct copy_session, work);
+    struct batch *b = container_of(w, struct batch, work);
+    struct copy_session *x = b->x;
     x->is_reading = false;
     if (!x->conn || !x->s) {
         if (!x->conn)
@@ -339,34 +384,38 @@ static void read_done(struct work *w)
         return;
     }
     x->s->used_ms = replica_now_ms(x->s->r);
-    if (x->file != x->s->file)
-        x->code = ERR_NOTFOUND; /* another copy has taken its place */
-    if (x->code != 0 && x->code != ERR_AGAIN) {
+    int code = x->file == x->s->file ? b->code : ERR_NOTFOUND; /* another copy has taken its place */
+    if (code != 0 && code != ERR_AGAIN) {
         x->n_asked = 0;
-        send_fail(x->conn, x->code);
+        send_fail(x->conn, code);
         return;
     }
-    if (x->code == 0) {
-        struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_DATA);
-        buf_add_u64(out, x->asked[0].offset);
-        buf_add_u32(out, x->crc);
-        buf_add_u8(out, x->is_last);
-        buf_add(out, x->bytes, x->n_read);
-        memmove(x->asked, x->asked + 1, --x->n_asked * sizeof(x->asked[0]));
-        conn_frame_end(x->conn);
-    }
-    read_next(x);
+    put_back(x, b);
+    read_next(x); /* while this one is sent */
+    send_batch(x, b);
 }
 
 static void read_next(struct copy_session *x)
 {
-    if (!x->s || !x->conn || x->is_reading || x->n_asked == 0)
+    if (!x->s || !x->conn || x->is_reading || x->n_asked == 0 || conn_queued(x->conn) > QUEUE_BYTES)
         return;
-    if (!x->bytes)
-        x->bytes = mem_alloc(COPY_CHUNK);
+    struct batch *b = &x->batches[x->next];
+    x->next ^= 1;
+    if (!b->bytes)
+        b->bytes = mem_alloc((size_t)BATCH * COPY_CHUNK);
+    b->x = x;
+    b->n = x->n_asked < BATCH ? x->n_asked : BATCH;
+    memcpy(b->asked, x->asked, b->n * sizeof(x->asked[0]));
+    x->n_asked -= b->n;
+    memmove(x->asked, x->asked + b->n, x->n_asked * sizeof(x->asked[0]));
     x->is_reading = true;
-    x->work = (struct work){read_work, read_done, NULL};
-    loop_run_work(x->s->r->loop, &x->work);
+    b->work = (struct work){read_work, read_done, NULL};
+    loop_run_work(x->s->r->loop, &b->work);
+}
+
+static void on_drain(void *user, struct conn *c)
+{
+    read_next(user);
 }
 
 static void on_get(struct copy_session *x, struct reader *in)
@@ -379,7 +428,7 @@ static void on_get(struct copy_session *x, struct reader *in)
         return;
     }
     if (in->failed || a.length == 0 || a.length > COPY_CHUNK || a.offset > INT64_MAX - COPY_CHUNK ||
-        x->n_asked == COPY_AHEAD) {
+        x->n_asked + (x->is_reading ? x->batches[x->next ^ 1].n : 0) >= COPY_AHEAD) {
         conn_abort(x->conn);
         return;
     }
@@ -449,7 +498,8 @@ static void on_close(void *user, struct conn *c, unsigned refusal, const char *d
         session_free(x);
 }
 
-static const struct conn_events session_events = {.on_frame = on_frame, .on_close = on_close};
+static const struct conn_events session_events = {
+    .on_frame = on_frame, .on_drain = on_drain, .on_close = on_close};
 
 void copy_server_take(struct copy_server *s, struct conn *c)
 {
@@ -484,12 +534,14 @@ static void remove_done(struct work *w)
 
 void copy_server_tick(struct copy_server *s, uint64_t now_ms)
 {
+    struct copy_session *x;
     if (!list_is_empty(&s->sessions))
         serve_waiting(s);
+    list_for_each(x, &s->sessions, struct copy_session, link) read_next(x);
     if (now_ms >= s->told_ms + WAIT_TELL_MS) {
-        struct copy_session *x;
         s->told_ms = now_ms;
-        list_for_each(x, &s->sessions, struct copy_session, link) if (x->is_waiting || x->n_asked)
+        list_for_each(x, &s->sessions, struct copy_session,
+                      link) if (x->is_waiting || x->n_asked || x->is_reading)
             conn_send(x->conn, FRAME_COPY_WAIT, NULL, 0);
     }
     if (!s->file || s->is_making || now_ms < s->used_ms + IDLE_MS)

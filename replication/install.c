@@ -61,7 +61,7 @@ void install_on_bad_range(struct install *x)
     give_up_source(x, x->err.text);
 }
 
-void install_on_written(struct install *x, uint32_t n_bytes, bool is_last)
+void install_on_written(struct install *x, uint64_t n_bytes, bool is_last)
 {
     x->write_offset += n_bytes;
     x->n_failures = 0;
@@ -165,6 +165,7 @@ static void on_info(struct install *x, const uint8_t *body, size_t n_bytes)
     x->state = INSTALL_COPYING;
     x->ask_offset = x->write_offset;
     x->n_asked = 0;
+    x->has_last = false;
     ask_more(x);
 }
 
@@ -176,16 +177,15 @@ static void on_piece(struct install *x, const uint8_t *body, size_t n_bytes)
     uint32_t crc = read_u32(&r);
     bool is_last = read_u8(&r);
     size_t n = reader_left(&r);
-    const struct piece *last = x->last_piece;
-    /* Exactly the range that was asked for: behind what waits to be written. */
-    uint64_t want = last ? last->offset + last->n : x->write_offset;
-    if (last && last->is_last)
+    if (x->has_last)
         return; /* ranges behind the end, asked for before it was known */
-    if (r.failed || x->n_asked == 0 || n > COPY_CHUNK || (n != COPY_CHUNK && !is_last) || offset != want ||
-        (n == 0 && offset == 0)) {
+    /* Exactly the range that was asked for: behind what is here. */
+    if (r.failed || x->n_asked == 0 || n > COPY_CHUNK || (n != COPY_CHUNK && !is_last) ||
+        offset != install_next_offset(x) || (n == 0 && offset == 0)) {
         give_up_source(x, "a range that was not asked for");
         return;
     }
+    x->has_last = is_last;
     struct piece *p = mem_alloc(sizeof(*p) + n);
     *p = (struct piece){.offset = offset, .crc = crc, .n = (uint32_t)n, .is_last = is_last};
     memcpy(p->bytes, read_bytes(&r, n), n);
@@ -257,17 +257,8 @@ static void on_close(void *user, struct conn *c, unsigned refusal, const char *d
     log_info(x->r->log, "copy of the store: connection to node %u: %s", conn_node(c), detail);
     if (!x->trouble[0])
         snprintf(x->trouble, sizeof(x->trouble), "the connection to node %u was cut", conn_node(c));
-    /* A piece being written stays first in the list; what is behind it is asked for again. */
-    if (x->pieces && x->is_working) {
-        for (struct piece *p = x->pieces->next, *next; p; p = next) {
-            next = p->next;
-            mem_free(p);
-        }
-        x->pieces->next = NULL;
-        x->last_piece = x->pieces;
-    } else {
-        install_drop_pieces(x);
-    }
+    /* What is being written stays; what is behind it is asked for again. */
+    install_drop_pieces(x);
     x->attempt++;
     retry_later(x);
 }

@@ -11,23 +11,37 @@
 
 enum { FLUSH_BYTES = 8 << 20 };
 
-void install_drop_pieces(struct install *x)
+static void free_pieces(struct piece *p)
 {
-    for (struct piece *p = x->pieces, *next; p; p = next) {
+    for (struct piece *next; p; p = next) {
         next = p->next;
         mem_free(p);
     }
+}
+
+void install_drop_pieces(struct install *x)
+{
+    free_pieces(x->pieces);
     x->pieces = x->last_piece = NULL;
 }
 
 void install_free(struct install *x)
 {
     install_drop_pieces(x);
+    free_pieces(x->writing);
     if (x->fd >= 0)
         close(x->fd);
     mem_free(x->root);
     mem_free(x->dir);
     mem_free(x);
+}
+
+uint64_t install_next_offset(const struct install *x)
+{
+    const struct piece *last = x->last_piece;
+    for (const struct piece *p = last ? NULL : x->writing; p; p = p->next)
+        last = p;
+    return last ? last->offset + last->n : x->write_offset;
 }
 
 /* ---- writing ---- */
@@ -67,27 +81,29 @@ static int write_all(int fd, const uint8_t *p, size_t n, uint64_t at)
     return 0;
 }
 
-static void write_work(struct work *w)
+static int write_piece(struct install *x, const struct piece *p)
 {
-    struct install *x = container_of(w, struct install, work);
-    const struct piece *p = x->pieces;
-    x->code = 0;
-    if (crc32c(0, p->bytes, p->n) != p->crc) {
-        x->code = err_set(&x->err, ERR_CORRUPT, "a range came with a wrong checksum");
-        return;
-    }
-    if ((x->code = open_file(x)) != 0)
-        return;
+    if (crc32c(0, p->bytes, p->n) != p->crc)
+        return err_set(&x->err, ERR_CORRUPT, "a range came with a wrong checksum");
     int error = write_all(x->fd, p->bytes, p->n, p->offset);
-    if (error) {
-        x->code = err_set(&x->err, error == ENOSPC || error == EDQUOT ? ERR_NOSPACE : ERR_IO, "%s: %s",
-                          x->dir, strerror(error));
-    } else if (p->offset + p->n >= x->flushed + FLUSH_BYTES) {
+    if (error)
+        return err_set(&x->err, error == ENOSPC || error == EDQUOT ? ERR_NOSPACE : ERR_IO, "%s: %s", x->dir,
+                       strerror(error));
+    if (p->offset + p->n >= x->flushed + FLUSH_BYTES) {
         /* Begins to write them out and does not wait; an error comes back from the sync. */
         sync_file_range(x->fd, (off_t)x->flushed, (off_t)(p->offset + p->n - x->flushed),
                         SYNC_FILE_RANGE_WRITE);
         x->flushed = p->offset + p->n;
     }
+    return 0;
+}
+
+static void write_work(struct work *w)
+{
+    struct install *x = container_of(w, struct install, work);
+    x->code = open_file(x);
+    for (const struct piece *p = x->writing; p && x->code == 0; p = p->next)
+        x->code = write_piece(x, p);
 }
 
 /* False: X has ended meanwhile, and is gone now. */
@@ -106,15 +122,14 @@ static void write_done(struct work *w)
     struct install *x = container_of(w, struct install, work);
     if (!end_work(x))
         return;
-    struct piece *p = x->pieces;
-    if (!p)
-        return; /* the source was given up meanwhile */
-    x->pieces = p->next;
-    if (!x->pieces)
-        x->last_piece = NULL;
-    uint32_t n = p->n;
-    bool is_last = p->is_last;
-    mem_free(p);
+    uint64_t n = 0;
+    bool is_last = false;
+    for (const struct piece *p = x->writing; p; p = p->next) {
+        n += p->n;
+        is_last |= p->is_last;
+    }
+    free_pieces(x->writing);
+    x->writing = NULL;
     if (x->code == ERR_CORRUPT) {
         install_on_bad_range(x);
     } else if (x->code != 0) {
@@ -130,6 +145,8 @@ void install_write_next(struct install *x)
     if (x->is_working || !x->pieces)
         return;
     x->is_working = true;
+    x->writing = x->pieces;
+    x->pieces = x->last_piece = NULL;
     x->work = (struct work){write_work, write_done, NULL};
     loop_run_work(x->r->loop, &x->work);
 }

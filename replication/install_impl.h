@@ -38,13 +38,15 @@ struct install {
     struct copy_info info;
     uint64_t ask_offset, write_offset; /* next to ask for, next to write; ranges come in the order asked */
     unsigned n_asked;
+    bool has_last; /* the last range is here, or being written */
 
     /* one piece of work at a time; ranges that come meanwhile wait */
     bool is_working, must_reset;
     struct work work;
     int fd; /* of the file being written; the work's alone, -1: not open */
     uint64_t flushed;
-    struct piece *pieces, *last_piece;
+    struct piece *pieces, *last_piece; /* that wait */
+    struct piece *writing;             /* that the work has, NULL: none */
     int code;
     struct err_ctx err;
     struct store_position position; /* of the copy; its conf only while it is verified */
@@ -54,13 +56,14 @@ struct install {
 };
 
 /* install_disk.c */
-void install_drop_pieces(struct install *x);
-void install_write_next(struct install *x); /* if there is a piece and no work */
+void install_drop_pieces(struct install *x);           /* but what is being written */
+void install_write_next(struct install *x);            /* all that waits, if there is no work */
+uint64_t install_next_offset(const struct install *x); /* behind all that is here */
 void install_verify(struct install *x);
 void install_free(struct install *x);
 
 /* install.c: what the work has come to; X is alive. */
-void install_on_written(struct install *x, uint32_t n_bytes, bool is_last);
+void install_on_written(struct install *x, uint64_t n_bytes, bool is_last);
 void install_on_bad_range(struct install *x);
 void install_on_verified(struct install *x);
 
