@@ -11,7 +11,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { WANTED_FILES = 65536, OWN_PAGES_FROM = 4 << 20 };
+enum { WANTED_FILES = 65536, OWN_PAGES_FROM = 4 << 20, KEPT_FREE = 32 << 20 };
 
 void node_fatal(struct node *n, bool again, const char *text)
 {
@@ -176,6 +176,8 @@ int node_run(const struct node_options *o)
     /* What is large is given back to the system when it is freed. By itself malloc learns from the first such
      * piece, the segment of the log that a start reads, to keep the next ones for ever. */
     mallopt(M_MMAP_THRESHOLD, OWN_PAGES_FROM);
+    mallopt(M_TRIM_THRESHOLD,
+            KEPT_FREE); /* to and fro with the system would wait for every page fault of others */
     struct node *n = mem_new(struct node); /* lives as long as the process */
     n->options = *o;
     n->dir.lock_fd = -1;

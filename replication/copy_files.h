@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 enum {
-    COPY_CHUNK = 1 << 20, /* largest range */
-    COPY_AHEAD = 24,      /* ranges asked for and not here yet */
+    COPY_CHUNK = 256 << 10, /* largest range: one is sent in a turn of the loop */
+    COPY_AHEAD = 96,        /* ranges asked for and not here yet */
 };
 
 /* Body of FRAME_COPY_INFO. */

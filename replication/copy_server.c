@@ -22,7 +22,7 @@ enum {
     WAIT_TELL_MS = 3000, /* how often who waits hears that we live */
     GROW_POLL_US = 2000,
     GROW_POLLS = 50,       /* then the loop looks whether anybody still wants it */
-    BATCH = 4,             /* ranges read at once */
+    BATCH = 16,            /* ranges read at once */
     QUEUE_BYTES = 4 << 20, /* waiting for the peer: no more is read until it has taken some */
 };
 
@@ -82,9 +82,11 @@ struct copy_session {
     /* Ranges asked for, answered one after the other: who asks bounds what is queued. */
     struct asked asked[COPY_AHEAD + BATCH];
     unsigned n_asked;
-    bool is_reading; /* batches[next ^ 1]; meanwhile what the other has read is sent */
-    unsigned next;
+    /* One batch is read while the other is sent, a range a turn: the loop has others to serve. */
     struct batch batches[2];
+    struct batch *reading, *ready, *sending; /* NULL: none */
+    unsigned n_sent;                         /* of sending */
+    struct timer turn;
 };
 
 /* ---- the file ---- */
@@ -350,20 +352,6 @@ static void read_work(struct work *w)
         b->n_done++;
 }
 
-static void read_next(struct copy_session *x);
-
-static void send_batch(struct copy_session *x, const struct batch *b)
-{
-    for (unsigned i = 0; i < b->n_done; i++) {
-        struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_DATA);
-        buf_add_u64(out, b->asked[i].offset);
-        buf_add_u32(out, b->crc[i]);
-        buf_add_u8(out, b->is_last[i]);
-        buf_add(out, b->bytes + (size_t)i * COPY_CHUNK, b->n_read[i]);
-        conn_frame_end(x->conn);
-    }
-}
-
 /* Ranges that are not there yet are asked for once more, before all others. */
 static void put_back(struct copy_session *x, const struct batch *b)
 {
@@ -373,34 +361,31 @@ static void put_back(struct copy_session *x, const struct batch *b)
     x->n_asked += n;
 }
 
+static void pump(struct copy_session *x);
+
 static void read_done(struct work *w)
 {
     struct batch *b = container_of(w, struct batch, work);
     struct copy_session *x = b->x;
-    x->is_reading = false;
-    if (!x->conn || !x->s) {
-        if (!x->conn)
-            session_free(x);
+    x->reading = NULL;
+    if (!x->conn) {
+        session_free(x);
         return;
     }
+    if (!x->s)
+        return;
     x->s->used_ms = replica_now_ms(x->s->r);
-    int code = x->file == x->s->file ? b->code : ERR_NOTFOUND; /* another copy has taken its place */
-    if (code != 0 && code != ERR_AGAIN) {
-        x->n_asked = 0;
-        send_fail(x->conn, code);
-        return;
-    }
-    put_back(x, b);
-    read_next(x); /* while this one is sent */
-    send_batch(x, b);
+    if (b->code == ERR_AGAIN)
+        put_back(x, b);
+    x->ready = b;
+    pump(x);
 }
 
 static void read_next(struct copy_session *x)
 {
-    if (!x->s || !x->conn || x->is_reading || x->n_asked == 0 || conn_queued(x->conn) > QUEUE_BYTES)
+    if (x->reading || x->ready || x->n_asked == 0 || conn_queued(x->conn) > QUEUE_BYTES)
         return;
-    struct batch *b = &x->batches[x->next];
-    x->next ^= 1;
+    struct batch *b = x->sending == &x->batches[0] ? &x->batches[1] : &x->batches[0];
     if (!b->bytes)
         b->bytes = mem_alloc((size_t)BATCH * COPY_CHUNK);
     b->x = x;
@@ -408,14 +393,62 @@ static void read_next(struct copy_session *x)
     memcpy(b->asked, x->asked, b->n * sizeof(x->asked[0]));
     x->n_asked -= b->n;
     memmove(x->asked, x->asked + b->n, x->n_asked * sizeof(x->asked[0]));
-    x->is_reading = true;
+    x->reading = b;
     b->work = (struct work){read_work, read_done, NULL};
     loop_run_work(x->s->r->loop, &b->work);
 }
 
+static void send_range(struct copy_session *x, const struct batch *b, unsigned i)
+{
+    struct buf *out = conn_frame_begin(x->conn, FRAME_COPY_DATA);
+    buf_add_u64(out, b->asked[i].offset);
+    buf_add_u32(out, b->crc[i]);
+    buf_add_u8(out, b->is_last[i]);
+    buf_add(out, b->bytes + (size_t)i * COPY_CHUNK, b->n_read[i]);
+    conn_frame_end(x->conn);
+}
+
+static void end_batch(struct copy_session *x)
+{
+    int code = x->sending->code;
+    x->sending = NULL;
+    if (code != 0 && code != ERR_AGAIN) {
+        x->n_asked = 0;
+        send_fail(x->conn, code);
+    }
+}
+
+/* One step of reading and sending; goes on in the next turn while there is something to send. */
+static void pump(struct copy_session *x)
+{
+    if (!x->s || !x->conn)
+        return;
+    if (!x->sending && x->ready) {
+        x->sending = x->ready;
+        x->ready = NULL;
+        x->n_sent = 0;
+        if (x->file != x->s->file) { /* another copy has taken its place */
+            x->sending->n_done = 0;
+            x->sending->code = ERR_NOTFOUND;
+        }
+    }
+    read_next(x);
+    if (x->sending && x->n_sent < x->sending->n_done && conn_queued(x->conn) <= QUEUE_BYTES)
+        send_range(x, x->sending, x->n_sent++);
+    if (x->sending && x->n_sent == x->sending->n_done)
+        end_batch(x);
+    if ((x->sending || x->ready) && x->conn && conn_queued(x->conn) <= QUEUE_BYTES)
+        timer_start(&x->turn, 0, 0);
+}
+
+static void on_session_turn(struct timer *t)
+{
+    pump(container_of(t, struct copy_session, turn));
+}
+
 static void on_drain(void *user, struct conn *c)
 {
-    read_next(user);
+    pump(user);
 }
 
 static void on_get(struct copy_session *x, struct reader *in)
@@ -428,12 +461,12 @@ static void on_get(struct copy_session *x, struct reader *in)
         return;
     }
     if (in->failed || a.length == 0 || a.length > COPY_CHUNK || a.offset > INT64_MAX - COPY_CHUNK ||
-        x->n_asked + (x->is_reading ? x->batches[x->next ^ 1].n : 0) >= COPY_AHEAD) {
+        x->n_asked + (x->reading ? x->reading->n : 0) >= COPY_AHEAD) {
         conn_abort(x->conn);
         return;
     }
     x->asked[x->n_asked++] = a;
-    read_next(x);
+    pump(x);
 }
 
 /* Who says that its tables are damaged takes no part in anything until it has a copy: that is for the layers
@@ -477,7 +510,7 @@ static void on_frame(void *user, struct conn *c, enum conn_frame type, const uin
     reader_init(&in, body, n_bytes);
     if (!x->s)
         return;
-    if (type == FRAME_COPY_OPEN && !x->is_reading) {
+    if (type == FRAME_COPY_OPEN && !x->reading) {
         x->wanted = read_u64(&in);
         if (!in.failed)
             on_open(x, &in);
@@ -490,11 +523,12 @@ static void on_close(void *user, struct conn *c, unsigned refusal, const char *d
 {
     struct copy_session *x = user;
     x->conn = NULL;
+    timer_stop(&x->turn);
     if (x->s) {
         list_remove(&x->link);
         x->s->n_sessions--;
     }
-    if (!x->is_reading)
+    if (!x->reading)
         session_free(x);
 }
 
@@ -506,6 +540,7 @@ void copy_server_take(struct copy_server *s, struct conn *c)
     struct copy_session *x = mem_new(struct copy_session);
     x->s = s;
     x->conn = c;
+    timer_init(&x->turn, s->r->loop, on_session_turn);
     list_append(&s->sessions, &x->link);
     s->n_sessions++;
     conn_set_handler(c, &session_events, x);
@@ -537,11 +572,11 @@ void copy_server_tick(struct copy_server *s, uint64_t now_ms)
     struct copy_session *x;
     if (!list_is_empty(&s->sessions))
         serve_waiting(s);
-    list_for_each(x, &s->sessions, struct copy_session, link) read_next(x);
+    list_for_each(x, &s->sessions, struct copy_session, link) pump(x);
     if (now_ms >= s->told_ms + WAIT_TELL_MS) {
         s->told_ms = now_ms;
         list_for_each(x, &s->sessions, struct copy_session,
-                      link) if (x->is_waiting || x->n_asked || x->is_reading)
+                      link) if (x->is_waiting || x->n_asked || x->reading)
             conn_send(x->conn, FRAME_COPY_WAIT, NULL, 0);
     }
     if (!s->file || s->is_making || now_ms < s->used_ms + IDLE_MS)
