@@ -3,8 +3,15 @@
 #include <inttypes.h>
 #include <sys/statvfs.h>
 
-enum { FULL_BYTES = 1 << 20 };
-enum { FREE_EVERY_MS = 10000, STANDS_MS = 5000, STUCK_EVERY_MS = 1000, STUCK_MS = 5000, HEARD_MS = 2000 };
+enum {
+    FULL_BYTES = 1 << 20,
+    FREE_EVERY_MS = 10000,
+    STANDS_MS = 5000,
+    STANDS_STEPS = 5,
+    STUCK_EVERY_MS = 1000,
+    STUCK_MS = 5000,
+    HEARD_MS = 2000
+};
 
 /* DiskLow at the larger of 10 % of the file system and the store's size + 512 MiB (a copy must fit). */
 static void check_free(struct node *n)
@@ -41,10 +48,13 @@ static void tell_was_full(struct node *n)
                  n->dir.path, n->id.name);
 }
 
-/* The raft thread waits for the disk itself when term and vote are written. */
+/* The raft thread waits for the disk itself when term and vote are written. A pause of the whole process is
+ * seen in one step only. */
 static void check_standing(struct node *n, uint64_t now_ms)
 {
-    bool stands = n->status.published_ms && now_ms > n->status.published_ms + STANDS_MS;
+    bool is_late = n->status.published_ms && now_ms > n->status.published_ms + STANDS_MS;
+    n->n_late = is_late ? n->n_late + 1 : 0;
+    bool stands = n->n_late >= STANDS_STEPS;
     if (stands == n->replication_stands)
         return;
     n->replication_stands = stands;

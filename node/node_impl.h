@@ -57,7 +57,7 @@ struct node {
     struct datadir dir;
     struct datadir_identity id;
     struct seal_ring ring;
-    uint64_t fence_index; /* after a recovery: until this is applied nobody else may speak */
+    uint64_t fence_index;              /* after a recovery: until this is applied nobody else may speak */
     char *key_pem, *cert_pem, *ca_pem; /* ca_pem: all generations, the one that signs first */
     uint8_t ca_fingerprint[32];        /* of the one that signs */
     uint32_t ca_generation;            /* that signed cert_pem; 0: not known yet */
@@ -111,8 +111,8 @@ struct node {
     bool im_serving, xmpp_wanted, xmpp_serving; /* the services run */
     bool all_running_told;
     uint64_t epoch; /* of the proposer session, as last told to the links */
-    uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, clock_checked_ms, certs_checked_ms, default_checked_ms,
-        progress_ms;
+    uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, clock_checked_ms, certs_checked_ms,
+        default_checked_ms, progress_ms;
     /* disk_check.c */
     uint64_t free_checked_ms, stuck_checked_ms;
     bool disk_was_low, was_full_told, replication_stands;
@@ -120,10 +120,10 @@ struct node {
         uint32_t node;
         uint64_t match_index, since_ms; /* since when it has not moved */
     } stuck_peers[REPLICA_MAX_PEERS];
-    unsigned n_stuck_peers;
-    uint64_t alone_ms; /* since when without a majority; 0: with one */
-    bool alone;        /* for so long that writes are refused at once */
-    bool quorum_lost;  /* the alarm's */
+    unsigned n_stuck_peers, n_late; /* steps in which replication stood still */
+    uint64_t alone_ms;              /* since when without a majority; 0: with one */
+    bool alone;                     /* for so long that writes are refused at once */
+    bool quorum_lost;               /* the alarm's */
     struct replica_status status;
     struct {
         bool in_flight;
@@ -181,8 +181,10 @@ void node_tls_propose_default(struct node *n);          /* the leader: a certifi
 /* keys.c: change of the cluster key and the CA */
 void keys_start(struct node *n); /* the links are there */
 void keys_step(struct node *n, uint64_t now_ms);
-void keys_current(const struct node *n, uint8_t id[SEAL_KEY_ID_BYTES]); /* the newest key that this node holds */
-/* A new key, drawn and stored here; the KeysBegin that names it is to be proposed. ERR_CONFLICT: under way. */
+void keys_current(const struct node *n,
+                  uint8_t id[SEAL_KEY_ID_BYTES]); /* the newest key that this node holds */
+/* A new key, drawn and stored here; the KeysBegin that names it is to be proposed. ERR_CONFLICT: under way.
+ */
 int keys_begin(void *node, uint8_t key_id[SEAL_KEY_ID_BYTES], struct err_ctx *err);
 
 /* feature.c: im, xmpp and sync of this node */
