@@ -3,6 +3,7 @@
 #include "cluster/identity.h"
 #include "cluster/join.h"
 #include "cluster/link.h"
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -111,10 +112,18 @@ static void on_open(void *user)
         p->o.on_link(p->o.user, s, node);
 }
 
+/* After a pause of this process hundreds of attempts wait that their peers have given up since; those that
+ * still want something are the last of them. */
+static bool has_left(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR);
+}
+
 static void on_accept(void *user, int fd)
 {
     struct plane *p = user;
-    if (p->n_handshakes >= PLANE_MAX_HANDSHAKES) {
+    if (p->n_handshakes >= PLANE_MAX_HANDSHAKES || has_left(fd)) {
         close(fd);
         return;
     }
