@@ -24,7 +24,7 @@ static const struct command_def commands[N_CASES] = {
 static const struct command_def *find_def(const Imp__Command *command)
 {
     unsigned n = command ? (unsigned)command->body_case : 0;
-    return n < N_CASES && commands[n].apply ? &commands[n] : NULL;
+    return n < N_CASES && commands[n].apply && commands[n].level <= level_known() ? &commands[n] : NULL;
 }
 
 /* Below its level a command is what it is to a release that does not know it: nothing. Else two releases

@@ -214,6 +214,13 @@ def upgrade(cluster, node, program, want):
     cluster.check_equal()
 
 
+def went_back(node, in_log):
+    """The old release on a node of a cluster whose level it does not know, from its log or from its store."""
+    p = subprocess.run([IMPNODE_BEFORE, 'run', '--data', node.dir], capture_output=True, text=True, timeout=60 * SLOW)
+    assert p.returncode == 78 and 'feature level 2' in p.stderr and 'install the release' in p.stderr, p.stderr
+    assert ('applying entry' in p.stderr) == in_log, p.stderr
+
+
 def test(cluster):
     cluster.start()
     n1, n2, n3 = cluster.nodes
@@ -253,16 +260,20 @@ def test(cluster):
     n1.cli('settings', 'set', 'cluster.hold_feature_level', 'true')
     upgrade(cluster, n2, IMPNODE, (NEW, 2))
     assert level(cluster) == 1, 'the level was raised although it is held'
+
+    step('the level rises while n3 is down: going back is refused')
+    out_of_service(cluster, n3)
     n1.cli('settings', 'unset', 'cluster.hold_feature_level')
     wait('the level is raised', lambda: level(cluster) == 2)
+    went_back(n3, in_log=True)
+    n3.start()
+    into_service(cluster, n3)
     n2.cli('settings', 'set', 'xmpp.offline_bytes', '1000000')
     asyncio.run(send_to_away(cluster, 'new'))
     cluster.check_equal()
 
-    step('going back is refused')
     out_of_service(cluster, n3)
-    p = subprocess.run([IMPNODE_BEFORE, 'run', '--data', n3.dir], capture_output=True, text=True, timeout=60 * SLOW)
-    assert p.returncode == 78 and 'feature level 2' in p.stderr and 'install the release' in p.stderr, p.stderr
+    went_back(n3, in_log=False)
     n3.start()
     into_service(cluster, n3)
 
