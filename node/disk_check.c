@@ -44,6 +44,7 @@ static void tell_was_full(struct node *n)
     if (!n->options.disk_was_full || n->was_full_told || !watcher_is_released(&n->watcher))
         return; /* before that the table of alarms may be of an earlier time */
     n->was_full_told = true;
+    n->free_checked_ms = 0; /* look at once whether it is over */
     alarms_raise(n->alarms, ALARM_DISK_LOW, n->id.node, "%s: the disk of %s was full: the node had ended",
                  n->dir.path, n->id.name);
 }
