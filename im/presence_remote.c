@@ -32,6 +32,16 @@ static void tell_subscribers(struct shard *s, struct user *u, const struct envel
     presence_fan_out(s, uids, n, e);
 }
 
+/* The same resource at its new home may be heard of before its end at the old one is. */
+static bool is_elsewhere(const struct user *u, const char *jid)
+{
+    const struct remote_resource *r;
+    list_for_each(r, &u->remote, struct remote_resource,
+                  link) if (strcmp(r->presence->from, jid) == 0) return true;
+    const struct session *session = user_find_session(u, jid_resource(jid));
+    return session && session->presence;
+}
+
 static void forget(struct remote_resource *r)
 {
     list_remove(&r->link);
@@ -50,7 +60,8 @@ void presence_remote(struct shard *s, struct envelope *e)
     if (e->type != PRESENCE_AVAILABLE) {
         if (r) {
             forget(r);
-            tell_subscribers(s, u, e);
+            if (!is_elsewhere(u, e->from))
+                tell_subscribers(s, u, e);
         }
         envelope_free(e);
         user_release(u);
@@ -77,7 +88,8 @@ static void gone(struct shard *s, struct user *u, struct remote_resource *r)
     struct envelope *e =
         envelope_new(&(struct envelope_parts){.type = PRESENCE_UNAVAILABLE, .from = r->presence->from});
     forget(r);
-    tell_subscribers(s, u, e);
+    if (!is_elsewhere(u, e->from))
+        tell_subscribers(s, u, e);
     envelope_free(e);
 }
 

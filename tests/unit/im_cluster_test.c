@@ -174,6 +174,59 @@ static void test_node_down(void **state)
     client_close(a);
 }
 
+static void assign(unsigned user, unsigned node)
+{
+    uint64_t uid = fix_uid(fix, user);
+    Imp__UserAssign body = IMP__USER_ASSIGN__INIT;
+    body.n_uids = 1;
+    body.uids = &uid;
+    body.node = node;
+    Imp__Command c = IMP__COMMAND__INIT;
+    c.body_case = IMP__COMMAND__BODY_USER_ASSIGN;
+    c.user_assign = &body;
+    assert_int_equal(fix_apply(fix, &c, NULL), 0);
+}
+
+/* The new home takes nobody and delivers nothing before the old one has applied the move. */
+static void test_hand_over(void **state)
+{
+    struct client *old = client_open(fix, 4, 1, "a"), *b = client_open(fix, 5, 2, "b");
+    client_send(old, "<presence/>");
+    client_sync(old);
+    client_sync(b);
+    fix_delay_apply(fix, 1, true);
+    assign(4, 2);
+    struct client *new = client_raw(fix, 4, 2);
+    client_send(new, "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' "
+                     "to='example.com' version='1.0'>");
+    client_expect(new, "</stream:features>");
+    client_send(new,
+                "<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq><presence/>");
+    client_send(b, "<message to='u4@example.com' type='chat' id='m1'><body>1</body></message>");
+    client_sync(b);
+    client_read(new, 300);
+    assert_false(client_has(new, "<jid>"));
+    assert_false(client_has(new, "m1"));
+    client_sync(old); /* still served there */
+    fix_delay_apply(fix, 1, false);
+    fix_set(fix, "xmpp.offline_limit", "1000"); /* something to apply, so that it catches up */
+    client_expect(old, "<reset");
+    client_expect(new, "<jid>u4@example.com/");
+    client_expect(new, "id='m1'");
+    /* There and back at once: the session was at home elsewhere meanwhile, so it ends. */
+    fix_delay_apply(fix, 2, true);
+    assign(4, 3);
+    assign(4, 2);
+    client_sync(new);
+    fix_delay_apply(fix, 2, false);
+    fix_set(fix, "xmpp.offline_limit", "900");
+    client_expect(new, "<reset");
+    assign(4, 1);
+    client_close(old);
+    client_close(new);
+    client_close(b);
+}
+
 /* A client that sends and leaves at once: what it has sent behind a roster change is handled all the same. */
 static void test_send_and_leave(void **state)
 {
@@ -277,11 +330,11 @@ static void test_slow_reader(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_relay),          cmocka_unit_test(test_bad_xml_over_relay),
-        cmocka_unit_test(test_redirect),       cmocka_unit_test(test_after_index),
-        cmocka_unit_test(test_link_down),      cmocka_unit_test(test_node_down),
-        cmocka_unit_test(test_send_and_leave), cmocka_unit_test(test_flood),
-        cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_relay),     cmocka_unit_test(test_bad_xml_over_relay),
+        cmocka_unit_test(test_redirect),  cmocka_unit_test(test_after_index),
+        cmocka_unit_test(test_link_down), cmocka_unit_test(test_node_down),
+        cmocka_unit_test(test_hand_over), cmocka_unit_test(test_send_and_leave),
+        cmocka_unit_test(test_flood),     cmocka_unit_test(test_slow_reader),
     };
     if (getenv("IM_TEST"))
         cmocka_set_test_filter(getenv("IM_TEST"));

@@ -150,10 +150,9 @@ static void catch_up(struct fix_node *node)
     }
 }
 
-static void apply_entry(struct letter *letter)
+/* To all nodes; those that stand still get it later. Takes E. */
+static void apply_everywhere(struct fix *f, struct entry *e)
 {
-    struct entry *e = container_of(letter, struct entry, letter);
-    struct fix *f = e->fix;
     e->index = ++f->index;
     for (unsigned i = 1; i <= f->n; i++) {
         struct fix_node *node = &f->nodes[i];
@@ -166,6 +165,12 @@ static void apply_entry(struct letter *letter)
         apply_at(node, e);
     }
     mem_free(e);
+}
+
+static void apply_entry(struct letter *letter)
+{
+    struct entry *e = container_of(letter, struct entry, letter);
+    apply_everywhere(e->fix, e);
 }
 
 static void discard_entry(struct letter *letter)
@@ -342,17 +347,13 @@ static void apply_now(void *arg)
     struct fix *f = x->fix;
     size_t n = imp__command__get_packed_size(x->command);
     struct entry *e = mem_zalloc(sizeof *e + n);
+    list_init(&e->link);
     e->n = n;
-    e->index = ++f->index;
     imp__command__pack(x->command, e->data);
-    for (unsigned i = 1; i <= f->n; i++) {
-        catch_up(&f->nodes[i]);
-        apply_at(&f->nodes[i], e);
-    }
-    /* The result, from a transaction that is thrown away. */
-    mem_free(e);
+    apply_everywhere(f, e);
 }
 
+/* The result, from a transaction that is thrown away. */
 static void result_now(void *arg)
 {
     struct applied *x = arg;
@@ -630,7 +631,8 @@ struct fix *fix_new(unsigned n_nodes, unsigned n_shards, unsigned n_users)
                                .backend = {n, submit, add_feed, lease_until, fake_link_send,
                                            fake_is_congested, fake_is_up, no_follow}};
         assert_int_equal(im_new(&n->im, &o, &err), 0);
-        n->homes = homes_new(&(struct homes_options){.im = n->im, .loop = f->control, .hears = hears, .user = n});
+        n->homes =
+            homes_new(&(struct homes_options){.im = n->im, .loop = f->control, .hears = hears, .user = n});
         static const struct feed_handler control_feed = {.on_events = on_control_events};
         add_feed(n, f->control, &control_feed, n);
         struct xmpp_options x = {.im = n->im};
