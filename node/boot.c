@@ -1,6 +1,7 @@
 /* The steps of a start, in order, and their undoing in reverse. */
 #include "base/release.h"
 #include "node/admin_backup.h"
+#include "node/enrol.h"
 #include "node/node_impl.h"
 #include "node/peers.h"
 #include "node/sync_glue.h"
@@ -138,7 +139,12 @@ static int start_store(struct node *n, struct err_ctx *err)
 
 static int start_replica(struct node *n, struct err_ctx *err)
 {
+    struct peers *hints;
+    int rc = peers_read_hints(n, &hints, err);
+    if (rc)
+        return rc;
     peers_load(n);
+    enrol_address(&n->config, n->address);
     struct replica_options o = {
         .dir = n->dir.path,
         .node_id = n->id.node,
@@ -148,6 +154,10 @@ static int start_replica(struct node *n, struct err_ctx *err)
         .identify = identify,
         .known = n->peers->list,
         .n_known = n->peers->n,
+        .hints = hints->list,
+        .n_hints = hints->n,
+        .address = n->address,
+        .port = (uint16_t)n->config.listen_cluster.port,
         .log = log_category(n->log_root, "replication"),
         .metrics = &n->metrics,
         .fence_index = n->fence_index,

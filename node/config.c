@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum type { TEXT, BOOL, NUMBER, LISTEN, CHOICE };
+enum type { TEXT, BOOL, NUMBER, LISTEN, CHOICE, LONG };
 static const struct key {
     const char *name, *fallback, *help;
     enum type type;
@@ -93,15 +93,22 @@ static bool is_choice(const char *help, const char *value)
     return false;
 }
 
+static bool is_text(const char *value)
+{
+    for (const char *p = value; *p; p++)
+        if ((unsigned char)*p <= ' ' || *p == 127 || *p == '"')
+            return false;
+    return true;
+}
+
 static bool set_value(struct config *c, const struct key *k, const char *value)
 {
     void *field = (char *)c + k->offset;
     switch (k->type) {
     case TEXT:
-        for (const char *p = value; *p; p++)
-            if ((unsigned char)*p <= ' ' || *p == 127 || *p == '"')
-                return false;
-        return snprintf(field, CONFIG_TEXT_MAX + 1, "%s", value) <= CONFIG_TEXT_MAX;
+        return is_text(value) && snprintf(field, CONFIG_TEXT_MAX + 1, "%s", value) <= CONFIG_TEXT_MAX;
+    case LONG:
+        return is_text(value) && snprintf(field, CONFIG_LONG_MAX + 1, "%s", value) <= CONFIG_LONG_MAX;
     case BOOL:
         if (strcmp(value, "true") && strcmp(value, "false"))
             return false;
@@ -120,7 +127,7 @@ static bool set_value(struct config *c, const struct key *k, const char *value)
 int config_set(struct config *c, const char *key, const char *value, struct err_ctx *err)
 {
     static const char *const wanted[] = {"a text without blanks", "true or false", "a number from 0 to 256",
-                                         "[ADDR:]PORT or off", "one of "};
+                                         "[ADDR:]PORT or off", "one of ", "a text without blanks"};
     const struct key *k = find_key(key);
     if (!k)
         return err_set(err, ERR_NOTFOUND, "unknown key '%s'", key);
@@ -137,11 +144,14 @@ void config_init(struct config *c)
         set_value(c, &keys[i], keys[i].fallback);
 }
 
-static void format_value(const struct config *c, const struct key *k, char out[CONFIG_TEXT_MAX + 1])
+static void format_value(const struct config *c, const struct key *k, char out[CONFIG_LONG_MAX + 1])
 {
     const void *field = (const char *)c + k->offset;
     const struct config_listen *l = field;
     switch (k->type) {
+    case LONG:
+        snprintf(out, CONFIG_LONG_MAX + 1, "%s", (const char *)field);
+        break;
     case TEXT:
     case CHOICE:
         snprintf(out, CONFIG_TEXT_MAX + 1, "%s", (const char *)field);
@@ -214,7 +224,7 @@ void config_write(const struct config *c, struct buf *out)
     config_init(&fresh);
     buf_adds(out, "# Choices of this node; 'impnode init --help' explains the keys. Read at the start.\n");
     for (size_t i = 0; i < N_KEYS; i++) {
-        char value[CONFIG_TEXT_MAX + 1], other[CONFIG_TEXT_MAX + 1];
+        char value[CONFIG_LONG_MAX + 1], other[CONFIG_LONG_MAX + 1];
         format_value(c, &keys[i], value);
         format_value(&fresh, &keys[i], other);
         if (strcmp(value, other))
@@ -238,7 +248,7 @@ int config_check(const struct config *c, struct err_ctx *err)
 void config_write_help(struct buf *out)
 {
     for (size_t i = 0; i < N_KEYS; i++) {
-        static const char *const values[] = {"TEXT", "", "N", "[ADDR:]PORT", "WORD"};
+        static const char *const values[] = {"TEXT", "", "N", "[ADDR:]PORT", "WORD", "LIST"};
         char left[64];
         snprintf(left, sizeof(left), "--%s %s", keys[i].name, values[keys[i].type]);
         buf_addf(out, "  %-30s %s%s%s%s\n", left, keys[i].help,

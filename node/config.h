@@ -14,6 +14,8 @@ struct config_listen {
     unsigned port;
 };
 typedef char config_TEXT[CONFIG_TEXT_MAX + 1];
+enum { CONFIG_LONG_MAX = 2047 };
+typedef char config_LONG[CONFIG_LONG_MAX + 1];
 typedef char config_CHOICE[16];
 typedef bool config_BOOL;
 typedef unsigned config_NUMBER;

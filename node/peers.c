@@ -3,6 +3,7 @@
 #include "node/node_impl.h"
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define PEERS_FILE "peers"
@@ -26,6 +27,65 @@ void peers_read(struct node *n, struct peers *out)
             a->port = (uint16_t)port;
         }
     buf_fini(&b);
+}
+
+/* "ADDR", "ADDR:PORT", "[IPv6]", "[IPv6]:PORT" in place. */
+static bool parse_address(char *text, const char **address, uint16_t *port)
+{
+    char *colon = NULL, *end = *text == '[' ? strchr(text, ']') : NULL;
+    *port = 7800;
+    *address = text;
+    if (*text == '[') {
+        if (!end || (end[1] && end[1] != ':'))
+            return false;
+        *address = text + 1;
+        colon = end[1] ? end + 1 : NULL;
+        *end = '\0';
+    } else {
+        colon = strchr(text, ':');
+        if (colon && strchr(colon + 1, ':'))
+            colon = NULL; /* IPv6 without brackets */
+    }
+    if (colon) {
+        char *rest;
+        unsigned long v = strtoul(colon + 1, &rest, 10);
+        *colon = '\0';
+        if (!colon[1] || *rest || !v || v > 65535)
+            return false;
+        *port = (uint16_t)v;
+    }
+    return **address != '\0' && strlen(*address) < 256;
+}
+
+int peers_read_hints(struct node *n, struct peers **out, struct err_ctx *err)
+{
+    struct peers *p = mem_new(struct peers);
+    struct store_reader *reader = store_reader_new(n->store);
+    struct members *m = members_read(store_read_txn(reader), 0);
+    char *text = mem_strdup(n->config.peers), *rest = NULL;
+    int rc = 0;
+    for (char *one = strtok_r(text, ",", &rest); one && !rc && p->n < PEERS_MAX; one = strtok_r(NULL, ",", &rest)) {
+        char *equals = strchr(one, '=');
+        const char *address;
+        uint16_t port;
+        if (equals)
+            *equals = '\0';
+        if (!equals || !parse_address(equals + 1, &address, &port)) {
+            rc = err_set(err, ERR_INVALID, "impnode.yaml: peers: '%s' is not NAME=ADDR[:PORT]", one);
+            break;
+        }
+        const struct member *member = members_find_name(m, one);
+        if (!member || member->id == n->id.node)
+            continue;
+        snprintf(p->addresses[p->n], sizeof(p->addresses[0]), "%s", address);
+        p->list[p->n] = (struct replica_address){.node = member->id, .address = p->addresses[p->n], .port = port};
+        p->n++;
+    }
+    mem_free(text);
+    members_free(m);
+    store_reader_free(reader);
+    *out = p;
+    return rc;
 }
 
 void peers_load(struct node *n)

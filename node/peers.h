@@ -18,6 +18,10 @@ struct peers {
 /* Any thread. */
 void peers_read(struct node *n, struct peers *out);
 
+/* What impnode.yaml says of others' addresses (peers: NAME=ADDR[:PORT],...), by node id: names that the store does not
+ * know are left out. ERR_INVALID with text. Before the node runs; *OUT lives as long as it. */
+int peers_read_hints(struct node *n, struct peers **out, struct err_ctx *err);
+
 /* Control loop. n->peers: as the file had them at the start. */
 void peers_load(struct node *n);
 void peers_on_members(struct node *n);

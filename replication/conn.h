@@ -49,6 +49,7 @@ enum conn_frame {
     FRAME_COPY_FAIL = 24, /* code 4, why (text) */
     FRAME_COPY_WAIT = 25, /* nothing: what was asked for is still being made */
     FRAME_COPY_BAD = 26,  /* on a message connection: the copy that the receiver gave was not right */
+    FRAME_WHERE = 40, /* n x {node 4, port 2, length 1, address}: where others answer the sender */
 };
 
 enum conn_refusal {

@@ -109,7 +109,7 @@ int replica_fetch(struct replica **out, const struct replica_options *o, struct 
     snprintf(config.hello.release, sizeof(config.hello.release), "%s", r->release);
     r->transport = transport_new(&config);
     for (unsigned i = 0; i < n && i < TRANSPORT_MAX_PEERS; i++)
-        list[i] = (struct transport_peer){peers[i].node, peers[i].address, peers[i].port};
+        list[i] = (struct transport_peer){.node = peers[i].node, .address = peers[i].address, .port = peers[i].port};
     transport_set_peers(r->transport, list, n < TRANSPORT_MAX_PEERS ? n : TRANSPORT_MAX_PEERS);
     timer_init(&r->tick, loop, on_tick);
     timer_start(&r->tick, REPLICA_TICK_MS, REPLICA_TICK_MS);

@@ -3,12 +3,23 @@
 #include "replication/replica_impl.h"
 #include <string.h>
 
+static void add_hint(const struct replica *r, struct transport_peer *p)
+{
+    for (unsigned i = 0; i < r->options.n_hints; i++) {
+        if (r->options.hints[i].node != p->node)
+            continue;
+        p->hint_address = r->options.hints[i].address;
+        p->hint_port = r->options.hints[i].port;
+    }
+}
+
 static void take_node(struct replica *r, const Imp__NodeRow *row, struct transport_peer *peers,
                       struct lease_node *leases, unsigned *n)
 {
-    if (row->id == r->options.node_id)
+    if (row->id == r->options.node_id && !r->options.address)
         transport_set_address(r->transport, row->address ? row->address : "", (uint16_t)row->cluster_port);
-    peers[*n] = (struct transport_peer){row->id, row->address, (uint16_t)row->cluster_port};
+    peers[*n] = (struct transport_peer){.node = row->id, .address = row->address, .port = (uint16_t)row->cluster_port};
+    add_hint(r, &peers[*n]);
     leases[*n] = (struct lease_node){row->id, row->epoch, (row->up || row->handing_over) && !row->witness};
     ++*n;
 }
@@ -23,7 +34,7 @@ static unsigned add_known(struct replica *r, struct transport_peer *peers, unsig
         for (unsigned k = 0; k < n_rows; k++)
             has_row |= peers[k].node == a->node;
         if (!has_row && !members_is_removed(r, a->node))
-            peers[n++] = (struct transport_peer){a->node, a->address, a->port};
+            peers[n++] = (struct transport_peer){.node = a->node, .address = a->address, .port = a->port};
     }
     return n;
 }

@@ -45,6 +45,12 @@ struct replica_options {
      * a row or tombstone; borrowed until replica_stop. */
     const struct replica_address *known;
     unsigned n_known;
+    /* Where members are, too, as a person said: for when all have got other addresses. Borrowed until replica_stop. */
+    const struct replica_address *hints;
+    unsigned n_hints;
+    /* Where this node is, which it says in its hellos; NULL: as its row says. */
+    const char *address;
+    uint16_t port;
     struct log *log;
     struct metrics *metrics;
     unsigned election_ms, heartbeat_ms; /* 0: 600 / 60 */

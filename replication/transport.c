@@ -137,6 +137,12 @@ static void open_out(struct link *x, const struct conn_hello *hello)
     t->config.ops->on_link(t->config.user, p->node, true);
 }
 
+/* Does our connection go to the very process that has just said hello? */
+static bool is_to(const struct link *out, const struct conn_hello *hello)
+{
+    return out && conn_is_open(out->conn) && memcmp(conn_peer_hello(out->conn)->nonce, hello->nonce, 16) == 0;
+}
+
 static void take_in(struct link *x)
 {
     struct peer *p = x->peer;
@@ -151,7 +157,9 @@ static void take_in(struct link *x)
     x->kind = LINK_IN;
     p->in = x;
     snprintf(p->release, sizeof(p->release), "%s", hello->release);
-    if (!p->is_member && hello->address[0] && transport_set_where(p, hello->address, hello->port))
+    /* A new life at another place: what is left of ours to the old one only looks alive. */
+    bool moved = transport_said(p, hello->address, hello->port);
+    if (moved && !is_to(p->out, hello) && transport_set_where(p, p->said.address, p->said.port))
         transport_redial(p);
     else
         revive_out(p);
@@ -277,6 +285,8 @@ static void on_frame(void *user, struct conn *c, enum conn_frame type, const uin
             on_pong(x, body, n_bytes);
     } else if (type == FRAME_PING) {
         answer_ping(c, body, n_bytes);
+    } else if (type == FRAME_WHERE) {
+        transport_on_where(t, body, n_bytes);
     } else {
         t->config.ops->on_frame(t->config.user, x->peer->node, type, body, n_bytes);
     }
@@ -290,6 +300,7 @@ static void on_ping_timer(struct timer *timer)
     uint64_t us = clock_monotonic_us();
     for (unsigned i = 0; i < 8; i++)
         body[i] = (uint8_t)(us >> 8 * i);
+    transport_tell_where(t);
     for (unsigned i = 0; i < t->n_peers; i++) {
         struct peer *p = t->peers[i];
         if (p->in && now > conn_heard_ms(p->in->conn) + 4 * TRANSPORT_DEAD_MS)
@@ -340,6 +351,8 @@ static void on_close(void *user, struct conn *c, unsigned refusal, const char *d
             t->config.ops->on_second_copy(t->config.user, detail);
         if (refusal == REFUSE_REMOVED && !t->stopping)
             t->config.ops->on_removed(t->config.user, p->node);
+        if (!was_open && !refusal)
+            transport_try_next(p);
         retry(p, refusal ? BACKOFF_REFUSED_MS : 0);
     } else if (x->kind == LINK_PENDING && !t->stopping) {
         log_info(t->config.log, "connection of node %u: %s", conn_node(c), detail);

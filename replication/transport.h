@@ -53,10 +53,14 @@ struct transport_peer {
     uint32_t node;
     const char *address;
     uint16_t port;
+    const char *hint_address; /* where it is, too, as a person said; NULL: nothing was said */
+    uint16_t hint_port;
 };
 void transport_set_tls(struct transport *t, struct tls_ctx *tls); /* for connections to come */
 struct tls_ctx *transport_tls(const struct transport *t);
-/* The members other than ourselves. Peers not named are forgotten and their connections closed. */
+/* The members other than ourselves. Peers not named are forgotten and their connections closed. A peer is dialled where
+ * the table says, where its own last hello said, and where the hint says, one after the other until it answers:
+ * machines get other addresses, and the table can be told only by who has found the others. */
 void transport_set_peers(struct transport *t, const struct transport_peer *peers, unsigned n);
 void transport_set_address(struct transport *t, const char *address,
                            uint16_t port); /* ours, for hellos to come */

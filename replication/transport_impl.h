@@ -32,8 +32,12 @@ struct link {
 struct peer {
     struct transport *t;
     uint32_t node;
-    char address[256];
+    char address[256]; /* dialled now */
     uint16_t port;
+    struct where {
+        char address[256]; /* "": nothing */
+        uint16_t port;
+    } row, said, hint;
     bool is_member, is_seen;
     struct link *out, *in, *held;
     uint64_t generation, pong_ms, heard_ms;
@@ -61,6 +65,11 @@ struct peer *transport_find(const struct transport *t, uint32_t node);        /*
 struct peer *transport_add(struct transport *t, uint32_t node);               /* NULL: too many */
 void transport_drop(struct peer *p);                                          /* with its connections */
 bool transport_set_where(struct peer *p, const char *address, uint16_t port); /* is that news? */
+bool transport_said(struct peer *p, const char *address, uint16_t port);      /* its hello; is it elsewhere? */
+void transport_try_next(struct peer *p); /* where else it may be, after a dial that led nowhere */
+/* While somebody answers elsewhere than the table says: the others are told, who may look for it. */
+void transport_tell_where(struct transport *t);
+void transport_on_where(struct transport *t, const uint8_t *body, size_t n_bytes);
 void transport_redial(struct peer *p);
 
 #endif

@@ -20,6 +20,42 @@ static void drop_unnamed(struct transport *t)
     }
 }
 
+/* Is that news? */
+static bool set(struct where *w, const char *address, uint16_t port)
+{
+    if (strcmp(w->address, address) == 0 && w->port == port)
+        return false;
+    snprintf(w->address, sizeof(w->address), "%s", address);
+    w->port = port;
+    return true;
+}
+
+static bool is_at(const struct peer *p, const struct where *w)
+{
+    return strcmp(p->address, w->address) == 0 && p->port == w->port;
+}
+
+bool transport_said(struct peer *p, const char *address, uint16_t port)
+{
+    return address[0] && set(&p->said, address, port) && !is_at(p, &p->said);
+}
+
+void transport_try_next(struct peer *p)
+{
+    const struct where *all[] = {&p->said, &p->row, &p->hint};
+    unsigned n = n_elements(all), at = n - 1;
+    for (unsigned i = 0; i < n; i++)
+        if (all[i]->address[0] && is_at(p, all[i]))
+            at = i;
+    for (unsigned i = 1; i <= n; i++) {
+        const struct where *w = all[(at + i) % n];
+        if (w->address[0] && !is_at(p, w)) {
+            transport_set_where(p, w->address, w->port);
+            return;
+        }
+    }
+}
+
 void transport_set_peers(struct transport *t, const struct transport_peer *peers, unsigned n)
 {
     for (unsigned i = 0; i < t->n_peers; i++)
@@ -31,10 +67,56 @@ void transport_set_peers(struct transport *t, const struct transport_peer *peers
         if (!p && !(p = transport_add(t, peers[i].node)))
             break;
         p->is_member = true;
-        if (transport_set_where(p, peers[i].address, peers[i].port))
+        if (peers[i].hint_address)
+            set(&p->hint, peers[i].hint_address, peers[i].hint_port);
+        /* a row that says what it said before does not undo what was found since */
+        if (set(&p->row, peers[i].address, peers[i].port) && transport_set_where(p, p->row.address, p->row.port))
             transport_redial(p);
     }
     drop_unnamed(t);
+}
+
+static bool answers_elsewhere(const struct peer *p)
+{
+    return p->is_member && p->out && conn_is_open(p->out->conn) && p->row.address[0] && !is_at(p, &p->row);
+}
+
+void transport_tell_where(struct transport *t)
+{
+    struct buf b = {0};
+    for (unsigned i = 0; i < t->n_peers; i++) {
+        const struct peer *p = t->peers[i];
+        size_t n = strlen(p->address);
+        if (!answers_elsewhere(p))
+            continue;
+        buf_add_u32(&b, p->node);
+        buf_add_u16(&b, p->port);
+        buf_add_u8(&b, (uint8_t)n);
+        buf_add(&b, p->address, n);
+    }
+    for (unsigned i = 0; b.n && i < t->n_peers; i++)
+        transport_send(t, t->peers[i]->node, FRAME_WHERE, b.data, b.n);
+    buf_fini(&b);
+}
+
+/* It is only where to look: who answers there must prove to be the node. */
+void transport_on_where(struct transport *t, const uint8_t *body, size_t n_bytes)
+{
+    struct reader r;
+    reader_init(&r, body, n_bytes);
+    while (reader_left(&r)) {
+        char address[256];
+        struct peer *p = transport_find(t, read_u32(&r));
+        uint16_t port = read_u16(&r);
+        size_t n = read_u8(&r);
+        const void *bytes = read_bytes(&r, n);
+        if (r.failed || !bytes || memchr(bytes, 0, n))
+            return;
+        memcpy(address, bytes, n);
+        address[n] = 0;
+        if (p && !(p->out && conn_is_open(p->out->conn)))
+            transport_said(p, address, port); /* tried after the dial that runs */
+    }
 }
 
 /* Peers that have not applied our row yet know us from our hello alone: without an address in it they could
