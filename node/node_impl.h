@@ -59,7 +59,6 @@ struct node {
     struct seal_ring ring;
     uint64_t fence_index;              /* after a recovery: until this is applied nobody else may speak */
     char address[CONFIG_TEXT_MAX + 1]; /* what the others are told */
-    uint64_t fence_index; /* after a recovery: until this is applied nobody else may speak */
     char *key_pem, *cert_pem, *ca_pem; /* ca_pem: all generations, the one that signs first */
     uint8_t ca_fingerprint[32];        /* of the one that signs */
     uint32_t ca_generation;            /* that signed cert_pem; 0: not known yet */

@@ -55,6 +55,7 @@ static void send_hello(struct conn *c)
     put_string(out, c->ours.release);
     put_string(out, c->ours.address);
     buf_add_u16(out, c->ours.port);
+    buf_add_u16(out, c->ours.election_ms);
     conn_frame_end(c);
 }
 
@@ -88,6 +89,8 @@ int conn_decode_hello(struct conn_hello *out, const uint8_t *body, size_t n_byte
         !get_string(&r, out->address, sizeof(out->address)))
         return ERR_MALFORMED;
     out->port = read_u16(&r);
+    if (reader_left(&r) >= 2)
+        out->election_ms = read_u16(&r);
     /* More may follow: a later release may say more. */
     return r.failed ? ERR_MALFORMED : 0;
 }

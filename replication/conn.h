@@ -58,6 +58,7 @@ enum conn_refusal {
     REFUSE_REMOVED,  /* that id was removed */
     REFUSE_COPY,     /* another process with this identity lives */
     REFUSE_IDENTITY, /* hello and certificate differ */
+    REFUSE_TIMING,   /* another election time */
 };
 
 struct conn_hello {
@@ -68,6 +69,7 @@ struct conn_hello {
     char release[64];
     char address[256]; /* where the others reach the sender, "" when it does not know */
     uint16_t port;
+    uint16_t election_ms; /* all nodes must have the same: leases depend on it; 0: not said */
 };
 
 struct conn;

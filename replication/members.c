@@ -3,14 +3,24 @@
 #include "replication/replica_impl.h"
 #include <string.h>
 
+static const struct replica_address *find_address(const struct replica_address *list, unsigned n, uint32_t node)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (list[i].node == node)
+            return &list[i];
+    return NULL;
+}
+
+/* What a person said; else where it was last, which after a crash may be newer than the row. */
 static void add_hint(const struct replica *r, struct transport_peer *p)
 {
-    for (unsigned i = 0; i < r->options.n_hints; i++) {
-        if (r->options.hints[i].node != p->node)
-            continue;
-        p->hint_address = r->options.hints[i].address;
-        p->hint_port = r->options.hints[i].port;
-    }
+    const struct replica_address *a = find_address(r->options.hints, r->options.n_hints, p->node);
+    if (!a)
+        a = find_address(r->options.known, r->options.n_known, p->node);
+    if (!a)
+        return;
+    p->hint_address = a->address;
+    p->hint_port = a->port;
 }
 
 static void take_node(struct replica *r, const Imp__NodeRow *row, struct transport_peer *peers,

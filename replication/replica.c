@@ -200,6 +200,7 @@ static void make_parts(struct replica *r)
     memcpy(transport.hello.nonce, r->options.start_nonce, 16);
     transport.hello.node = r->options.node_id;
     snprintf(transport.hello.address, sizeof(transport.hello.address), "%s", r->options.address ? r->options.address : "");
+    transport.hello.election_ms = (uint16_t)r->election_ms;
     transport.hello.port = r->options.address ? r->options.port : 0;
     transport.hello.purpose = CONN_MESSAGES;
     snprintf(transport.hello.release, sizeof(transport.hello.release), "%s", r->release);

@@ -212,6 +212,15 @@ static void on_accepted_hello(struct link *x, const struct conn_hello *hello)
         conn_refuse(x->conn, REFUSE_COPY, "this node has the same identity");
         return;
     }
+    unsigned ours = t->config.hello.election_ms;
+    if (ours && hello->election_ms && hello->election_ms != ours) {
+        char text[128];
+        snprintf(text, sizeof(text),
+                 "timing in impnode.yaml: an election takes %u ms there, %u ms here; all nodes must have the same",
+                 hello->election_ms, ours);
+        conn_refuse(x->conn, REFUSE_TIMING, text);
+        return;
+    }
     if (hello->purpose == CONN_COPY) {
         struct conn *c = x->conn;
         list_remove(&x->list);

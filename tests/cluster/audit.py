@@ -43,6 +43,7 @@ CALLS = {
     ('session', 'kick'): (None, ['nobody']),
     ('log', 'level'): (['info'], ['loud']),
     ('alarm', 'ack'): (None, ['4711']),
+    ('backup', ''): ('backup', None),
 }
 INPUT = {'import': ('bob,secret\n', 'x y,secret\n'), 'apply': ('axl.interval: 7\n', 'axl.interval: no\n')}
 
@@ -84,17 +85,19 @@ def test(cluster):
         done, refused = CALLS[area, verb]
         if done == 'certificate':
             done = certificate(cluster)
+        if done == 'backup':
+            done = [os.path.join(cluster.dir, 'backup'), '--without-keys']
         for i, args in enumerate((done, refused)):
             if args is None:
                 continue
             before = len(records(node))
             stdin = INPUT.get(verb, ('secret\n', 'secret\n'))[i]
-            p = node.cli(area, verb, *args, check=False, stdin=stdin)
+            p = node.cli(*[w for w in (area, verb) if w], *args, check=False, stdin=stdin)
             assert p.returncode == i, '%s %s %s: %d %s' % (area, verb, args, p.returncode, p.stderr)
 
             def recorded():
                 now = records(node)
-                new = [r for r in now if r['command'].startswith('%s %s' % (area, verb))][-1:]
+                new = [r for r in now if r['command'].startswith(('%s %s' % (area, verb)).strip())][-1:]
                 return len(now) > before and new
             r = wait('%s %s %s is in the audit' % (area, verb, 'is refused, which' if i else ''), recorded)[0]
             assert r['who'] == 'root' and r['node'] == 'n1', r

@@ -76,6 +76,22 @@ def test(cluster):
         node.start()
     cluster.wait_running()
 
+    step('another timing is refused')
+    n3.stop()
+    edit(n3, timing='lan')
+    n3.start()
+
+    def is_told():
+        with open(n3.log) as f:
+            return 'all nodes must have the same' in f.read()
+    wait('n3 is told', is_told)
+    assert call(n1, 'user', 'lock', 'w')[0] == 0
+    assert all(s['state'] != 'started' for s in n3.json('service', 'list', 'n3') if s['kind'] == 'feature')
+    n3.kill()
+    edit(n3, timing=None)
+    n3.start()
+    cluster.wait_running([n3])
+
     step('a bad hint is refused')
     n3.stop()
     edit(n3, peers='n1')
