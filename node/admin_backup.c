@@ -284,6 +284,7 @@ struct admin_backups *admin_backups_new(void)
 void admin_backups_free(struct admin_backups *all)
 {
     if (all && all->job) {
+        all->job->call->on_gone = NULL;
         cancel(all->job);
         job_free(all->job);
     }
