@@ -450,6 +450,7 @@ void control_step(struct node *n)
     replica_get_status(n->replica, &n->status);
     check_removed(n, clock_monotonic_ms());
     end_fence(n);
+    sync_glue_set_current(n->sync, n->barrier_index && n->status.applied_index >= n->barrier_index && !n->alone);
     step_watcher(n, clock_monotonic_ms());
     services_step(n->services, clock_wall_ms());
     step_up(n);

@@ -18,7 +18,7 @@ struct sync_glue {
     struct sync_glue_options o;
     struct sync_agent *agent;
     struct arena settings; /* what read_settings hands out */
-    bool active, publisher, running;
+    bool active, publisher, current, running;
     uint64_t publisher_epoch;
     struct list rewrites;
     bool rewriting;
@@ -454,7 +454,7 @@ struct sync_agent *sync_glue_agent(struct sync_glue *g)
 
 static void step(struct sync_glue *g, bool new_epoch)
 {
-    bool run = g->active && g->publisher;
+    bool run = g->active && g->publisher && g->current;
     if (g->running && (!run || new_epoch)) {
         sync_agent_stop(g->agent);
         g->running = false;
@@ -470,6 +470,14 @@ static void step(struct sync_glue *g, bool new_epoch)
 void sync_glue_set_active(struct sync_glue *g, bool active)
 {
     g->active = active;
+    step(g, false);
+}
+
+void sync_glue_set_current(struct sync_glue *g, bool current)
+{
+    if (current == g->current)
+        return;
+    g->current = current;
     step(g, false);
 }
 

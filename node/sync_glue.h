@@ -26,6 +26,9 @@ struct sync_glue *sync_glue_new(const struct sync_glue_options *o);
 void sync_glue_close(struct sync_glue *g, void (*on_closed)(void *user), void *user);
 struct sync_agent *sync_glue_agent(struct sync_glue *g);
 
+/* Is this node's view of who is the publisher that of a majority? Without one the role may have moved: the agent rests,
+ * so that never two are at work. False at first. */
+void sync_glue_set_current(struct sync_glue *g, bool current);
 /* The service is on or off; the agent works when it is on and this node is the publisher. */
 void sync_glue_set_active(struct sync_glue *g, bool active);
 void sync_glue_members_changed(struct sync_glue *g, const struct members *members);
