@@ -139,8 +139,7 @@ static int start_store(struct node *n, struct err_ctx *err)
 
 static int start_replica(struct node *n, struct err_ctx *err)
 {
-    struct peers *hints;
-    int rc = peers_read_hints(n, &hints, err);
+    int rc = peers_read_hints(n, &n->hints, err);
     if (rc)
         return rc;
     peers_load(n);
@@ -154,8 +153,8 @@ static int start_replica(struct node *n, struct err_ctx *err)
         .identify = identify,
         .known = n->peers->list,
         .n_known = n->peers->n,
-        .hints = hints->list,
-        .n_hints = hints->n,
+        .hints = n->hints->list,
+        .n_hints = n->hints->n,
         .address = n->address,
         .port = (uint16_t)n->config.listen_cluster.port,
         .log = log_category(n->log_root, "replication"),

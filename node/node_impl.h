@@ -81,6 +81,7 @@ struct node {
     struct replica *replica;
     struct members *members;
     struct peers *peers; /* peers.c */
+    struct peers *hints; /* what impnode.yaml says of where others are */
     char *peers_text;    /* what the file has */
     struct links *links;
     struct plane *plane;

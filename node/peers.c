@@ -84,7 +84,10 @@ int peers_read_hints(struct node *n, struct peers **out, struct err_ctx *err)
     mem_free(text);
     members_free(m);
     store_reader_free(reader);
-    *out = p;
+    if (rc)
+        mem_free(p);
+    else
+        *out = p;
     return rc;
 }
 
