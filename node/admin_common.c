@@ -130,7 +130,11 @@ void admin_audit_end(struct admin_call *call, const char *result)
     body.result = (char *)result;
     command.body_case = IMP__COMMAND__BODY_NOTE;
     command.note = &body;
+    /* What was refused may be a secret in the wrong place: only what the call was about is written down. */
+    unsigned n_args = call->n_args;
+    call->n_args = n_args > 1 ? 1 : n_args;
     submit_audited(call, &command, on_noted, NULL);
+    call->n_args = n_args;
 }
 
 void admin_acted(struct admin_call *call, const char *format, ...)
