@@ -1,4 +1,4 @@
-/* Hand-over of users between homes (architecture: Homes; docs/adr/0030-hand-over.md): when may a node serve
+/* Hand-over of users between homes (architecture: Homes; docs/adr/0018-hand-over.md): when may a node serve
  * the users that moved to it? Only when nobody else can still have them.
  *
  * Every user has a log index SINCE its active home is what it is (home_active). The node serves the user once
