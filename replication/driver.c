@@ -313,6 +313,7 @@ void driver_leave(struct driver *d)
     if (!d->is_dead) {
         forget_committed(d);
         driver_pump(d);
+        driver_pump_transfer(d);
     }
     if (!d->is_dead)
         publish_state(d);

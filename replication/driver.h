@@ -43,7 +43,9 @@ enum driver_guard {
     DRIVER_GUARD_INSTALL_TWICE = 1 << 12,   /* 14: InstallSnapshot during an install */
     DRIVER_GUARD_SPREAD_COMMIT = 1 << 13,   /* empty AppendEntries that spread the commit index at once */
     DRIVER_GUARD_ANSWERS = 1 << 14,         /* members answer before the membership is changed */
-    DRIVER_GUARD_ALL = (1 << 15) - 1,
+    DRIVER_GUARD_WHOLE_LOG =
+        1 << 15, /* 16: who is asked to take over has the whole log (replication.c:485) */
+    DRIVER_GUARD_ALL = (1 << 16) - 1,
 };
 
 struct driver_timing {
@@ -160,8 +162,10 @@ int driver_demote(struct driver *d, uint64_t now_ms, uint64_t id,
                   struct err_ctx *err); /* ERR_DENIED: the leader */
 int driver_remove(struct driver *d, uint64_t now_ms, uint64_t id,
                   struct err_ctx *err); /* ERR_DENIED: the leader */
-/* Hands leadership to ID, 0: to whom the core picks. Result is seen in ops->state, or not, within an election
- * time-out. ERR_NOTLEADER, ERR_NOTFOUND (no such voter). On every planned stop, with a second's patience. */
+/* Hands leadership to ID, 0: to the voter that has most of the log, when it has all of it; until then, and
+ * until it leads, driver_submit answers ERR_AGAIN. Result is seen in ops->state, or not, within two election
+ * time-outs. ERR_NOTLEADER (or another transfer is under way), ERR_NOTFOUND (no such voter). On every planned
+ * stop, with a second's patience. */
 int driver_transfer(struct driver *d, uint64_t now_ms, uint64_t id);
 
 enum driver_role { DRIVER_FOLLOWER, DRIVER_CANDIDATE, DRIVER_LEADER };

@@ -80,6 +80,7 @@ struct driver {
 
     uint64_t heard_ms; /* from a leader of at least our term */
     uint64_t ticked_ms, timer_ms;
+    uint64_t successor, transfer_ms; /* to lead as soon as it has the whole log, 0: nobody; since when */
     uint64_t spread_ms; /* when followers are told of commits at the latest, 0: nothing to tell */
     bool has_ticked;
     struct deque submitted;
@@ -134,6 +135,10 @@ void driver_sync_links(struct driver *d); /* with the configuration of the core 
 
 /* driver_members.c */
 int driver_submit_entries(struct driver *d, enum rlog_type type, struct blob *const *payloads, unsigned n);
+
+/* driver_transfer.c */
+bool driver_is_transferring(const struct driver *d);
+void driver_pump_transfer(struct driver *d);
 
 /* guards.c; each says which hole it closes */
 bool guards_is_sole_voter(const struct driver *d);

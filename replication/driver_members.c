@@ -66,7 +66,7 @@ static int try_submit(struct driver *d, struct blob *const *payloads, unsigned n
         return ERR_NOTLEADER;
     if (rlog_is_disk_low(d->config.log))
         return ERR_NOSPACE;
-    if (d->n_uncommitted_bytes > DRIVER_UNCOMMITTED_BYTES)
+    if (d->n_uncommitted_bytes > DRIVER_UNCOMMITTED_BYTES || driver_is_transferring(d))
         return ERR_AGAIN;
     if (n == 0 || n > DRIVER_SUBMIT_MAX)
         return ERR_LIMIT;
@@ -121,7 +121,7 @@ static int check_change(const struct driver *d, struct err_ctx *err)
     struct driver *m = (struct driver *)d;
     if (raft_state(&m->r) != RAFT_LEADER)
         return err_set(err, ERR_NOTLEADER, "this node does not lead");
-    if (raft_transferee(&d->r))
+    if (driver_is_transferring(d))
         return err_set(err, ERR_CONFLICT, "leadership is being handed over");
     if (d->r.configuration_uncommitted_index)
         return err_set(err, ERR_CONFLICT, "another change of the membership is under way");
@@ -238,17 +238,6 @@ int driver_remove(struct driver *d, uint64_t now_ms, uint64_t id, struct err_ctx
     return change_membership(d, now_ms, CHANGE_REMOVE, id, err);
 }
 
-int driver_transfer(struct driver *d, uint64_t now_ms, uint64_t id)
-{
-    if (!driver_enter(d, now_ms))
-        return ERR_CLOSED;
-    struct raft_event event = {.type = RAFT_TRANSFER};
-    event.transfer.server_id = id;
-    int rc = driver_try_step(d, &event);
-    driver_leave(d);
-    return rc ? map_refusal(rc) : 0;
-}
-
 /* ---- queries: the core's are not const, but change nothing ---- */
 
 static struct raft *core_of(const struct driver *d)
@@ -310,7 +299,7 @@ void driver_get_status(const struct driver *d, struct driver_status *out)
     out->first = rlog_first(d->config.log);
     out->snapshot_index = d->snapshot.index;
     out->is_installing = d->is_installing;
-    out->is_transferring = raft_transferee(&d->r) != 0;
+    out->is_transferring = driver_is_transferring(d);
     out->pending_change = d->r.configuration_uncommitted_index;
     out->is_term_committed =
         out->role == DRIVER_LEADER && driver_term_of(d, out->commit) == out->term && out->commit > 0;

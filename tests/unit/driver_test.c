@@ -404,7 +404,7 @@ static void test_transfer_picks_who_is_up_to_date(void **state)
     forget_sent(f);
     assert_int_equal(driver_transfer(f->driver, f->now, 0), 0);
     assert_int_equal(count_sent(f, RAFT_MSG_TIMEOUT_NOW), 1);
-    assert_int_equal(submit(f, "x"), ERR_NOTLEADER);
+    assert_int_equal(submit(f, "x"), ERR_AGAIN);
     assert_true(status(f).is_transferring);
     destroy(f);
 }
@@ -771,6 +771,61 @@ static void test_commit_is_spread(void **state)
     destroy(f);
 }
 
+static void acknowledge(struct fixture *f, unsigned from, uint64_t index)
+{
+    receive(f, from,
+            (struct raft_msg){.type = RAFT_MSG_APPEND_RESULT,
+                              .term = driver_get_term(f->driver),
+                              .append_result = {.last_index = index}});
+}
+
+/* An answer to earlier entries must not make the core ask a successor that lacks the later ones: it would be
+ * ignored. */
+static void test_successor_has_the_whole_log(void **state)
+{
+    struct fixture *f = make(3, DRIVER_GUARD_ALL);
+    elect(f);
+    assert_int_equal(submit(f, "x"), 0);
+    assert_int_equal(submit(f, "y"), 0);
+    settle(f);
+    uint64_t last = rlog_last(f->log);
+    assert_int_equal(driver_transfer(f->driver, f->now, 2), 0);
+    assert_int_equal(driver_transfer(f->driver, f->now, 3), ERR_NOTLEADER);
+    assert_int_equal(submit(f, "z"), ERR_AGAIN);
+    acknowledge(f, 2, last - 1);
+    assert_null(last_sent(f, RAFT_MSG_TIMEOUT_NOW, 2));
+    acknowledge(f, 2, last);
+    assert_non_null(last_sent(f, RAFT_MSG_TIMEOUT_NOW, 2));
+    assert_int_equal(last_sent(f, RAFT_MSG_TIMEOUT_NOW, 2)->timeout_now.last_index, last);
+    destroy(f);
+    f = make(3, DRIVER_GUARD_ALL & ~DRIVER_GUARD_WHOLE_LOG);
+    elect(f);
+    assert_int_equal(submit(f, "x"), 0);
+    assert_int_equal(submit(f, "y"), 0);
+    settle(f);
+    last = rlog_last(f->log);
+    assert_int_equal(driver_transfer(f->driver, f->now, 2), 0);
+    acknowledge(f, 2, last - 1);
+    assert_non_null(last_sent(f, RAFT_MSG_TIMEOUT_NOW, 2)); /* too early */
+    destroy(f);
+}
+
+/* A successor that does not come after the log holds up nobody for long. */
+static void test_lame_successor(void **state)
+{
+    struct fixture *f = make(3, DRIVER_GUARD_ALL);
+    elect(f);
+    assert_int_equal(submit(f, "x"), 0);
+    settle(f);
+    assert_int_equal(driver_transfer(f->driver, f->now, 2), 0);
+    acknowledge(f, 3, rlog_last(f->log));
+    assert_int_equal(submit(f, "y"), ERR_AGAIN);
+    f->now += DRIVER_DEFAULT.election_ms;
+    acknowledge(f, 3, rlog_last(f->log));
+    assert_int_equal(submit(f, "y"), 0);
+    destroy(f);
+}
+
 /* A follower that says nothing gets a heartbeat now and then, whatever is written. */
 static void test_stopped_follower_costs_nothing(void **state)
 {
@@ -850,6 +905,8 @@ int main(void)
         cmocka_unit_test(test_guards_that_sanitizers_see),
 #endif
         cmocka_unit_test(test_commit_is_spread),
+        cmocka_unit_test(test_successor_has_the_whole_log),
+        cmocka_unit_test(test_lame_successor),
         cmocka_unit_test(test_stopped_follower_costs_nothing),
         cmocka_unit_test(test_strange_messages),
         cmocka_unit_test(test_apply_window),
