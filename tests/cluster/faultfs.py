@@ -165,7 +165,8 @@ class Faults:
         for r in reversed(records[first:]):
             dirs = self.inodes()
             parent, other = dirs.get(r.inode), dirs.get(r.offset)
-            if not parent:
+            # a directory that was removed since; its inode may be a file's by now
+            if not parent or not os.path.isdir(parent) or other and not os.path.isdir(other):
                 continue
             path = os.path.join(parent, r.name)
             kept = os.path.join(self.trash, str(r.extra)) if r.extra else None
