@@ -122,14 +122,19 @@ static void on_proposed(void *user, const struct proposal_result *result)
     unpend(m);
 }
 
-static void propose(struct member_manager *m, Imp__Command *command)
+static void propose_then(struct member_manager *m, Imp__Command *command, proposal_done_fn *on_done)
 {
     m->proposal_in_flight = true;
     m->n_pending++;
-    if (proposal_submit(m->o.replica, command, m->o.loop, 0, on_proposed, m)) {
+    if (proposal_submit(m->o.replica, command, m->o.loop, 0, on_done, m)) {
         m->proposal_in_flight = false;
         m->n_pending--;
     }
+}
+
+static void propose(struct member_manager *m, Imp__Command *command)
+{
+    propose_then(m, command, on_proposed);
 }
 
 static void propose_seen(struct member_manager *m)
@@ -191,12 +196,7 @@ static void propose_evacuation(struct member_manager *m, uint32_t node)
     evacuate.max = 1000;
     command.body_case = IMP__COMMAND__BODY_NODE_EVACUATE;
     command.node_evacuate = &evacuate;
-    m->proposal_in_flight = true;
-    m->n_pending++;
-    if (proposal_submit(m->o.replica, &command, m->o.loop, 0, on_evacuated, m)) {
-        m->proposal_in_flight = false;
-        m->n_pending--;
-    }
+    propose_then(m, &command, on_evacuated);
 }
 
 static bool is_in_configuration(const struct member_manager *m, uint32_t node)
@@ -364,8 +364,8 @@ static void check_member(struct member_manager *m, const struct member *member, 
 static void check_troubles(struct member_manager *m, uint64_t now)
 {
     bool two = lasts(&m->two_since_ms, m->status.n_voters == 2, now); /* not on the way from one to three */
-    /* What a leader of before has raised, or raises late, by a proposal that was still under way when it lost the
-     * leadership, ends too. */
+    /* What a leader of before has raised, or raises late, by a proposal that was still under way when it lost
+     * the leadership, ends too. */
     bool tells_well = now >= m->well_told_ms + WELL_EVERY_MS;
     if (tells_well) {
         m->well_told_ms = now;

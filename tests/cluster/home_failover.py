@@ -5,7 +5,7 @@ import asyncio
 
 from harness import SLOW, run_test, step
 from pause import log_in, until
-from xmpp import body_of, is_message, is_presence
+from xmpp import befriend, body_of, is_message, is_presence
 
 WAIT = 20 * SLOW
 
@@ -28,11 +28,7 @@ def test(cluster):
         for c in (ann, bob):
             await c.roster()
             c.presence()
-        for x, y in ((ann, bob), (bob, ann)):
-            x.presence(to=y.jid.split('/')[0], type='subscribe')
-            await y.expect(is_presence(x.jid.split('/')[0], 'subscribe'), WAIT)
-            y.presence(to=x.jid.split('/')[0], type='subscribed')
-            await x.expect(is_presence(y.jid.split('/')[0], 'subscribed'), WAIT)
+        await befriend(ann, bob, WAIT)
         await bob.expect(is_presence('ann@example.com/again'), WAIT)
         step('the home of ann dies; her client is connected to n1')
         n3.kill()

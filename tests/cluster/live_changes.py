@@ -10,7 +10,7 @@ import subprocess
 import urllib.request
 
 from harness import SLOW, run_test, step, wait
-from xmpp import Client, Closed, body_of, is_message, is_presence
+from xmpp import Client, Closed, befriend, body_of, is_message, is_presence
 
 WAIT = 20 * SLOW
 
@@ -154,12 +154,7 @@ async def names(cluster):
     for c in (a, b):
         await c.roster()
         c.presence()
-    for x, y in ((a, b), (b, a)):
-        y_jid, x_jid = y.jid.split('/')[0], x.jid.split('/')[0]
-        x.presence(to=y_jid, type='subscribe')
-        await y.expect(is_presence(x_jid, 'subscribe'), WAIT)
-        y.presence(to=x_jid, type='subscribed')
-        await x.expect(is_presence(y_jid, 'subscribed'), WAIT)
+    await befriend(a, b, WAIT)
     n1.cli('settings', 'set', 'axl.interval', '1')
     step('... the display name')
     a.stanzas.clear()

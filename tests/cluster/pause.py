@@ -4,7 +4,7 @@ acknowledged write is doubled or lost, and it comes back by itself."""
 import asyncio
 
 from harness import SLOW, run_test, step, wait
-from xmpp import Client, Closed, body_of, is_message, is_presence
+from xmpp import Client, Closed, befriend, body_of, is_message, is_presence
 
 WAIT = 20 * SLOW
 
@@ -92,11 +92,7 @@ def test(cluster):
         for c in (a, b):
             await c.roster()
             c.presence()
-        for x, y in ((a, b), (b, a)):
-            x.presence(to=y.jid.split('/')[0], type='subscribe')
-            await y.expect(is_presence(x.jid.split('/')[0], 'subscribe'), WAIT)
-            y.presence(to=x.jid.split('/')[0], type='subscribed')
-            await x.expect(is_presence(y.jid.split('/')[0], 'subscribed'), WAIT)
+        await befriend(a, b, WAIT)
         await a.close()
         await b.close()
         for victim in (cluster.leader(), n3):  # the leader, and a follower

@@ -193,3 +193,13 @@ def is_presence(jid, type=None):
         f = re.search(r'''\bfrom=['"](.*?)['"]''', head)
         return (t.group(1) if t else None) == type and bool(f) and f.group(1).startswith(jid)
     return test
+
+
+async def befriend(a, b, timeout):
+    """Both log-ins see each other's presence."""
+    for x, y in ((a, b), (b, a)):
+        x_jid, y_jid = x.jid.split('/')[0], y.jid.split('/')[0]
+        x.presence(to=y_jid, type='subscribe')
+        await y.expect(is_presence(x_jid, 'subscribe'), timeout)
+        y.presence(to=x_jid, type='subscribed')
+        await x.expect(is_presence(y_jid, 'subscribed'), timeout)
