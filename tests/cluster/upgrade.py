@@ -12,7 +12,7 @@ import time
 from harness import BEGAN, IMPNODE, IMPNODE_BEFORE, SLOW, run_test, step, wait
 from xmpp import Client, Closed, body_of
 
-OLD, NEW = '0.1.0', '0.2.0'
+OLD, NEW = '0.1.0', '0.3.0'
 CHATTERS = ['chat%d' % i for i in range(6)]
 
 
@@ -217,7 +217,7 @@ def upgrade(cluster, node, program, want):
 def went_back(node, in_log):
     """The old release on a node of a cluster whose level it does not know, from its log or from its store."""
     p = subprocess.run([IMPNODE_BEFORE, 'run', '--data', node.dir], capture_output=True, text=True, timeout=60 * SLOW)
-    assert p.returncode == 78 and 'feature level 2' in p.stderr and 'install the release' in p.stderr, p.stderr
+    assert p.returncode == 78 and 'feature level 3' in p.stderr and 'install the release' in p.stderr, p.stderr
     assert ('applying entry' in p.stderr) == in_log, p.stderr
 
 
@@ -244,7 +244,7 @@ def test(cluster):
         assert node.runs_services(), '%s is held back by n3' % node.name
 
     step('the publisher: n3 goes on by itself')
-    upgrade(cluster, n1, IMPNODE, (NEW, 2))
+    upgrade(cluster, n1, IMPNODE, (NEW, 3))
     into_service(cluster, n3)
     wait('the alarm is over', lambda: ('ReleaseMismatch', 'n3') not in alarms(n1))
     assert level(cluster) == 1, 'the level was raised while n2 did not know it'
@@ -253,18 +253,18 @@ def test(cluster):
 
     step('going back works as long as the level is not raised')
     upgrade(cluster, n1, IMPNODE_BEFORE, (OLD, 1))
-    upgrade(cluster, n1, IMPNODE, (NEW, 2))
+    upgrade(cluster, n1, IMPNODE, (NEW, 3))
     assert level(cluster) == 1
 
     step('the last one')
     n1.cli('settings', 'set', 'cluster.hold_feature_level', 'true')
-    upgrade(cluster, n2, IMPNODE, (NEW, 2))
+    upgrade(cluster, n2, IMPNODE, (NEW, 3))
     assert level(cluster) == 1, 'the level was raised although it is held'
 
     step('the level rises while n3 is down: going back is refused')
     out_of_service(cluster, n3)
     n1.cli('settings', 'unset', 'cluster.hold_feature_level')
-    wait('the level is raised', lambda: level(cluster) == 2)
+    wait('the level is raised', lambda: level(cluster) == 3)
     went_back(n3, in_log=True)
     n3.start()
     into_service(cluster, n3)
