@@ -102,6 +102,12 @@ void *arena_zalloc(struct arena *a, size_t n_bytes)
     return memset(arena_alloc(a, n_bytes), 0, n_bytes);
 }
 
+void *arena_memdup(struct arena *a, const void *data, size_t n_bytes)
+{
+    void *copy = arena_alloc(a, n_bytes);
+    return n_bytes ? memcpy(copy, data, n_bytes) : copy;
+}
+
 char *arena_strdup(struct arena *a, const char *s)
 {
     size_t n = strlen(s) + 1;

@@ -170,6 +170,17 @@ int seal_open(const struct seal_ring *ring, const char *purpose, const void *blo
     return ok ? 0 : err_set(err, ERR_AUTH, "the sealed secret is damaged or belongs to something else");
 }
 
+int seal_again(const struct seal_ring *old, const struct seal_ring *to, const char *purpose, const void *blob,
+               size_t n_bytes, struct buf *out, struct err_ctx *err)
+{
+    struct buf plain = {0};
+    int rc = seal_open(old, purpose, blob, n_bytes, &plain, err);
+    if (!rc)
+        rc = seal(to, purpose, plain.data, plain.n, out, err);
+    seal_buf_fini(&plain);
+    return rc;
+}
+
 void seal_buf_fini(struct buf *b)
 {
     if (b->data)

@@ -18,6 +18,7 @@ enum {
     SEAL_KEY_BYTES = 32,
     SEAL_KEY_ID_BYTES = 8,
     SEAL_MAX_KEYS = 8,
+    SEAL_HEAD_BYTES = 21, /* up to the nonce: no two blobs have the same */
     SEAL_OVERHEAD = 37,
     SEAL_MAX_BYTES = 1 << 20
 };
@@ -48,6 +49,9 @@ int seal(const struct seal_ring *ring, const char *purpose, const void *plain, s
  * ring; ERR_AUTH: damaged, or another purpose. */
 int seal_open(const struct seal_ring *ring, const char *purpose, const void *blob, size_t n_bytes,
               struct buf *out, struct err_ctx *err);
+/* OUT gets the same secret as BLOB, which OLD opens, sealed with TO's current key. Errors as seal_open. */
+int seal_again(const struct seal_ring *old, const struct seal_ring *to, const char *purpose, const void *blob,
+               size_t n_bytes, struct buf *out, struct err_ctx *err);
 void seal_buf_fini(struct buf *b); /* wipes, then frees */
 /* 32 bytes that every member derives alike from the current key; another LABEL, other bytes. */
 void seal_derive(uint8_t out[32], const struct seal_ring *ring, const char *label);

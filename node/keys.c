@@ -15,7 +15,6 @@ enum {
     CA_EVERY_MS = 60 * 1000,
     RESEAL_ITEMS = 50,
     RESEAL_BYTES = 256 * 1024,
-    HEAD_BYTES = 21
 };
 
 struct keys {
@@ -250,32 +249,31 @@ struct batch {
 
 static bool is_sealed_with(const ProtobufCBinaryData *sealed, const Imp__KeysRow *row)
 {
-    return sealed->len < HEAD_BYTES || !memcmp(sealed->data + 1, row->key_id.data, SEAL_KEY_ID_BYTES);
+    return sealed->len < SEAL_HEAD_BYTES || !memcmp(sealed->data + 1, row->key_id.data, SEAL_KEY_ID_BYTES);
+}
+
+static ProtobufCBinaryData copy_bytes(struct batch *b, const void *data, size_t n_bytes)
+{
+    return (ProtobufCBinaryData){n_bytes, arena_memdup(&b->a, data, n_bytes)};
 }
 
 static void add_item(struct node *n, struct batch *b, bool cert, const char *name, const char *purpose,
                      const ProtobufCBinaryData *sealed)
 {
     struct err_ctx err = {0};
-    struct buf plain = {0}, out = {0};
-    int rc = seal_open(&n->ring, purpose, sealed->data, sealed->len, &plain, &err);
-    if (!rc)
-        rc = seal(&n->ring, purpose, plain.data, plain.n, &out, &err);
-    if (rc) {
+    struct buf out = {0};
+    if (seal_again(&n->ring, &n->ring, purpose, sealed->data, sealed->len, &out, &err)) {
         log_error(n->log, "change of the keys: %s: %s", purpose, err.text);
     } else {
         Imp__ResealItem *item = &b->items[b->n];
         imp__reseal_item__init(item);
         item->cert = cert;
         item->name = arena_strdup(&b->a, name);
-        item->old_head = (ProtobufCBinaryData){
-            HEAD_BYTES, (uint8_t *)arena_strndup(&b->a, (const char *)sealed->data, HEAD_BYTES)};
-        memcpy(item->old_head.data, sealed->data, HEAD_BYTES);
-        item->sealed = (ProtobufCBinaryData){out.n, memcpy(arena_alloc(&b->a, out.n), out.data, out.n)};
+        item->old_head = copy_bytes(b, sealed->data, SEAL_HEAD_BYTES);
+        item->sealed = copy_bytes(b, out.data, out.n);
         b->list[b->n++] = item;
         b->n_bytes += out.n;
     }
-    seal_buf_fini(&plain);
     buf_fini(&out);
 }
 
@@ -390,8 +388,8 @@ static void begin_when_due(struct node *n, uint64_t now_ms)
     if (now_ms < n->keys->ca_ms)
         return;
     n->keys->ca_ms = now_ms + CA_EVERY_MS;
-    if (identity_read_cert(&ca, n->ca_pem, NULL) ||
-        !identity_needs_renewal(&ca, clock_wall_ms()) || keys_begin(n, key_id, &err))
+    if (identity_read_cert(&ca, n->ca_pem, NULL) || !identity_needs_renewal(&ca, clock_wall_ms()) ||
+        keys_begin(n, key_id, &err))
         return;
     log_notice(n->log, "the cluster's CA is due: the keys are changed");
     Imp__Command command = IMP__COMMAND__INIT;

@@ -62,19 +62,16 @@ static void lose(struct backup_rows *x, const char *what)
 }
 
 /* Sealed with the old key -> with the new one, in the arena. False: it does not open. */
-static bool seal_again(struct backup_rows *x, const char *purpose, ProtobufCBinaryData *sealed)
+static bool reseal(struct backup_rows *x, const char *purpose, ProtobufCBinaryData *sealed)
 {
-    struct buf plain = {0}, fresh = {0};
+    struct buf fresh = {0};
     bool done = x->r->old_ring &&
-                !seal_open(x->r->old_ring, purpose, sealed->data, sealed->len, &plain, NULL) &&
-                !seal(x->r->ring, purpose, plain.data, plain.n, &fresh, NULL);
+                !seal_again(x->r->old_ring, x->r->ring, purpose, sealed->data, sealed->len, &fresh, NULL);
     if (done) {
-        sealed->data = arena_alloc(x->arena, fresh.n);
-        memcpy(sealed->data, fresh.data, fresh.n);
+        sealed->data = arena_memdup(x->arena, fresh.data, fresh.n);
         sealed->len = fresh.n;
         x->out->n_secrets++;
     }
-    seal_buf_fini(&plain);
     buf_fini(&fresh);
     return done;
 }
@@ -90,7 +87,7 @@ static void change_setting(struct backup_rows *x, const struct key *key, Imp__Se
         return; /* of a node that is not there any more */
     if (row->sealed.len) {
         snprintf(purpose, sizeof purpose, "setting:%s", setting_defs[id].key);
-        if (!seal_again(x, purpose, &row->sealed)) {
+        if (!reseal(x, purpose, &row->sealed)) {
             lose(x, name);
             return;
         }
@@ -122,7 +119,7 @@ static void change_cert(struct backup_rows *x, const struct key *key, Imp__CertR
     if (k.failed || is_of_old_ca(x, row->chain_pem))
         return;
     certs_purpose(purpose, domain);
-    if (seal_again(x, purpose, &row->sealed_key))
+    if (reseal(x, purpose, &row->sealed_key))
         store_put_row(x->txn, TABLE_CERT, key, row);
     else
         lose(x, arena_printf(x->arena, "the certificate of %s", domain));

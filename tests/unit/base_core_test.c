@@ -77,6 +77,10 @@ static void arenas(void **state)
     char *text = arena_printf(&a, "%0400d", 1);
     assert_int_equal(strlen(text), 400);
     assert_string_equal(arena_strndup(&a, "abcdef", 2), "ab");
+    static const char bytes[21] = "ab\0cd";
+    char *copy = arena_memdup(&a, bytes, sizeof bytes); /* all of it, whatever comes after */
+    memset(arena_alloc(&a, 100), 3, 100);
+    assert_memory_equal(copy, bytes, sizeof bytes);
     arena_reset(&a);
     assert_int_equal(a.n_bytes, 0);
     char *p = arena_alloc(&a, 100);

@@ -163,6 +163,28 @@ static void test_seal(void **state)
     seal_buf_fini(&plain);
 }
 
+/* After a change of the key every secret is sealed anew, under another nonce. */
+static void test_seal_again(void **state)
+{
+    (void)state;
+    static const uint8_t fresh[SEAL_KEY_BYTES] = {1, 2, 3};
+    struct seal_ring ring;
+    struct buf blob = {0}, again = {0}, plain = {0};
+    seal_ring_init_random(&ring);
+    assert_int_equal(seal(&ring, "ca", "secret", 6, &blob, NULL), 0);
+    take_key(&ring, fresh);
+    assert_int_equal(seal_again(&ring, &ring, "ca", blob.data, blob.n, &again, NULL), 0);
+    assert_int_equal(again.n, blob.n);
+    assert_memory_not_equal(again.data, blob.data, SEAL_HEAD_BYTES);
+    assert_true(seal_ring_forget_others(&ring));
+    assert_int_equal(seal_open(&ring, "ca", again.data, again.n, &plain, NULL), 0);
+    assert_memory_equal(plain.data, "secret", 6);
+    assert_int_equal(seal_again(&ring, &ring, "ca", blob.data, blob.n, &again, NULL), ERR_NOTFOUND);
+    seal_buf_fini(&plain);
+    buf_fini(&blob);
+    buf_fini(&again);
+}
+
 static void test_seal_ring_file(void **state)
 {
     (void)state;
@@ -319,6 +341,7 @@ int main(void)
         cmocka_unit_test(test_identity_refuses_copies),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_seal),
+        cmocka_unit_test(test_seal_again),
         cmocka_unit_test(test_seal_ring_file),
         cmocka_unit_test(test_token),
         cmocka_unit_test(test_certificates),
