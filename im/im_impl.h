@@ -2,6 +2,7 @@
 #ifndef IM_IM_IMPL_H
 #define IM_IM_IMPL_H
 
+#include "im/hooks.h"
 #include "im/shard.h"
 #include <stdatomic.h>
 
@@ -15,6 +16,11 @@ struct im {
     _Atomic uint64_t epoch; /* of this node's proposer session, as its links say it */
     _Atomic size_t n_sessions;
     _Atomic uint32_t sync_generation;
+    /* Written before im_start only; bits by im_hook_id. */
+    struct {
+        const struct im_hook *list[N_IM_HOOKS];
+        uint32_t to_user[N_STANZA_KINDS], delivered[N_STANZA_KINDS], on_feed;
+    } hooks;
     bool started;
     unsigned n;
     struct shard shards[];

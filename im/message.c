@@ -1,4 +1,5 @@
 #include "im/message.h"
+#include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
 #include "im/router.h"
@@ -59,6 +60,8 @@ void message_deliver(struct shard *s, struct envelope *e, struct session **sessi
 {
     for (size_t i = 0; i < n; i++)
         watch_speed(s, e, sessions[i]);
+    if (n)
+        im_hooks_delivered(s, e->to_uid, sessions[0]->user, e, sessions, n);
     if (n == 1) {
         session_deliver_kept(sessions[0], e);
         return;
@@ -133,6 +136,10 @@ static void to_session(struct shard *s, struct envelope *e, struct session *sess
 void message_receive(struct shard *s, struct envelope *e)
 {
     struct user *u = user_find(s, e->to_uid);
+    if (im_hooks_to_user(s, e->to_uid, u, e, false)) {
+        envelope_free(e);
+        return;
+    }
     const char *resource = jid_resource(e->to);
     struct session *match = u && *resource ? user_find_session(u, resource) : NULL;
     if (match) {

@@ -1,4 +1,5 @@
 #include "im/presence.h"
+#include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/message.h"
 #include "im/roster.h"
@@ -30,6 +31,13 @@ static void deliver_to_available(struct user *u, const struct envelope *e)
     list_for_each(s, &u->sessions, struct session, link) if (s->presence) s->ops->deliver(s, e, NULL);
 }
 
+/* A contact's broadcast. */
+static void show_to(struct shard *s, struct user *u, const struct envelope *e)
+{
+    if (!im_hooks_to_user(s, u->uid, u, e, true))
+        deliver_to_available(u, e);
+}
+
 static void fan_out_here(struct shard *s, const uint64_t *uids, unsigned n, const struct envelope *e)
 {
     bool wait = e->after_index > s->applied_index;
@@ -38,7 +46,7 @@ static void fan_out_here(struct shard *s, const uint64_t *uids, unsigned n, cons
         if (!u || list_is_empty(&u->sessions))
             continue;
         if (!wait) {
-            deliver_to_available(u, e);
+            show_to(s, u, e);
             continue;
         }
         struct envelope *c = envelope_copy(e, u->jid);
@@ -335,7 +343,9 @@ void presence_receive(struct shard *s, struct envelope *e)
     struct user *u = user_find(s, e->to_uid);
     const char *resource = jid_resource(e->to);
     struct session *session;
-    if (e->flags & ENVELOPE_PROBE_BACK) {
+    if (im_hooks_to_user(s, e->to_uid, u, e, false)) {
+        /* gone */
+    } else if (e->flags & ENVELOPE_PROBE_BACK) {
         session = session_find(s, e->session);
         if (session && session->presence)
             session->ops->deliver(session, e, NULL);

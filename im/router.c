@@ -1,6 +1,7 @@
 #include "im/router.h"
 #include "im/held.h"
 #include "im/homes.h"
+#include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/link_frames.h"
 #include "im/message.h"
@@ -343,6 +344,10 @@ void router_throttle(struct shard *s, const struct envelope *e, unsigned ms)
 static void receive_iq(struct shard *s, struct envelope *e)
 {
     struct user *u = user_find(s, e->to_uid);
+    if (im_hooks_to_user(s, e->to_uid, u, e, false)) {
+        envelope_free(e);
+        return;
+    }
     const char *resource = jid_resource(e->to);
     struct session *session = u && *resource ? user_find_session(u, resource) : NULL;
     bool request = e->type == IQ_GET || e->type == IQ_SET;

@@ -100,3 +100,28 @@ out:
     arena_fini(&a);
     return e;
 }
+
+struct xml *stanza_tree(const struct envelope *e, struct arena *arena)
+{
+    struct buf text = {0};
+    const char *type = stanza_type_text((enum stanza_type)e->type);
+    buf_addf(&text, "<%s xmlns='jabber:client'", stanza_kind_name((enum stanza_kind)e->kind));
+    if (type)
+        buf_addf(&text, " type='%s'", type);
+    if (e->id) {
+        buf_adds(&text, " id='");
+        xml_escape(&text, e->id, strlen(e->id));
+        buf_addc(&text, '\'');
+    }
+    if (e->extra)
+        buf_adds(&text, e->extra);
+    buf_addc(&text, '>');
+    if (e->payload)
+        buf_add(&text, e->payload->data, e->payload->n);
+    buf_addf(&text, "</%s>", stanza_kind_name((enum stanza_kind)e->kind));
+    struct xml *root = NULL;
+    if (xml_parse(&root, arena, text.data, text.n, &limits, NULL) < 0)
+        root = NULL;
+    buf_fini(&text);
+    return root;
+}

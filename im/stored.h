@@ -2,7 +2,10 @@
 #ifndef IM_STORED_H
 #define IM_STORED_H
 
+#include "base/arena.h"
 #include "im/envelope.h"
+
+struct xml;
 
 /* The start tag's attributes that are kept as they were written: all but from, to, id, type, xml:lang and a
  * default namespace. TAG is the text between '<' and the first '>' of a well-formed element. Appends each
@@ -10,5 +13,8 @@
 void stanza_extra_attributes(struct buf *out, const char *tag, size_t n_bytes);
 /* The element as an envelope with FROM and TO. NULL when it is no stanza. */
 struct envelope *stored_stanza(const void *data, size_t n_bytes, const char *from, const char *to);
+/* The stanza of E as a tree in ARENA, without from and to; NULL when its payload cannot be read. Costs a parse: for who must
+ * look inside of what passes. */
+struct xml *stanza_tree(const struct envelope *e, struct arena *arena);
 
 #endif

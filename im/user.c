@@ -1,6 +1,7 @@
 #include "im/user.h"
 #include "base/clock.h"
 #include "im/homes.h"
+#include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
 #include "im/message.h"
@@ -23,6 +24,7 @@ struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid)
     u = mem_new(struct user);
     u->shard = s;
     u->uid = uid;
+    u->hooks = UINT32_MAX;
     u->jid = bare_jid ? mem_strndup(bare_jid, jid_bare_length(bare_jid)) : mem_strdup("");
     list_init(&u->sessions);
     list_init(&u->remote);
@@ -250,8 +252,13 @@ static bool is_known(struct user *u)
 
 void user_on_feed(struct shard *s, const struct feed_event *event)
 {
-    struct user *u;
+    struct user *u = NULL;
     switch (event->table) {
+    case TABLE_NODE:
+    case TABLE_SETTING:
+    case TABLE_DOMAIN:
+    case TABLE_CLUSTER:
+        return; /* not of one user */
     case TABLE_USER:
         u = find_by_key(s, &event->key);
         if (u)
@@ -271,8 +278,11 @@ void user_on_feed(struct shard *s, const struct feed_event *event)
             message_on_feed(s, event);
         break;
     default:
+        u = find_by_key(s, &event->key);
         break;
     }
+    if (u && s->im->hooks.on_feed && event->table != TABLE_MESSAGE_INDEX && (u = find_by_key(s, &event->key)))
+        im_hooks_on_feed(s, u, event);
 }
 
 /* The body of check_row may free users, so the walk is over a copy of their uids. */
@@ -297,7 +307,12 @@ void user_check_homes(struct shard *s)
 
 void user_on_reload(struct shard *s)
 {
-    htab_for_each(node, &s->users) drop_caches(container_of(node, struct user, node));
+    htab_for_each(node, &s->users)
+    {
+        struct user *u = container_of(node, struct user, node);
+        drop_caches(u);
+        u->hooks = UINT32_MAX;
+    }
     user_check_homes(s);
     message_reload(s);
 }

@@ -101,6 +101,7 @@ static bool bind_or_wait(struct c2s_home *h)
     }
     h->state = HOME_BOUND;
     list_remove(&h->unbound);
+    hooks_open(h);
     answer_bound(h, h->bind_id);
     return false;
 }

@@ -3,7 +3,9 @@
 #ifndef XMPP_FEATURE_H
 #define XMPP_FEATURE_H
 
+#include "im/hooks.h"
 #include "protocols/xmpp/home.h"
+#include "protocols/xmpp/hooks.h"
 
 /* Whom an iq is addressed to. */
 enum iq_scope {
@@ -29,12 +31,26 @@ struct xmpp_iq_handler {
     void (*handle)(struct xmpp_iq *iq);
 };
 
+/* An element of a client's stream that is no stanza, such as <active/> of XEP-0352. */
+struct xmpp_element_handler {
+    const char *ns, *name;
+    bool unbound,
+        bound; /* before, after resource binding; elsewhere: unsupported-stanza-type or not-authorized */
+    void (*handle)(struct c2s_home *h, struct xml_stanza *element);
+};
+
 struct xmpp_feature {
     const char *name, *xep;
     const char *const *server_features;     /* disco features of the domain, NULL-terminated; may be NULL */
     const char *const *account_features;    /* of an account */
     const char *stream_feature;             /* XML in <stream:features/>, or NULL */
     const struct xmpp_iq_handler *handlers; /* ended by one without a namespace */
+    const struct xmpp_element_handler *elements; /* the same */
+    struct xmpp_hooks hooks;                     /* hooks.h; each may be NULL */
+    struct {
+        unsigned from_client, to_client; /* enum hook_kind: on for every session from its beginning */
+    } always;
+    const struct im_hook *user_hook; /* im/hooks.h; registered with the node's im; may be NULL */
 };
 extern const struct xmpp_feature *const xmpp_features[]; /* NULL at the end */
 

@@ -5,6 +5,7 @@
 #include "im/roster.h"
 #include "im/router.h"
 #include "im/user.h"
+#include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/shard.h"
 #include <stdlib.h>
 #include <stdio.h>
@@ -67,6 +68,8 @@ static void end(struct c2s_home *h)
     h->conn = NULL;
     list_remove(&h->unbound);
     list_remove(&h->binding);
+    if (session_is_open(&h->session))
+        hooks_close(h);
     session_end(&h->session);
     run_later(h);
 }
@@ -123,9 +126,9 @@ void home_fail(struct c2s_home *h, const char *condition, const char *text)
 
 /* ---- the session's operations ---- */
 
-static void deliver(struct session *s, const struct envelope *e, const char *extra_xml)
+void home_write_stanza(struct c2s_home *h, const struct envelope *e, const char *extra_xml)
 {
-    struct c2s_home *h = home_of(s);
+    struct session *s = &h->session;
     if (!h->conn)
         return;
     struct buf *out = &s->shard->scratch_out;
@@ -137,6 +140,14 @@ static void deliver(struct session *s, const struct envelope *e, const char *ext
         h->overflow = true;
         run_later(h);
     }
+}
+
+static void deliver(struct session *s, const struct envelope *e, const char *extra_xml)
+{
+    struct c2s_home *h = home_of(s);
+    uint64_t hooks = h->hooks.to_client[e->kind];
+    if (!hooks || hooks_run_to_client(h, hooks, e, extra_xml) == HOOK_WRITE)
+        home_write_stanza(h, e, extra_xml);
 }
 
 static void output(const struct session *s, uint64_t *written, uint64_t *sent)
@@ -314,6 +325,17 @@ static int read_priority(const struct xml *root, struct arena *arena)
     return end_of == text || *end_of || v < -128 || v > 127 ? -1000 : (int)v;
 }
 
+static void own_presence(struct c2s_home *h, struct envelope *e, const struct xml *root, int priority)
+{
+    struct session *s = &h->session;
+    bool was = session_is_available(s);
+    struct envelope *ended = e->type == PRESENCE_UNAVAILABLE ? envelope_copy(e, NULL) : NULL;
+    presence_update(s, e, priority);
+    if (session_is_open(s))
+        hooks_run_presence(h, ended ? ended : s->presence, root, was);
+    envelope_free(ended);
+}
+
 static void handle_presence(struct c2s_home *h, struct envelope *e, const struct xml *root,
                             struct arena *arena)
 {
@@ -329,7 +351,7 @@ static void handle_presence(struct c2s_home *h, struct envelope *e, const struct
         }
         priority = read_priority(root, arena);
         if (priority >= -128) {
-            presence_update(s, e, priority);
+            own_presence(h, e, root, priority);
             return;
         }
         break;
@@ -368,6 +390,9 @@ static void handle(struct c2s_home *h, struct xml_stanza *stanza)
     struct envelope *e = home_read_stanza(h, stanza);
     if (!e)
         return;
+    uint64_t hooks = h->hooks.from_client[e->kind];
+    if (hooks && hooks_run_from_client(h, hooks, e, stanza) == HOOK_HANDLED)
+        return;
     switch (e->kind) {
     case STANZA_MESSAGE:
         handle_message(h, e);
@@ -384,6 +409,23 @@ static void handle(struct c2s_home *h, struct xml_stanza *stanza)
     }
 }
 
+/* What is no stanza but known to a feature (XEP-0198, XEP-0352). */
+static bool handle_element(struct c2s_home *h, struct xml_stanza *stanza)
+{
+    const struct xml *root = stanza->root;
+    if (strcmp(root->ns, NS_CLIENT) == 0)
+        return false;
+    for (const struct xmpp_feature *const *f = xmpp_features; *f; f++) {
+        for (const struct xmpp_element_handler *x = (*f)->elements; x && x->ns; x++) {
+            if (!xml_is(root, x->name, x->ns) || !(h->state == HOME_BOUND ? x->bound : x->unbound))
+                continue;
+            x->handle(h, stanza);
+            return true;
+        }
+    }
+    return false;
+}
+
 void c2s_home_stanza(struct c2s_home *h, struct xml_stanza *stanza)
 {
     struct shard *s = h->conn->shard;
@@ -393,7 +435,9 @@ void c2s_home_stanza(struct c2s_home *h, struct xml_stanza *stanza)
     enum shard_lease lease = shard_check_lease(s);
     if (!h->conn) /* closed for want of the lease */
         return;
-    if (h->state == HOME_UNBOUND) {
+    if (handle_element(h, stanza)) {
+        /* no stanza */
+    } else if (h->state == HOME_UNBOUND) {
         home_bind(h, stanza);
     } else if (h->state == HOME_BOUND && lease == LEASE_REFUSE) {
         home_refuse(h, stanza->root, STANZA_RESOURCE_CONSTRAINT,

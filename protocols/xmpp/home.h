@@ -7,6 +7,7 @@
 #include "im/roster.h"
 #include "im/session.h"
 #include "protocols/xmpp/c2s.h"
+#include "protocols/xmpp/hooks.h"
 
 #define NS_CLIENT "jabber:client"
 #define NS_STREAM "http://etherx.jabber.org/streams"
@@ -35,6 +36,7 @@ struct c2s_home {
     struct list binding;         /* in xs->binding while the request below waits */
     char *bind_id, *bind_resource; /* the resource is NULL when none was asked for */
     uint64_t bind_ms;            /* since when */
+    struct session_hooks hooks;  /* in HOME_BOUND */
     struct deferred later;
 };
 
@@ -46,6 +48,8 @@ static inline struct c2s_home *home_of(const struct session *s)
 extern const struct session_ops c2s_session_ops;
 
 void home_write(struct c2s_home *h, const void *data, size_t n_bytes);
+/* E to the client, past the hooks. EXTRA_XML may be NULL. */
+void home_write_stanza(struct c2s_home *h, const struct envelope *e, const char *extra_xml);
 /* A stream error and the end. TEXT may be NULL. */
 void home_fail(struct c2s_home *h, const char *condition, const char *text);
 /* Ends the stream with FINAL (complete, "</stream:stream>" included). */

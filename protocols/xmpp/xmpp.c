@@ -1,6 +1,7 @@
 #include "protocols/xmpp/xmpp.h"
 #include "base/clock.h"
 #include "im/homes.h"
+#include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/relay.h"
 #include "protocols/xmpp/shard.h"
 #include <stdio.h>
@@ -151,6 +152,9 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
         xs->watcher.on_lease = on_lease;
         shard_watch(xs->shard, &xs->watcher);
     }
+    for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
+        if ((*f)->user_hook)
+            im_add_hook(o->im, (*f)->user_hook);
     if (o->links) {
         links_handle(o->links, LINK_RELAY, xmpp_on_relay, x);
         links_watch(o->links, NULL, xmpp_on_link_down, x);
