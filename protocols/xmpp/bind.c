@@ -6,8 +6,6 @@
 #include "protocols/xmpp/shard.h"
 #include <string.h>
 
-enum { WAIT_MS = 5000 }; /* for the former home, the lease, the log */
-
 void home_header_write(struct c2s_home *h, struct buf *out)
 {
     char id[33];
@@ -20,10 +18,12 @@ void home_header_write(struct c2s_home *h, struct buf *out)
     buf_adds(out, "' version='1.0' xml:lang='en'>");
 }
 
-void home_features(struct c2s_home *h)
+void home_features(struct c2s_home *h, bool with_bind)
 {
     struct buf out = {0};
-    buf_adds(&out, "<stream:features><bind xmlns='" NS_BIND "'/>");
+    buf_adds(&out, "<stream:features>");
+    if (with_bind)
+        buf_adds(&out, "<bind xmlns='" NS_BIND "'/>");
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
         if ((*f)->stream_feature)
             buf_adds(&out, (*f)->stream_feature);
@@ -75,8 +75,7 @@ static void refuse_bind(struct c2s_home *h, int code, const char *text)
     }
 }
 
-/* ERR_AGAIN: the user may be served here soon. */
-static int try_bind(struct c2s_home *h, struct err_ctx *err)
+int home_try_bind(struct c2s_home *h, struct err_ctx *err)
 {
     struct shard *s = h->conn->shard;
     if (shard_check_lease(s) == LEASE_WAIT)
@@ -91,8 +90,8 @@ static bool bind_or_wait(struct c2s_home *h)
 {
     struct shard *s = h->conn->shard;
     struct err_ctx err = {0};
-    int rc = try_bind(h, &err);
-    if (rc == ERR_AGAIN && loop_now_ms(s->loop) - h->bind_ms < WAIT_MS)
+    int rc = home_try_bind(h, &err);
+    if (rc == ERR_AGAIN && loop_now_ms(s->loop) - h->bind_ms < HOME_BIND_WAIT_MS)
         return true;
     list_remove(&h->binding);
     if (rc < 0) {
@@ -158,6 +157,8 @@ void home_bind_again(struct xmpp_shard *xs)
     {
         if (shard_check_lease(xs->shard) >= LEASE_REFUSE) {
             home_fail(h, "resource-constraint", "this node cannot reach the cluster's majority");
+        } else if (h->inlined) {
+            home_inline_bind(h);
         } else if (!bind_or_wait(h) && h->conn && !h->session.paused) {
             h->conn->ops->resume(h->conn);
         }

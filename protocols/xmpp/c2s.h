@@ -4,6 +4,9 @@
  * The edge ends with SASL success: it writes <success/>, calls c2s_hand_over and forgets the connection.
  * Three ways:
  *
+ * With SASL2 the home writes <success/>: there is no new header, and the parser goes on behind <authenticate/>
+ * (or the last <response/>).
+ *
  *   local     the user's home is this node. The stream moves (stream_move) to the loop of the user's shard,
  * with its parser, which expects a new stream header (the edge has called xml_stream_restart). From there the
  * home reads and writes the socket itself. relay     the home is another node and xmpp.wrong_node = relay.
@@ -24,6 +27,8 @@
 struct xmpp;
 struct c2s_home;
 
+enum { C2S_CLIENT_ID = 16 };
+
 /* Who logged in, how and from where. Owned by one side at a time; plain data, so that it crosses nodes. */
 struct c2s_login {
     uint64_t uid;
@@ -36,6 +41,12 @@ struct c2s_login {
     uint32_t edge_node;
     uint64_t since_ms; /* wall clock of the log-in */
     uint64_t route_index; /* log index that the choice of the home rests on: it must know as much */
+    /* SASL2 (XEP-0388): the stream goes on without a new header, and the home writes <success/>. */
+    bool sasl2;
+    bool has_client;               /* the client gave a user-agent id: */
+    uint8_t client[C2S_CLIENT_ID]; /* hash of the account and of it */
+    char *request;                 /* children of <authenticate/> that are for the home, as XML; or NULL */
+    char *success;                 /* what the edge puts into <success/>, as XML; or NULL */
 };
 struct c2s_login *c2s_login_new(void);
 void c2s_login_free(struct c2s_login *login); /* may be NULL */
@@ -77,6 +88,8 @@ void c2s_conn_check(struct c2s_conn *c, enum xml_error error); /* of xml_stream_
 
 /* The home's side. Takes LOGIN. */
 struct c2s_home *c2s_home_new(struct c2s_conn *conn, struct c2s_login *login);
+/* With SASL2: does what the client asked for and answers, maybe later. May close the connection. */
+void c2s_home_start(struct c2s_home *h);
 void c2s_home_header(struct c2s_home *h, const struct xml *header);
 void c2s_home_stanza(struct c2s_home *h, struct xml_stanza *stanza);
 void c2s_home_end(struct c2s_home *h); /* </stream:stream> */

@@ -39,6 +39,21 @@ struct xmpp_element_handler {
     void (*handle)(struct c2s_home *h, struct xml_stanza *element);
 };
 
+/* What a client may ask for within its log-in: inside <authenticate/> of SASL2 (XEP-0388 §2.6.1) or inside
+ * <bind/> of Bind 2 (XEP-0386 §4). Handled in the order of features.def, on the home's shard, before
+ * <success/> is written: what is written to the session meanwhile follows behind it. */
+struct xmpp_inline {
+    const char *ns, *name; /* of the request; name NULL: called for every Bind 2, asked for or not */
+    /* SASL2: XML in <inline/>. Bind 2: the var of <feature/> in <bind><inline/>; the same one twice is shown
+     * once. NULL: not announced. */
+    const char *announced;
+    /* SASL2: H is not bound yet, ANSWER becomes a child of <success/>. Bind 2: h->session is open, ANSWER
+     * becomes a child of <bound/>. REQUEST lives until written() (NULL when name is). */
+    enum inline_result (*handle)(struct c2s_home *h, const struct xml *request, struct buf *answer);
+    /* After <success/> and the stream features were written, for those that were handled; may be NULL. */
+    void (*written)(struct c2s_home *h);
+};
+
 struct xmpp_feature {
     const char *name, *xep;
     const char *const *server_features;     /* disco features of the domain, NULL-terminated; may be NULL */
@@ -51,6 +66,8 @@ struct xmpp_feature {
         unsigned from_client, to_client; /* enum hook_kind: on for every session from its beginning */
     } always;
     const struct im_hook *user_hook; /* im/hooks.h; registered with the node's im; may be NULL */
+    const struct xmpp_inline *inline_sasl2; /* ended by one without a handler; may be NULL */
+    const struct xmpp_inline *inline_bind2; /* the same */
 };
 extern const struct xmpp_feature *const xmpp_features[]; /* NULL at the end */
 

@@ -25,6 +25,8 @@ void c2s_login_free(struct c2s_login *login)
         return;
     mem_free(login->localpart);
     mem_free(login->domain);
+    mem_free(login->request);
+    mem_free(login->success);
     mem_free(login);
 }
 
@@ -35,7 +37,8 @@ void home_write(struct c2s_home *h, const void *data, size_t n_bytes)
     if (!h->conn)
         return;
     h->n_written += n_bytes;
-    h->conn->ops->write(h->conn, data, n_bytes);
+    if (!home_inline_hold(h, data, n_bytes))
+        h->conn->ops->write(h->conn, data, n_bytes);
 }
 
 static void on_later(struct deferred *d)
@@ -50,6 +53,7 @@ static void on_later(struct deferred *d)
     c2s_login_free(h->login);
     mem_free(h->bind_id);
     mem_free(h->bind_resource);
+    mem_free(h->resumed_jid);
     mem_free(h);
 }
 
@@ -71,6 +75,7 @@ static void end(struct c2s_home *h)
     if (session_is_open(&h->session))
         hooks_close(h);
     session_end(&h->session);
+    home_inline_free(h);
     run_later(h);
 }
 
@@ -97,7 +102,7 @@ static void close_conn(struct c2s_home *h, const void *final, size_t n_bytes, bo
         h->conn = NULL;
         conn->ops->abort(conn);
     } else {
-        h->n_sent_at_end = h->n_written;
+        h->n_sent_at_end = h->n_written - home_inline_held(h);
         h->conn = NULL;
         conn->ops->close(conn, final, n_bytes);
     }
@@ -158,7 +163,7 @@ static void output(const struct session *s, uint64_t *written, uint64_t *sent)
         *sent = h->n_sent_at_end;
         return;
     }
-    size_t queued = h->conn->ops->queued(h->conn);
+    size_t queued = h->conn->ops->queued(h->conn) + home_inline_held(h);
     *sent = queued < h->n_written ? h->n_written - queued : 0;
 }
 
@@ -207,7 +212,7 @@ static void pause_session(struct session *s)
 static void resume_session(struct session *s)
 {
     struct c2s_home *h = home_of(s);
-    if (h->conn)
+    if (h->conn && !h->inlined)
         h->conn->ops->resume(h->conn);
 }
 
@@ -244,6 +249,7 @@ struct c2s_home *c2s_home_new(struct c2s_conn *conn, struct c2s_login *login)
     h->since_ms = h->heard_ms = loop_now_ms(conn->shard->loop);
     list_init(&h->later.link);
     list_init(&h->binding);
+    list_init(&h->inlining);
     h->later.fn = on_later;
     list_append(&conn->shard->xmpp->unbound, &h->unbound);
     return h;
@@ -269,7 +275,7 @@ void c2s_home_header(struct c2s_home *h, const struct xml *header)
         home_write(h, out.data, out.n);
         buf_fini(&out);
         h->state = HOME_UNBOUND;
-        home_features(h);
+        home_features(h, true);
     }
 }
 

@@ -15,8 +15,19 @@
 #define NS_SESSION "urn:ietf:params:xml:ns:xmpp-session"
 #define NS_STANZAS "urn:ietf:params:xml:ns:xmpp-stanzas"
 
+/* What a handler of something asked for within the log-in says (feature.h). */
+enum inline_result {
+    INLINE_DONE,    /* ANSWER has what there is to say (nothing, where the XEP has no answer) */
+    INLINE_LATER,   /* home_inline_done comes later, from the shard's loop; the client is not read until then */
+    INLINE_RESUMED, /* SASL2 only: H takes over an earlier session whose full JID is in h->resumed_jid
+                       (mem_strdup); nothing is bound any more, written() moves the connection */
+};
+struct home_inline;
+
+enum { HOME_BIND_WAIT_MS = 5000 }; /* for the former home, the lease, the log */
 enum home_state {
     HOME_HEADER,  /* waits for the stream header */
+    HOME_INLINE,  /* SASL2: does what was asked for with the log-in; nothing is read from the client */
     HOME_UNBOUND, /* features sent: only resource binding is allowed (RFC 6120 §7.1) */
     HOME_BOUND,
     HOME_ENDED, /* the stream was closed from here; waits to be freed */
@@ -37,6 +48,10 @@ struct c2s_home {
     char *bind_id, *bind_resource; /* the resource is NULL when none was asked for */
     uint64_t bind_ms;            /* since when */
     struct session_hooks hooks;  /* in HOME_BOUND */
+    struct home_inline *inlined; /* in HOME_INLINE */
+    struct list inlining;        /* in xs->inlined then */
+    bool bind2;                  /* bound by Bind 2 (XEP-0386) */
+    char *resumed_jid;           /* of INLINE_RESUMED */
     struct deferred later;
 };
 
@@ -65,10 +80,27 @@ void home_refuse(struct c2s_home *h, const struct xml *root, enum stanza_error e
 void home_iq(struct c2s_home *h, struct envelope *e, struct xml *root, struct arena *arena);
 /* bind.c: handles what comes in HOME_UNBOUND. */
 void home_bind(struct c2s_home *h, struct xml_stanza *stanza);
+/* Opens the session with h->bind_resource; ERR_AGAIN: the user may be served here soon. */
+int home_try_bind(struct c2s_home *h, struct err_ctx *err);
+
+/* home_inline.c: what SASL2 and Bind 2 do at the home (feature.h). */
+/* Who waits, for INLINE_LATER: NULL when the connection has gone meanwhile. */
+uint64_t home_inline_id(const struct c2s_home *h);
+struct c2s_home *home_inline_find(struct shard *s, uint64_t id);
+/* The rest of a handler that said INLINE_LATER; ANSWER may be NULL. H may be gone afterwards. */
+void home_inline_done(struct c2s_home *h, enum inline_result result, const char *answer, size_t n_bytes);
+void home_inline_free(struct c2s_home *h);
+/* The bind waited (bind.c). True: it goes on waiting. */
+bool home_inline_bind(struct c2s_home *h);
+/* Written before <success/>: kept for later. */
+size_t home_inline_held(const struct c2s_home *h);
+bool home_inline_hold(struct c2s_home *h, const void *data, size_t n_bytes);
+/* <inline/> of SASL2: what features and Bind 2 offer; shown by the edge. */
+void home_inline_offer(struct buf *out);
 /* The server's stream header. */
 void home_header_write(struct c2s_home *h, struct buf *out);
 void home_write_roster_item(struct buf *out, const struct roster_item *item);
-/* Writes <stream:features/>. */
-void home_features(struct c2s_home *h);
+/* Writes <stream:features/>, with or without resource binding. */
+void home_features(struct c2s_home *h, bool with_bind);
 
 #endif

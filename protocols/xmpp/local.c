@@ -178,6 +178,9 @@ static void on_arrived(void *user)
         home_fail(l->conn.home, "system-shutdown", NULL);
         return;
     }
+    c2s_home_start(l->conn.home);
+    if (!l->conn.home || l->paused)
+        return;
     stream_resume(l->stream);
     c2s_conn_check(&l->conn, xml_stream_resume(l->parser));
     finish(l);

@@ -211,7 +211,11 @@ static void open_relay(struct xmpp_shard *xs, const struct relay_frame *f, const
     htab_add(&xs->relays_home, &r->node, &r->key, sizeof r->key);
     xs->shard->n_busy++;
     login->edge_node = f->node;
-    c2s_home_new(&r->conn, login);
+    /* SASL2: the edge has seen the only stream header there is; stanzas come next. */
+    static const char header[] = "<stream:stream xmlns='" NS_CLIENT "' xmlns:stream='" NS_STREAM "'>";
+    if (login->sasl2)
+        xml_stream_feed(r->parser, header, sizeof header - 1);
+    c2s_home_start(c2s_home_new(&r->conn, login));
 }
 
 static void credited(struct relay_home *r, uint32_t n)

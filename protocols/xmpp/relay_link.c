@@ -52,6 +52,12 @@ void relay_login_encode(struct buf *out, const struct c2s_login *l)
     add_string(out, l->mechanism);
     add_string(out, l->tls_version);
     add_string(out, l->address);
+    if (!l->sasl2) /* from feature level 3 on */
+        return;
+    buf_add_u8(out, l->has_client);
+    buf_add(out, l->client, sizeof l->client);
+    add_string(out, l->request ? l->request : "");
+    add_string(out, l->success ? l->success : "");
 }
 
 static char *read_string(struct reader *r, size_t max)
@@ -73,6 +79,17 @@ static void read_into(struct reader *r, char *out, size_t room)
     mem_free(s);
 }
 
+static void read_sasl2(struct reader *r, struct c2s_login *l)
+{
+    l->sasl2 = true;
+    l->has_client = read_u8(r);
+    const uint8_t *client = read_bytes(r, sizeof l->client);
+    if (client)
+        memcpy(l->client, client, sizeof l->client);
+    l->request = read_string(r, RELAY_WINDOW);
+    l->success = read_string(r, RELAY_WINDOW);
+}
+
 struct c2s_login *relay_login_decode(const uint8_t *data, size_t n_bytes)
 {
     struct reader r;
@@ -90,6 +107,8 @@ struct c2s_login *relay_login_decode(const uint8_t *data, size_t n_bytes)
     read_into(&r, l->mechanism, sizeof l->mechanism);
     read_into(&r, l->tls_version, sizeof l->tls_version);
     read_into(&r, l->address, sizeof l->address);
+    if (reader_left(&r))
+        read_sasl2(&r, l);
     if (r.failed || reader_left(&r)) {
         c2s_login_free(l);
         return NULL;

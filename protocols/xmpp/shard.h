@@ -12,6 +12,8 @@ struct xmpp_shard {
     struct shard_watcher watcher;
     struct list active;      /* struct c2s_local, least recently heard first: their parsers may be parked */
     struct list unbound;     /* struct c2s_home that has bound no resource yet, oldest first */
+    struct list inlined;     /* struct c2s_home in HOME_INLINE */
+    uint64_t next_inline;
     struct list binding;     /* struct c2s_home that waits until its user may be served here */
     struct htab relays_edge; /* struct relay_edge by id */
     struct htab relays_home; /* struct relay_home by node and id */

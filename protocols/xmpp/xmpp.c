@@ -40,19 +40,22 @@ static void ignore_close(void *user, int code, const char *detail)
 
 static const struct stream_events ignore = {.on_data = ignore_data, .on_close = ignore_close};
 
-/* The client reads this as the answer to its new stream header (RFC 6120 §4.9.1.2). */
+/* The client reads this as the answer to its new stream header (RFC 6120 §4.9.1.2); with SASL2 the stream is
+ * open. */
 static void turn_away(struct stream *stream, struct xml_stream *parser, struct c2s_login *login,
                       const char *condition, const char *text)
 {
     char id[33];
     random_hex(id, 16);
     struct buf out = {0};
-    buf_addf(&out,
-             "<?xml version='1.0'?><stream:stream xmlns='" NS_CLIENT "' xmlns:stream='" NS_STREAM
-             "' id='%s' version='1.0' from='",
-             id);
-    xml_escape(&out, login->domain, strlen(login->domain));
-    buf_adds(&out, "'>");
+    if (!login->sasl2) {
+        buf_addf(&out,
+                 "<?xml version='1.0'?><stream:stream xmlns='" NS_CLIENT "' xmlns:stream='" NS_STREAM
+                 "' id='%s' version='1.0' from='",
+                 id);
+        xml_escape(&out, login->domain, strlen(login->domain));
+        buf_adds(&out, "'>");
+    }
     c2s_stream_error(&out, condition, text);
     stream_set_handler(stream, &ignore, NULL);
     stream_write(stream, out.data, out.n);
@@ -144,6 +147,7 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
         list_init(&xs->active);
         list_init(&xs->unbound);
         list_init(&xs->binding);
+        list_init(&xs->inlined);
         relay_shard_init(xs);
         timer_init(&xs->tick, xs->shard->loop, on_tick);
         timer_start(&xs->tick, TICK_MS, TICK_MS);
