@@ -8,6 +8,7 @@
 #include "im/router.h"
 #include "im/session.h"
 #include "im/user.h"
+#include "replication/levels.h"
 #include "replication/settings.h"
 #include <assert.h>
 #include <stdio.h>
@@ -129,6 +130,14 @@ enum shard_lease shard_check_lease(struct shard *s)
 
 /* ---- what a shard keeps of cluster tables ---- */
 
+static unsigned read_level(struct store_txn *t, struct arena *a)
+{
+    struct key none;
+    key_init(&none);
+    const Imp__ClusterRow *cluster = store_find_row(t, TABLE_CLUSTER, &none, a);
+    return cluster && cluster->feature_level ? cluster->feature_level : LEVEL_FIRST;
+}
+
 static void read_settings(struct shard *s)
 {
     struct store_txn *t = shard_txn(s);
@@ -137,6 +146,7 @@ static void read_settings(struct shard *s)
     struct arena a;
     arena_init(&a);
     struct im_settings *o = &s->settings;
+    o->level = read_level(t, &a);
     o->redirect = strcmp(setting_string(t, node, SETTING_XMPP_WRONG_NODE, &a), "redirect") == 0;
     o->directory = setting_bool(t, node, SETTING_XMPP_DIRECTORY);
     const char *conflict = setting_string(t, node, SETTING_XMPP_CONFLICT, &a);
@@ -234,7 +244,7 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         read_members(s);
     if (domains)
         read_domains(s);
-    if (settings || members)
+    if (settings || members || domains)
         read_settings(s);
     for (size_t i = 0; i < n; i++)
         if (events[i].table != TABLE_MESSAGE_INDEX)

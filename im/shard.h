@@ -96,6 +96,7 @@ enum shard_lease {
 /* Settings as the shards use them, re-read when the setting table changes. */
 enum resource_conflict { CONFLICT_REPLACE, CONFLICT_REFUSE, CONFLICT_RENAME };
 struct im_settings {
+    unsigned level; /* the cluster's feature level */
     bool redirect;  /* xmpp.wrong_node */
     bool directory; /* xmpp.directory_search */
     enum resource_conflict conflict;
