@@ -1,5 +1,6 @@
 #include "im/mail.h"
 #include "base/clock.h"
+#include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/message.h"
 #include "im/router.h"
@@ -136,6 +137,7 @@ static int propose(struct storing *st)
 void mail_store(struct shard *s, struct envelope *e)
 {
     struct user *u = user_get(s, e->to_uid, e->to);
+    im_hooks_delivered(s, e->to_uid, u, e, NULL, 0);
     struct mailqueue *q = mail_get(u);
     struct storing *st = mem_new(struct storing);
     st->shard = s;

@@ -102,10 +102,18 @@ static void to_all(struct shard *s, struct envelope *e)
 {
     struct user *u = user_find(s, e->to_uid);
     struct session *session;
+    struct session *to[PICK_MAX];
+    size_t n = 0;
     if (u) {
-        list_for_each(session, &u->sessions, struct session,
-                      link) if (session->presence && session->priority >= 0 && !session->behind)
+        list_for_each(session, &u->sessions, struct session, link)
+        {
+            if (!session->presence || session->priority < 0 || session->behind)
+                continue;
             session->ops->deliver(session, e, NULL);
+            if (n < PICK_MAX)
+                to[n++] = session;
+        }
+        im_hooks_delivered(s, e->to_uid, u, e, to, n);
     }
     envelope_free(e);
 }
@@ -122,8 +130,10 @@ static void to_session(struct shard *s, struct envelope *e, struct session *sess
     if (!durable) {
         if (session->behind)
             router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "the client reads too slowly");
-        else
+        else {
+            im_hooks_delivered(s, e->to_uid, session->user, e, &session, 1);
             session->ops->deliver(session, e, NULL);
+        }
         envelope_free(e);
     } else if (mail_is_busy(session->user) || session->behind) {
         mail_queue(s, session->user, e);

@@ -78,6 +78,7 @@ struct session {
     unsigned n_directed;
     int priority;
     bool wants_roster;   /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
+    bool carbons;        /* XEP-0280 is enabled: im/carbons.h */
     bool behind;         /* reads too slowly: messages are stored and follow from the store */
     uint8_t paused;      /* enum session_pause */
     uint32_t blocked_on; /* node that PAUSE_LINK is about */

@@ -31,6 +31,7 @@ struct user {
     uint64_t since;         /* log index from which on it is at home here; a later one: it was away meanwhile */
     struct list leaving;    /* in shard->leaving */
     struct mailqueue *mail; /* stored messages on their way to sessions; NULL: nothing pending known */
+    struct carbons *carbons; /* NULL: no session has enabled them (im/carbons.h) */
     uint32_t hooks; /* bits by im_hook_id: those that must be asked (im/hooks.h) */
     /* Cached from the roster, dropped when a row of it changes: uids that see this user, and that it sees. */
     uint64_t *subscribers, *subscribed;
