@@ -33,6 +33,11 @@ enum fsm_subscribe_flag {
     FSM_SUB_CHANGED = 16, /* a row changed */
 };
 
+/* Result flags of PepWrite. */
+enum fsm_pep_flag {
+    FSM_PEP_CREATED = 1, /* a node was made */
+};
+
 void fsm_apply(struct store_txn *txn, const Imp__Command *command, const struct fsm_input *in,
                struct arena *arena, struct fsm_result *out);
 

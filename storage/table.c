@@ -33,6 +33,11 @@
 #define ROW_MessageRow imp__message_row__descriptor
 #define ROW_MessageIndexRow imp__message_index_row__descriptor
 #define ROW_UserStateRow imp__user_state_row__descriptor
+#define ROW_PepUserRow imp__pep_user_row__descriptor
+#define ROW_PepNodeRow imp__pep_node_row__descriptor
+#define ROW_PepItemRow imp__pep_item_row__descriptor
+#define ROW_PepItemRefRow imp__pep_item_ref_row__descriptor
+#define ROW_PepPartyRow imp__pep_party_row__descriptor
 
 const struct table_info store_tables[N_TABLES] = {
 #define X(id, name, scope, key, row)                                                                         \

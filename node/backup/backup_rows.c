@@ -46,6 +46,13 @@ enum backup_policy backup_policy(enum table t)
         [TABLE_CLOCK] = BACKUP_KEEP,
         [TABLE_HOME_PINNED] = BACKUP_DROP,
         [TABLE_PURGE] = BACKUP_KEEP,
+        [TABLE_PEP_USER] = BACKUP_KEEP,
+        [TABLE_PEP_NODE] = BACKUP_KEEP,
+        [TABLE_PEP_ITEM] = BACKUP_KEEP,
+        [TABLE_PEP_ITEM_ID] = BACKUP_KEEP,
+        [TABLE_PEP_PARTY] = BACKUP_KEEP,
+        [TABLE_PEP_PARTY_BY_JID] = BACKUP_KEEP,
+        [TABLE_PEP_GARBAGE] = BACKUP_KEEP,
         /* Origins begin with a node id, which is given anew: a new message could be taken for an old one. */
         [TABLE_MESSAGE_ORIGIN_AGE] = BACKUP_DROP,
         [TABLE_MESSAGE_ORIGIN] = BACKUP_DROP,

@@ -123,4 +123,11 @@ uint64_t fsm_subscription_step(struct fsm *f, Imp__SubscribeType type, const cha
                                const Imp__UserRow *from_user, const char *to, const Imp__UserRow *to_user,
                                const ProtobufCBinaryData *stanza);
 
+/* ---- PEP: fsm_pep_node.c ---- */
+/* What JID is on the lists of others' nodes becomes NEW_JID's, or (NULL) nobody's. Rows done, at most MAX; *N_LEFT
+ * (may be NULL) is raised when there are more. */
+unsigned fsm_pep_move_parties(struct fsm *f, const char *jid, const char *new_jid, unsigned max, uint64_t *n_left);
+unsigned fsm_pep_purge_user(struct fsm *f, uint64_t uid, unsigned max); /* rows done */
+void fsm_pep_purge_step(struct fsm *f, unsigned max); /* of nodes that were deleted or purged */
+
 #endif

@@ -115,8 +115,12 @@ static unsigned purge_messages(struct fsm *f, uint64_t uid, unsigned max)
 static unsigned purge_user(struct fsm *f, Imp__PurgeRow *row, unsigned max)
 {
     unsigned n = *row->jid ? purge_contacts(f, row, max) : 0;
+    if (n < max && *row->jid)
+        n += fsm_pep_move_parties(f, row->jid, NULL, max - n, NULL);
     if (n < max)
         n += purge_roster(f, row->uid, max - n);
+    if (n < max)
+        n += fsm_pep_purge_user(f, row->uid, max - n);
     if (n < max)
         n += purge_messages(f, row->uid, max - n);
     if (n < max) {
@@ -130,6 +134,7 @@ static unsigned purge_user(struct fsm *f, Imp__PurgeRow *row, unsigned max)
 
 void fsm_purge_step(struct fsm *f)
 {
+    fsm_pep_purge_step(f, PURGE_ROWS_PER_COMMAND);
     struct store_hash hash;
     uint64_t n_users;
     store_table_hash(f->txn, TABLE_PURGE, &hash, &n_users);
@@ -158,6 +163,7 @@ void fsm_purge_finish(struct fsm *f, const char *jid)
         if (!row)
             break;
         purge_contacts(f, row, UINT32_MAX);
+        fsm_pep_move_parties(f, row->jid, NULL, UINT32_MAX, NULL);
         store_delete(f->txn, TABLE_PURGE, &k);
         fsm_purge_add(f, row->uid, "");
     }

@@ -277,6 +277,8 @@ void fsm_do_roster_rewrite(struct fsm *f, const void *body)
         else
             n_left++;
     }
+    if (strcmp(b->old_jid, b->new_jid) != 0)
+        n += fsm_pep_move_parties(f, b->old_jid, b->new_jid, n < max ? (unsigned)(max - n) : 0, &n_left);
     f->out->value = n_left;
     f->out->value2 = n;
 }
