@@ -1,5 +1,6 @@
 #include "im/shard.h"
 #include "base/clock.h"
+#include "im/archive.h"
 #include "im/homes.h"
 #include "im/im_impl.h"
 #include "im/message.h"
@@ -161,6 +162,7 @@ static void read_settings(struct shard *s)
     o->output_bytes = (unsigned)setting_int(t, node, SETTING_LIMIT_OUTPUT_BYTES);
     o->idle_timeout_s = (unsigned)setting_int(t, node, SETTING_LIMIT_IDLE);
     arena_fini(&a);
+    archive_forget(s);
     struct shard_watcher *w;
     list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_settings) w->on_settings(w);
 }
@@ -246,9 +248,12 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         read_domains(s);
     if (settings || members || domains)
         read_settings(s);
-    for (size_t i = 0; i < n; i++)
-        if (events[i].table != TABLE_MESSAGE_INDEX)
+    for (size_t i = 0; i < n; i++) {
+        if (events[i].table == TABLE_ARCHIVE_PREFS)
+            archive_on_feed(s, &events[i]);
+        else if (events[i].table != TABLE_MESSAGE_INDEX)
             user_on_feed(s, &events[i]);
+    }
     if (members)
         user_check_homes(s);
     /* Stored messages last: they must not go to a session whose user is at home elsewhere by now. */
@@ -286,6 +291,7 @@ static bool wants(void *user, enum table table, const struct key *key)
     case TABLE_DOMAIN:
     case TABLE_CLUSTER:
     case TABLE_USER:
+    case TABLE_ARCHIVE_PREFS:
         return true;
     case TABLE_ROSTER:
     case TABLE_MESSAGE_INDEX:
@@ -436,6 +442,7 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     s->lease = LEASE_WAIT;
     s->next_session = (random_u64() >> 16 << 8 | index) & ~(UINT64_C(1) << 63);
     homes_shard_init(s);
+    archive_shard_init(s);
     router_init(s);
     s->before_poll.fn = before_poll;
     loop_add_before_poll(s->loop, &s->before_poll);
@@ -468,6 +475,7 @@ void shard_fini(struct shard *s)
     loop_free(s->loop);
     if (s->reader)
         store_reader_free(s->reader);
+    archive_shard_fini(s);
     members_free(s->members);
     mem_free(s->domain);
     buf_fini(&s->scratch);

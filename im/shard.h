@@ -144,6 +144,7 @@ struct shard {
     unsigned n_sessions;
     struct router *router;
     struct xmpp_shard *xmpp; /* of protocols/xmpp; not looked into here */
+    struct archive_cache *archive; /* im/archive.h */
     struct buf scratch;      /* for writing one stanza; reset by its user */
     struct buf scratch_out;  /* the same, for the output of sessions */
     struct loop_hook before_poll;

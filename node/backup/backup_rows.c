@@ -57,6 +57,7 @@ enum backup_policy backup_policy(enum table t)
         [TABLE_MESSAGE_ORIGIN_AGE] = BACKUP_DROP,
         [TABLE_MESSAGE_ORIGIN] = BACKUP_DROP,
         [TABLE_MESSAGE_REPEAT] = BACKUP_DROP,
+        [TABLE_ARCHIVE_PREFS] = BACKUP_KEEP,
     };
     return policies[t];
 }

@@ -95,7 +95,7 @@ void fsm_user_create(struct fsm *f, Imp__UserRow *user)
 void fsm_user_delete(struct fsm *f, const Imp__UserRow *user)
 {
     static const enum table by_uid[] = {TABLE_USER, TABLE_CREDENTIAL, TABLE_VCARD, TABLE_ROSTER_META,
-                                        TABLE_USER_STATE, TABLE_PEP_USER};
+                                        TABLE_USER_STATE, TABLE_PEP_USER, TABLE_ARCHIVE_PREFS};
     fsm_index_home(f, user, false);
     fsm_user_index_words(f, user, NULL);
     if (*user->uuid) {

@@ -1,1 +1,2 @@
 imp_unit_test(rsm LINK imp_protocols_xmpp imp_base)
+imp_unit_test(archive_rules LINK imp_im imp_base)
