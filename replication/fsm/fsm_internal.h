@@ -86,6 +86,9 @@ void fsm_user_create(struct fsm *f, Imp__UserRow *user);
 void fsm_user_delete(struct fsm *f, const Imp__UserRow *user);
 /* Words of the directory search: those of OLD go (may be NULL), those of NOW come. */
 void fsm_user_index_words(struct fsm *f, const Imp__UserRow *old, const Imp__UserRow *now);
+/* Are all keys that are there whole, and is one? */
+bool fsm_is_credential(const Imp__CredentialRow *c);
+void fsm_forget_tokens(struct fsm *f, uint64_t uid); /* fsm_login.c: after a new password, at the end */
 void fsm_purge_add(struct fsm *f, uint64_t uid, const char *jid);
 void fsm_purge_finish(struct fsm *f, const char *jid); /* before the address gets a new owner */
 

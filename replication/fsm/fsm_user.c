@@ -106,6 +106,7 @@ void fsm_user_delete(struct fsm *f, const Imp__UserRow *user)
     store_delete(f->txn, TABLE_USER_BY_JID, &jid);
     for (size_t i = 0; i < n_elements(by_uid); i++)
         store_delete(f->txn, by_uid[i], &uid);
+    fsm_forget_tokens(f, user->uid);
     fsm_purge_add(f, user->uid, fsm_user_jid(f, user));
 }
 
@@ -119,13 +120,14 @@ static Imp__UserRow *get_user(struct fsm *f, uint64_t uid)
     return user;
 }
 
-static bool is_credential(const Imp__CredentialRow *c)
+bool fsm_is_credential(const Imp__CredentialRow *c)
 {
-    const Imp__ScramKeys *keys[] = {c ? c->sha1 : NULL, c ? c->sha256 : NULL};
-    if (!keys[0] && !keys[1])
+    static const size_t bytes[] = {20, 32, 64};
+    const Imp__ScramKeys *keys[] = {c ? c->sha1 : NULL, c ? c->sha256 : NULL, c ? c->sha512 : NULL};
+    if (!keys[0] && !keys[1] && !keys[2])
         return false;
-    for (int i = 0; i < 2; i++) {
-        size_t n = i ? 32 : 20;
+    for (size_t i = 0; i < n_elements(keys); i++) {
+        size_t n = bytes[i];
         if (keys[i] && (!keys[i]->iterations || !keys[i]->salt.len || keys[i]->salt.len > 64 ||
                         keys[i]->stored_key.len != n || keys[i]->server_key.len != n))
             return false;
@@ -143,7 +145,7 @@ static bool refuse_user(struct fsm *f, const Imp__UserAdd *b, uint32_t domain)
 {
     if (!fsm_is_text(b->localpart, 1, FSM_LOCALPART_MAX) || strpbrk(b->localpart, "@/") ||
         !fsm_is_text(b->userid, 0, FSM_TEXT_MAX) || !fsm_is_text(b->display_name, 0, FSM_TEXT_MAX) ||
-        (b->credential && !is_credential(b->credential))) {
+        (b->credential && !fsm_is_credential(b->credential))) {
         fsm_refuse(f, ERR_INVALID, "the user's name or credential is not valid");
         return true;
     }
@@ -195,10 +197,12 @@ void fsm_do_user_password(struct fsm *f, const void *body)
     const Imp__UserPassword *b = body;
     if (!get_user(f, b->uid))
         return;
-    if (is_credential(b->credential))
-        put_credential(f, b->uid, b->credential);
-    else
+    if (!fsm_is_credential(b->credential)) {
         fsm_refuse(f, ERR_INVALID, "the credential is not valid");
+        return;
+    }
+    put_credential(f, b->uid, b->credential);
+    fsm_forget_tokens(f, b->uid);
 }
 
 void fsm_do_user_lock(struct fsm *f, const void *body)
