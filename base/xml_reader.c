@@ -387,6 +387,8 @@ static enum xml_error map_error(enum XML_Error code)
     case XML_ERROR_RESERVED_PREFIX_XMLNS:
     case XML_ERROR_RESERVED_NAMESPACE_URI:
         return XML_BAD_NAMESPACE;
+    case XML_ERROR_UNDEFINED_ENTITY: /* no entity can have been declared */
+        return XML_RESTRICTED;
     default:
         return XML_NOT_WELL_FORMED;
     }

@@ -289,6 +289,8 @@ static enum xml_error skip_prolog(const char **d, size_t *n)
     if (*n == 0 || **d == '<')
         return XML_OK;
     unsigned char c = (unsigned char)**d;
+    if (c == 0xef) /* U+FEFF is a character like others, not a byte order mark (RFC 6120 §11.6) */
+        return XML_NOT_WELL_FORMED;
     return c == 0 || c >= 0x80 ? XML_BAD_ENCODING : XML_NOT_WELL_FORMED;
 }
 

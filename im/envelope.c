@@ -92,7 +92,7 @@ void stanza_error_write(struct buf *out, enum stanza_error error, const char *te
     } else {
         buf_adds(out, "/>");
         if (text) {
-            buf_adds(out, "<text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>");
+            buf_adds(out, "<text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas' xml:lang='en'>");
             xml_escape(out, text, strlen(text));
             buf_adds(out, "</text>");
         }
@@ -165,7 +165,7 @@ struct envelope *envelope_copy(const struct envelope *e, const char *to)
     return c;
 }
 
-static bool may_bounce(const struct envelope *e)
+static bool may_bounce(const struct envelope *e, enum stanza_error error)
 {
     if ((e->flags & (ENVELOPE_NO_BOUNCE | ENVELOPE_BROADCAST | ENVELOPE_THROTTLE | ENVELOPE_PROBE_BACK)) ||
         !*e->from)
@@ -174,10 +174,11 @@ static bool may_bounce(const struct envelope *e)
     case MESSAGE_ERROR:
     case PRESENCE_ERROR:
     case PRESENCE_UNAVAILABLE:
-    case PRESENCE_PROBE:
     case IQ_RESULT:
     case IQ_ERROR:
         return false;
+    case PRESENCE_PROBE:
+        return error == STANZA_GONE; /* RFC 6121 §4.3.2 rule 2 */
     default:
         return true;
     }
@@ -186,7 +187,7 @@ static bool may_bounce(const struct envelope *e)
 struct envelope *envelope_bounce(const struct envelope *e, enum stanza_error error, const char *text)
 {
     static const enum stanza_type error_types[N_STANZA_KINDS] = {MESSAGE_ERROR, PRESENCE_ERROR, IQ_ERROR};
-    if (!may_bounce(e))
+    if (!may_bounce(e, error))
         return NULL;
     struct buf inner = {0};
     if (e->payload)

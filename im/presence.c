@@ -257,6 +257,8 @@ void presence_update(struct session *s, struct envelope *e, int priority)
     if (e->type == PRESENCE_UNAVAILABLE) {
         if (was_available)
             become_unavailable(s, e);
+        else
+            end_directed(s, e); /* §4.6.3 rule 3 */
         envelope_free(e);
         return;
     }
@@ -320,22 +322,77 @@ void presence_session_ended(struct session *s)
 
 /* ---- for a user of this shard ---- */
 
-static void answer_client_probe(struct shard *s, const struct envelope *e)
+/* What the prober gets: from FROM, with nothing inside. */
+static void answer_mere(struct shard *s, const struct envelope *probe, enum stanza_type type,
+                        const char *from, const char *id)
 {
-    struct user *u = user_find(s, e->to_uid);
-    if (!u || !presence_is_visible(s, u->uid, e->from))
-        return;
-    struct session *session;
-    list_for_each(session, &u->sessions, struct session, link)
-    {
-        if (!session->presence)
-            continue;
-        struct envelope *c = envelope_copy(session->presence, e->from);
-        c->to_uid = e->from_uid;
-        c->flags = ENVELOPE_NO_BOUNCE;
-        c->session = 0;
-        router_send(s, c, NULL);
+    struct envelope *e =
+        envelope_new(&(struct envelope_parts){.type = type, .from = from, .to = probe->from, .id = id});
+    e->to_uid = probe->from_uid;
+    e->flags = ENVELOPE_NO_BOUNCE;
+    router_send(s, e, NULL);
+}
+
+/* RFC 6121 §4.3.2 rules 1 and 3: from the bare JID, with the probe's id. */
+static void answer_bare(struct shard *s, const struct envelope *probe, enum stanza_type type)
+{
+    char *bare = mem_strndup(probe->to, jid_bare_length(probe->to));
+    answer_mere(s, probe, type, bare, probe->id);
+    mem_free(bare);
+}
+
+void presence_deny_probe(struct shard *s, const struct envelope *probe)
+{
+    answer_bare(s, probe, PRESENCE_UNSUBSCRIBED);
+}
+
+static bool has_directed(const struct session *s, const char *jid)
+{
+    if (find_directed(s, jid))
+        return true;
+    char *bare = mem_strndup(jid, jid_bare_length(jid));
+    bool found = find_directed(s, bare) != NULL;
+    mem_free(bare);
+    return found;
+}
+
+/* §4.3.2 rule 4; a full JID is told of that resource alone, and no details of it. */
+static bool answer_for(struct shard *s, const struct envelope *probe, const struct session *session,
+                       bool visible)
+{
+    bool full = *jid_resource(probe->to);
+    if (full && strcmp(session->jid, probe->to) != 0)
+        return false;
+    if (visible && session->presence && !full) {
+        struct envelope *e = envelope_copy(session->presence, probe->from);
+        e->to_uid = probe->from_uid;
+        e->flags = ENVELOPE_NO_BOUNCE;
+        e->session = 0;
+        router_send(s, e, NULL);
+        return true;
     }
+    if (!full || !(visible ? session->presence != NULL : has_directed(session, probe->from)))
+        return false;
+    /* §4.6.6: who got directed presence may know that it still stands. */
+    answer_mere(s, probe, PRESENCE_AVAILABLE, session->jid, NULL);
+    return true;
+}
+
+static void answer_client_probe(struct shard *s, const struct envelope *probe)
+{
+    struct user *u = user_find(s, probe->to_uid);
+    bool visible = probe->from_uid == probe->to_uid || presence_is_visible(s, probe->to_uid, probe->from);
+    bool answered = false;
+    struct session *session;
+    if (u)
+        list_for_each(session, &u->sessions, struct session, link) answered |=
+            answer_for(s, probe, session, visible);
+    if (answered)
+        return;
+    if (!visible)
+        presence_deny_probe(s, probe);
+    else if (!*jid_resource(probe->to))
+        answer_bare(s, probe, PRESENCE_UNAVAILABLE);
 }
 
 void presence_receive(struct shard *s, struct envelope *e)
@@ -387,16 +444,8 @@ bool presence_is_visible(struct shard *s, uint64_t uid, const char *contact)
 
 bool presence_is_shared(struct session *s, const struct envelope *e)
 {
-    if (!e->from_uid || e->from_uid == s->user->uid || find_directed(s, e->from))
+    if (!e->from_uid || e->from_uid == s->user->uid || has_directed(s, e->from))
         return true;
-    char bare[3072];
-    size_t n = jid_bare_length(e->from);
-    if (n < sizeof bare) {
-        memcpy(bare, e->from, n);
-        bare[n] = 0;
-        if (find_directed(s, bare))
-            return true;
-    }
     return presence_is_visible(s->shard, s->user->uid, e->from);
 }
 

@@ -21,6 +21,8 @@ void presence_subscription(struct session *s, struct envelope *e);
 void presence_contact_removed(struct shard *s, const struct roster_removal *r, uint64_t index);
 /* The session ends: unavailable to all that know of it. */
 void presence_session_ended(struct session *s);
+/* A probe of somebody who may not know, or for nobody: "unsubscribed" (RFC 6121 §4.3.2). */
+void presence_deny_probe(struct shard *s, const struct envelope *probe);
 /* An envelope of kind presence for a user of this shard. Takes E. */
 void presence_receive(struct shard *s, struct envelope *e);
 /* Presence of a user's resource at another node (ENVELOPE_BROADCAST). Takes E. */

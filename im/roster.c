@@ -3,6 +3,7 @@
 #include "im/im_impl.h"
 #include "im/stored.h"
 #include "im/user.h"
+#include <stdlib.h>
 #include <string.h>
 
 static const char *subscription_text(const Imp__RosterRow *row)
@@ -57,7 +58,7 @@ uint64_t roster_version(struct shard *s, uint64_t uid)
     return version;
 }
 
-/* Shown items with a version above SINCE; SINCE 0: all that are in the roster. */
+/* Shown items with a version above SINCE, by key; SINCE 0: all that are in the roster. */
 static void each_item(struct shard *s, uint64_t uid, uint64_t since, roster_item_fn *each, void *user)
 {
     struct key prefix;
@@ -102,14 +103,52 @@ bool roster_can_read_since(struct shard *s, uint64_t uid, uint64_t since)
     return can;
 }
 
+/* Changed items, kept until all are known. */
+struct changes {
+    struct arena arena;
+    struct roster_item *list;
+    size_t n, cap;
+};
+
+static void add_change(void *user, const struct roster_item *item)
+{
+    struct changes *c = user;
+    if (c->n == c->cap) {
+        c->cap = c->cap ? c->cap * 2 : 16;
+        c->list = mem_realloc(c->list, c->cap * sizeof *c->list);
+    }
+    struct roster_item *to = &c->list[c->n++];
+    *to = *item;
+    to->jid = arena_strdup(&c->arena, item->jid);
+    to->name = arena_strdup(&c->arena, item->name);
+    const char **groups = arena_alloc(&c->arena, (item->n_groups + 1) * sizeof *groups);
+    for (size_t i = 0; i < item->n_groups; i++)
+        groups[i] = arena_strdup(&c->arena, item->groups[i]);
+    to->groups = groups;
+}
+
+static int compare_versions(const void *a, const void *b)
+{
+    const struct roster_item *x = a, *y = b;
+    return x->version < y->version ? -1 : x->version > y->version;
+}
+
 int roster_read_since(struct shard *s, uint64_t uid, uint64_t since, uint64_t *version, roster_item_fn *each,
                       void *user)
 {
     if (!roster_can_read_since(s, uid, since))
         return ERR_NOTFOUND;
     *version = roster_version(s, uid);
-    if (since < *version)
-        each_item(s, uid, since, each, user);
+    if (since >= *version)
+        return 0;
+    struct changes c = {0};
+    arena_init(&c.arena);
+    each_item(s, uid, since, add_change, &c);
+    qsort(c.list, c.n, sizeof *c.list, compare_versions);
+    for (size_t i = 0; i < c.n; i++)
+        each(user, &c.list[i]);
+    mem_free(c.list);
+    arena_fini(&c.arena);
     return 0;
 }
 

@@ -19,7 +19,7 @@ typedef void roster_item_fn(void *user, const struct roster_item *item);
 /* Every item of the user's roster; returns its version (log index). Items that only hold a pending request
  * are not shown. */
 uint64_t roster_read(struct shard *s, uint64_t uid, roster_item_fn *each, void *user);
-/* Items changed after version SINCE (removed ones too, §2.6.3). ERR_NOTFOUND when SINCE is older than what is
+/* Items changed after version SINCE in the order of their changes (removed ones too, §2.6.3). ERR_NOTFOUND when SINCE is older than what is
  * kept: send all. *version: the current one. */
 int roster_read_since(struct shard *s, uint64_t uid, uint64_t since, uint64_t *version, roster_item_fn *each,
                       void *user);

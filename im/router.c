@@ -266,7 +266,9 @@ static bool resolve(struct shard *s, struct envelope *e)
         return false;
     }
     default:
-        if (e->kind != STANZA_PRESENCE)
+        if (e->type == PRESENCE_PROBE && strchr(e->to, '@'))
+            presence_deny_probe(s, e);
+        else if (e->kind != STANZA_PRESENCE)
             router_bounce(s, e, STANZA_SERVICE_UNAVAILABLE, NULL);
         return false;
     }

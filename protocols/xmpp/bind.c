@@ -6,17 +6,7 @@
 #include "protocols/xmpp/shard.h"
 #include <string.h>
 
-void home_header_write(struct c2s_home *h, struct buf *out)
-{
-    char id[33];
-    random_hex(id, 16);
-    buf_addf(out,
-             "<?xml version='1.0'?><stream:stream xmlns='" NS_CLIENT "' xmlns:stream='" NS_STREAM
-             "' id='%s' from='",
-             id);
-    xml_escape(out, h->login->domain, strlen(h->login->domain));
-    buf_adds(out, "' version='1.0' xml:lang='en'>");
-}
+enum { BIND_TRIES_MAX = 8 }; /* RFC 6120 §7.7.3: at least 5, no more than 10 */
 
 void home_features(struct c2s_home *h, bool with_bind)
 {
@@ -58,6 +48,7 @@ static void write_error(struct c2s_home *h, enum stanza_error error, const char 
 
 static void refuse_bind(struct c2s_home *h, int code, const char *text)
 {
+    h->n_bind_failures++;
     switch (code) {
     case ERR_CONFLICT:
         write_error(h, STANZA_CONFLICT, text);
@@ -115,6 +106,7 @@ static bool read_resource(struct c2s_home *h, const struct xml *root, const stru
     if (!wanted || !*wanted)
         return true;
     if (address_prep_resource(resource, wanted, strlen(wanted), NULL) < 0) {
+        h->n_bind_failures++;
         home_refuse(h, root, STANZA_BAD_REQUEST, "the resource is not valid");
         return false;
     }
@@ -130,6 +122,10 @@ void home_bind(struct c2s_home *h, struct xml_stanza *stanza)
     if (!xml_is(root, "iq", NS_CLIENT) || !bind || !type || strcmp(type, "set") != 0 || !id) {
         /* §7.1: nothing else before a resource is bound. */
         home_fail(h, "not-authorized", "bind a resource first");
+        return;
+    }
+    if (h->n_bind_failures >= BIND_TRIES_MAX) {
+        home_fail(h, "policy-violation", "too many attempts to bind a resource"); /* §7.7.3 */
         return;
     }
     struct shard *s = h->conn->shard;

@@ -27,7 +27,7 @@
 struct xmpp;
 struct c2s_home;
 
-enum { C2S_CLIENT_ID = 16 };
+enum { C2S_CLIENT_ID = 16, C2S_LANG_MAX = 35 /* RFC 5646 §4.4.1 */ };
 
 /* Who logged in, how and from where. Owned by one side at a time; plain data, so that it crosses nodes. */
 struct c2s_login {
@@ -40,6 +40,7 @@ struct c2s_login {
     unsigned port;
     uint32_t edge_node;
     uint64_t since_ms; /* wall clock of the log-in */
+    char lang[C2S_LANG_MAX + 1]; /* of the stream (RFC 6120 §4.7.4); empty: none was said */
     uint64_t route_index; /* log index that the choice of the home rests on: it must know as much */
     /* SASL2 (XEP-0388): the stream goes on without a new header, and the home writes <success/>. */
     bool sasl2;
@@ -80,6 +81,7 @@ struct c2s_conn {
     const struct c2s_conn_ops *ops;
     struct shard *shard;
     struct c2s_home *home;
+    const struct xml_stream *parser; /* NULL where there is no stream header (RFC 7395) */
 };
 
 /* A connection's parser feeds the connection's home with these; USER is the struct c2s_conn. */
@@ -102,6 +104,8 @@ void c2s_home_closed(struct c2s_home *h);        /* the connection is gone; free
  * <stream:error>..</stream:error></stream:stream>. CONDITION "see-other-host" takes TEXT as its content;
  * others as <text/>. */
 void c2s_stream_error(struct buf *out, const char *condition, const char *text);
+/* The header's xml:lang, "" when there is none that is a language tag. */
+void c2s_read_lang(char out[C2S_LANG_MAX + 1], const struct xml *header);
 const char *c2s_xml_error_condition(enum xml_error error); /* "not-well-formed", "restricted-xml", ... */
 
 #endif

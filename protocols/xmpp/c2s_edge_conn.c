@@ -166,6 +166,7 @@ static void hand_over(struct edge_conn *c)
     struct xml_limits limits = xml_limits_default;
     limits.stanza_bytes = edge_settings(es)->stanza_bytes;
     xml_stream_set_limits(xml, &limits);
+    memcpy(login->lang, c->lang, sizeof login->lang);
     c->login = NULL;
     forget(c);
     es->edge->hand_over(es->shard, stream, xml, login);

@@ -84,6 +84,7 @@ struct edge_conn {
     bool throttled; /* the delay has been served for this exchange */
     char address[64];
     char *domain; /* of the stream header, prepared */
+    char lang[C2S_LANG_MAX + 1];
     struct timer deadline, delay;
     struct sasl_env env;
     struct sasl *sasl;

@@ -32,10 +32,9 @@ const char *c2s_xml_error_condition(enum xml_error error)
         return "unsupported-encoding"; /* §11.6 */
     case XML_TOO_BIG:
         return "policy-violation"; /* §4.9.3.14 */
-    case XML_BAD_NAMESPACE:
-        return "bad-namespace-prefix"; /* §4.9.3.2 */
     case XML_OK:
     case XML_NOT_WELL_FORMED:
+    case XML_BAD_NAMESPACE: /* §11.3: namespace-well-formed, too */
         break;
     }
     return "not-well-formed";

@@ -80,7 +80,11 @@ static void on_header_element(struct edge_conn *c, const struct xml *x)
     }
     mem_free(c->domain);
     c->domain = mem_strdup(domain);
-    bool has_from = from && jid_prepare(jid, from, strlen(from), NULL) == 0;
+    c2s_read_lang(c->lang, x);
+    struct jid who;
+    bool has_from = from && jid_parse(&who, from, strlen(from), NULL) == 0;
+    if (has_from)
+        jid_format_bare(jid, &who); /* §4.7.2 */
     edge_write_header(c, has_from ? jid : NULL);
     if (!is_version_ok(xml_attr(x, "version"))) {
         edge_conn_close(c, "unsupported-version", NULL);

@@ -4,6 +4,7 @@
 #include "im/roster.h"
 #include "im/user.h"
 #include "protocols/xmpp/feature.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,15 +52,28 @@ static void add_push(void *user, const struct roster_item *item)
     s->ops->roster_push(s, item);
 }
 
+/* 0: none of ours. */
+static uint64_t read_version(const char *ver)
+{
+    char ours[24];
+    uint64_t v = strtoull(ver, NULL, 10);
+    snprintf(ours, sizeof ours, "%llu", (unsigned long long)v);
+    return strcmp(ours, ver) == 0 ? v : 0;
+}
+
 static void handle_get(struct xmpp_iq *iq)
 {
+    if (xml_first_element(iq->payload)) { /* §2.1.3 */
+        iq_error(iq, STANZA_BAD_REQUEST, "a query for the roster is empty");
+        return;
+    }
     struct session *s = &iq->home->session;
     s->wants_roster = true;
     const char *ver = xml_attr(iq->payload, "ver");
     uint64_t version;
     /* §2.6.3: with a version that is known, an empty result and then what changed as pushes. */
     if (ver && *ver) {
-        uint64_t since = strtoull(ver, NULL, 10);
+        uint64_t since = read_version(ver);
         uint64_t current = roster_version(iq->shard, iq->uid);
         if (since && since == current) {
             iq_result(iq, NULL, 0);
@@ -187,6 +201,10 @@ static void handle_set(struct xmpp_iq *iq)
         return;
     }
     contact[jid_bare_length(contact)] = 0; /* §2.1.2.1: bare as a rule */
+    if (strcmp(contact, iq->home->session.user->jid) == 0) { /* §2.3.3, interoperability note */
+        iq_error(iq, STANZA_NOT_ALLOWED, "an account is not its own contact");
+        return;
+    }
     const char *subscription = xml_attr(item, "subscription");
     if (subscription && strcmp(subscription, "remove") == 0)
         remove_item(iq, contact);
@@ -202,8 +220,15 @@ static void handle(struct xmpp_iq *iq)
         handle_set(iq);
 }
 
+/* §2.3.3: of other accounts. */
+static void refuse(struct xmpp_iq *iq)
+{
+    iq_error(iq, STANZA_FORBIDDEN, NULL);
+}
+
 static const struct xmpp_iq_handler handlers[] = {
     {NS_ROSTER, "query", IQ_SELF, .get = true, .set = true, .handle = handle},
+    {NS_ROSTER, "query", IQ_ACCOUNT, .get = true, .set = true, .handle = refuse},
     {0},
 };
 const struct xmpp_feature feature_roster = {

@@ -1,4 +1,4 @@
-/* The old session request (RFC 3921 §3): answered, of no effect. */
+/* The old session request (RFC 3921 §3): answered, of no effect; and a second bind. */
 #include "protocols/xmpp/feature.h"
 
 static void handle(struct xmpp_iq *iq)
@@ -6,7 +6,14 @@ static void handle(struct xmpp_iq *iq)
     iq_result(iq, NULL, 0);
 }
 
+/* RFC 6120 §7.6.2.2: one resource for a stream. */
+static void refuse_bind(struct xmpp_iq *iq)
+{
+    iq_error(iq, STANZA_NOT_ALLOWED, "a resource is bound");
+}
+
 static const struct xmpp_iq_handler handlers[] = {
+    {NS_BIND, "bind", IQ_SERVER | IQ_SELF, .set = true, .handle = refuse_bind},
     {NS_SESSION, "session", IQ_SERVER | IQ_SELF, .set = true, .handle = handle},
     {0},
 };

@@ -255,30 +255,6 @@ struct c2s_home *c2s_home_new(struct c2s_conn *conn, struct c2s_login *login)
     return h;
 }
 
-void c2s_home_header(struct c2s_home *h, const struct xml *header)
-{
-    struct shard *s = h->conn->shard;
-    const char *to = xml_attr(header, "to"), *version = xml_attr(header, "version");
-    if (h->state != HOME_HEADER) {
-        home_fail(h, "invalid-xml", NULL);
-    } else if (!xml_is(header, "stream", NS_STREAM)) {
-        home_fail(h, "invalid-namespace", NULL);
-    } else if (to && strcasecmp(to, h->login->domain) != 0) {
-        home_fail(h, "host-unknown", NULL);
-    } else if (!version || version[0] == '0') {
-        home_fail(h, "unsupported-version", NULL); /* RFC 6120 §4.7.5 */
-    } else if (!im_is_serving(s->im) || s->stopping) {
-        home_fail(h, "resource-constraint", "this node does not serve clients now");
-    } else {
-        struct buf out = {0};
-        home_header_write(h, &out);
-        home_write(h, out.data, out.n);
-        buf_fini(&out);
-        h->state = HOME_UNBOUND;
-        home_features(h, true);
-    }
-}
-
 void c2s_home_end(struct c2s_home *h)
 {
     static const char end_tag[] = "</stream:stream>";
@@ -318,17 +294,19 @@ static void handle_message(struct c2s_home *h, struct envelope *e)
     router_send(s, e, &h->session);
 }
 
-/* RFC 6121 §4.7.2.3; below -128: it is not an integer from -128 to 127. */
+/* RFC 6121 §4.7.2.3; below -128: it is not one integer from -128 to 127. */
 static int read_priority(const struct xml *root, struct arena *arena)
 {
-    const char *text = xml_child_text(root, "priority", NS_CLIENT, arena);
-    if (!text)
+    const struct xml *x = xml_child(root, "priority", NS_CLIENT);
+    if (!x)
         return 0;
     char *end_of;
+    const char *text = xml_text(x, arena);
     long v = strtol(text, &end_of, 10);
-    while (*end_of == ' ' || *end_of == '\n')
-        end_of++;
-    return end_of == text || *end_of || v < -128 || v > 127 ? -1000 : (int)v;
+    end_of += strspn(end_of, " \t\r\n");
+    bool bad = end_of == text || *end_of || v < -128 || v > 127 || xml_first_element(x) ||
+               xml_next(x, "priority", NS_CLIENT);
+    return bad ? -1000 : (int)v;
 }
 
 static void own_presence(struct c2s_home *h, struct envelope *e, const struct xml *root, int priority)
@@ -370,12 +348,12 @@ static void handle_presence(struct c2s_home *h, struct envelope *e, const struct
             return;
         }
         break;
-    default: /* probe, error */
-        if (directed) {
+    default: /* probe, error: never a reason for an error (RFC 6121 §4.3) */
+        if (directed)
             router_send(s->shard, e, s);
-            return;
-        }
-        break;
+        else
+            envelope_free(e);
+        return;
     }
     home_refuse(h, root, STANZA_BAD_REQUEST, NULL);
     envelope_free(e);

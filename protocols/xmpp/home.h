@@ -47,6 +47,8 @@ struct c2s_home {
     struct list binding;         /* in xs->binding while the request below waits */
     char *bind_id, *bind_resource; /* the resource is NULL when none was asked for */
     uint64_t bind_ms;            /* since when */
+    bool said_from;              /* in its stream header */
+    uint8_t n_bind_failures;
     struct session_hooks hooks;  /* in HOME_BOUND */
     struct home_inline *inlined; /* in HOME_INLINE */
     struct list inlining;        /* in xs->inlined then */

@@ -211,6 +211,7 @@ void c2s_local_open(struct shard *at, struct shard *target, struct stream *strea
     l->target = target;
     l->stream = stream;
     l->parser = parser;
+    l->conn.parser = parser;
     l->login = login;
     list_init(&l->link);
     list_init(&l->later.link);

@@ -58,6 +58,7 @@ void relay_login_encode(struct buf *out, const struct c2s_login *l)
     buf_add(out, l->client, sizeof l->client);
     add_string(out, l->request ? l->request : "");
     add_string(out, l->success ? l->success : "");
+    add_string(out, l->lang);
 }
 
 static char *read_string(struct reader *r, size_t max)
@@ -88,6 +89,7 @@ static void read_sasl2(struct reader *r, struct c2s_login *l)
         memcpy(l->client, client, sizeof l->client);
     l->request = read_string(r, RELAY_WINDOW);
     l->success = read_string(r, RELAY_WINDOW);
+    read_into(r, l->lang, sizeof l->lang);
 }
 
 struct c2s_login *relay_login_decode(const uint8_t *data, size_t n_bytes)

@@ -29,9 +29,15 @@ void home_refuse(struct c2s_home *h, const struct xml *root, enum stanza_error e
         xml_escape(&out, id, strlen(id));
         buf_addc(&out, '\'');
     }
-    if (to && error != STANZA_JID_MALFORMED) {
+    char from[JID_MAX + 1]; /* §8.3.1: swapped, but never a malformed JID */
+    if (to && jid_prepare(from, to, strlen(to), NULL) == 0) {
         buf_adds(&out, " from='");
-        xml_escape(&out, to, strlen(to));
+        xml_escape(&out, from, strlen(from));
+        buf_addc(&out, '\'');
+    }
+    if (h->session.jid) {
+        buf_adds(&out, " to='");
+        xml_escape(&out, h->session.jid, strlen(h->session.jid));
         buf_addc(&out, '\'');
     }
     buf_addc(&out, '>');
@@ -142,6 +148,13 @@ static bool is_well_formed_iq(const struct xml *root, int type)
     return true;
 }
 
+/* §8.1.5: of the stream, where the stanza has none. */
+static const char *stanza_lang(const struct c2s_home *h, const struct xml *root)
+{
+    const char *lang = xml_attr_ns(root, "lang", XML_NS_XML);
+    return lang || !*h->login->lang ? lang : h->login->lang;
+}
+
 struct envelope *home_read_stanza(struct c2s_home *h, struct xml_stanza *stanza)
 {
     struct xml *root = stanza->root;
@@ -178,7 +191,7 @@ struct envelope *home_read_stanza(struct c2s_home *h, struct xml_stanza *stanza)
                                                                .from = h->session.jid,
                                                                .to = prepared,
                                                                .id = xml_attr(root, "id"),
-                                                               .lang = xml_attr_ns(root, "lang", XML_NS_XML),
+                                                               .lang = stanza_lang(h, root),
                                                                .extra = extra.n ? extra.data : NULL,
                                                                .payload = payload});
     e->from_uid = h->session.user->uid;
