@@ -33,6 +33,8 @@
 #define ROW_MessageRow imp__message_row__descriptor
 #define ROW_MessageIndexRow imp__message_index_row__descriptor
 #define ROW_UserStateRow imp__user_state_row__descriptor
+#define ROW_PushRow imp__push_row__descriptor
+#define ROW_LastActivityRow imp__last_activity_row__descriptor
 #define ROW_PepUserRow imp__pep_user_row__descriptor
 #define ROW_PepNodeRow imp__pep_node_row__descriptor
 #define ROW_PepItemRow imp__pep_item_row__descriptor

@@ -95,7 +95,8 @@ void fsm_user_create(struct fsm *f, Imp__UserRow *user)
 void fsm_user_delete(struct fsm *f, const Imp__UserRow *user)
 {
     static const enum table by_uid[] = {TABLE_USER, TABLE_CREDENTIAL, TABLE_VCARD, TABLE_ROSTER_META,
-                                        TABLE_USER_STATE, TABLE_PEP_USER, TABLE_ARCHIVE_PREFS};
+                                        TABLE_USER_STATE, TABLE_PEP_USER, TABLE_ARCHIVE_PREFS,
+                                        TABLE_LAST_ACTIVITY};
     fsm_index_home(f, user, false);
     fsm_user_index_words(f, user, NULL);
     if (*user->uuid) {
@@ -107,6 +108,7 @@ void fsm_user_delete(struct fsm *f, const Imp__UserRow *user)
     for (size_t i = 0; i < n_elements(by_uid); i++)
         store_delete(f->txn, by_uid[i], &uid);
     fsm_forget_tokens(f, user->uid);
+    fsm_delete_prefix(f, TABLE_PUSH, &uid); /* a few */
     fsm_purge_add(f, user->uid, fsm_user_jid(f, user));
 }
 
