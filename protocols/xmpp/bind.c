@@ -15,7 +15,7 @@ void home_features(struct c2s_home *h, bool with_bind)
     if (with_bind)
         buf_adds(&out, "<bind xmlns='" NS_BIND "'/>");
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
-        if ((*f)->stream_feature)
+        if ((*f)->stream_feature && feature_is_on(*f, h->conn->shard))
             buf_adds(&out, (*f)->stream_feature);
     buf_adds(&out, "</stream:features>");
     home_write(h, out.data, out.n);

@@ -66,10 +66,20 @@ struct xmpp_feature {
         unsigned from_client, to_client; /* enum hook_kind: on for every session from its beginning */
     } always;
     const struct im_hook *user_hook; /* im/hooks.h; registered with the node's im; may be NULL */
+    unsigned level;                  /* of the cluster, from which it is offered; 0: always */
+    bool (*is_on)(struct shard *s);  /* by the settings; NULL: always */
+    /* Disco beside the lists of features (XEP-0030, XEP-0128); each may be NULL. IQ says of whom: scope, uid.
+     * Identities come first, then what is added behind the features, such as forms. */
+    const char *server_identity, *account_identity; /* XML */
+    void (*disco_info)(struct xmpp_iq *iq, struct buf *out);
+    void (*disco_items)(struct xmpp_iq *iq, struct buf *out);
+    /* A request about NODE, for items or for info; true: it was this feature's to answer, and is answered. */
+    bool (*disco_node)(struct xmpp_iq *iq, const char *node, bool items);
     const struct xmpp_inline *inline_sasl2; /* ended by one without a handler; may be NULL */
     const struct xmpp_inline *inline_bind2; /* the same */
 };
 extern const struct xmpp_feature *const xmpp_features[]; /* NULL at the end */
+bool feature_is_on(const struct xmpp_feature *f, struct shard *s);
 
 /* Exactly one answer per request. INNER: the result's content as XML, or NULL. */
 void iq_result(struct xmpp_iq *iq, const char *inner, size_t n_bytes);

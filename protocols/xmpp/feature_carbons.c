@@ -79,6 +79,18 @@ static const struct xmpp_iq_handler handlers[] = {
     {NS_CARBONS, "disable", IQ_SELF | IQ_SERVER, .set = true, .handle = handle_disable},
     {0},
 };
+/* XEP-0386 §5: within the log-in. Nobody waits for an answer. */
+static enum inline_result bind2_enable(struct c2s_home *h, const struct xml *request, struct buf *answer)
+{
+    (void)request, (void)answer;
+    set(h, true);
+    return INLINE_DONE;
+}
+
+static const struct xmpp_inline inline_bind2[] = {
+    {NS_CARBONS, "enable", .announced = NS_CARBONS, .handle = bind2_enable},
+    {0},
+};
 static const char *const features[] = {NS_CARBONS, "urn:xmpp:carbons:rules:0", NULL};
 static const struct im_hook user_hook = {
     .id = IM_HOOK_CARBONS, .kinds = 1 << STANZA_MESSAGE, .delivered = delivered};
@@ -90,4 +102,5 @@ const struct xmpp_feature feature_carbons = {
     .handlers = handlers,
     .hooks = {.from_client = from_client, .session_bound = session_bound, .session_ended = session_ended},
     .user_hook = &user_hook,
+    .inline_bind2 = inline_bind2,
 };

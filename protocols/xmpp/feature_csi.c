@@ -195,10 +195,23 @@ static const struct xmpp_element_handler elements[] = {
     {NS_CSI, "active", .bound = true, .handle = handle_active},
     {0},
 };
+/* XEP-0386 §5: a client that logs in while nobody looks. */
+static enum inline_result bind2_inactive(struct c2s_home *h, const struct xml *request, struct buf *answer)
+{
+    (void)request, (void)answer;
+    set_inactive(h);
+    return INLINE_DONE;
+}
+
+static const struct xmpp_inline inline_bind2[] = {
+    {NS_CSI, "inactive", .announced = NS_CSI, .handle = bind2_inactive},
+    {0},
+};
 const struct xmpp_feature feature_csi = {
     .name = "csi",
     .xep = "XEP-0352 1.0.0",
     .stream_feature = "<csi xmlns='" NS_CSI "'/>",
     .elements = elements,
+    .inline_bind2 = inline_bind2,
     .hooks = {.to_client = to_client, .session_ended = session_ended},
 };

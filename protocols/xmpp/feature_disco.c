@@ -15,17 +15,21 @@ static bool may_ask(struct xmpp_iq *iq)
     return iq->scope != IQ_ACCOUNT || presence_is_visible(iq->shard, iq->uid, iq->envelope->from);
 }
 
-static bool refuse(struct xmpp_iq *iq)
+/* True: it is answered already. */
+static bool answer_early(struct xmpp_iq *iq, bool items)
 {
+    const char *node = xml_attr(iq->payload, "node");
     if (!may_ask(iq)) {
         iq_error(iq, STANZA_SERVICE_UNAVAILABLE, NULL);
         return true;
     }
-    if (xml_attr(iq->payload, "node")) {
-        iq_error(iq, STANZA_ITEM_NOT_FOUND, NULL);
-        return true;
-    }
-    return false;
+    if (!node || !*node)
+        return false;
+    for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
+        if ((*f)->disco_node && feature_is_on(*f, iq->shard) && (*f)->disco_node(iq, node, items))
+            return true;
+    iq_error(iq, STANZA_ITEM_NOT_FOUND, NULL);
+    return true;
 }
 
 /* XEP-0455 §2: where a client that gets no answer any more can look, as a form of XEP-0128. */
@@ -48,34 +52,51 @@ static void add_status_addresses(struct buf *out, struct xmpp_iq *iq)
     buf_adds(out, "</field></x>");
 }
 
+/* §3.1: identities, features, forms. */
 static void handle_info(struct xmpp_iq *iq)
 {
-    if (refuse(iq))
+    if (answer_early(iq, false))
         return;
     bool server = iq->scope == IQ_SERVER;
-    struct buf out = {0};
+    struct buf out = {0}, rest = {0};
     buf_adds(&out, "<query xmlns='" NS_INFO "'>");
     buf_adds(&out, server ? "<identity category='server' type='im' name='imp'/>"
                           : "<identity category='account' type='registered'/>");
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++) {
-        if (server && strcmp((*f)->name, "search") == 0 && !iq->shard->settings.directory)
+        if (!feature_is_on(*f, iq->shard))
             continue;
+        const char *identity = server ? (*f)->server_identity : (*f)->account_identity;
+        if (identity)
+            buf_adds(&out, identity);
         const char *const *list = server ? (*f)->server_features : (*f)->account_features;
         for (; list && *list; list++)
-            buf_addf(&out, "<feature var='%s'/>", *list);
+            buf_addf(&rest, "<feature var='%s'/>", *list);
     }
+    if (rest.n)
+        buf_add(&out, rest.data, rest.n);
     if (server)
         add_status_addresses(&out, iq);
+    for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
+        if ((*f)->disco_info && feature_is_on(*f, iq->shard))
+            (*f)->disco_info(iq, &out);
     buf_adds(&out, "</query>");
     iq_result(iq, out.data, out.n);
     buf_fini(&out);
+    buf_fini(&rest);
 }
 
 static void handle_items(struct xmpp_iq *iq)
 {
-    static const char none[] = "<query xmlns='" NS_ITEMS "'/>";
-    if (!refuse(iq))
-        iq_result(iq, none, sizeof none - 1);
+    if (answer_early(iq, true))
+        return;
+    struct buf out = {0};
+    buf_adds(&out, "<query xmlns='" NS_ITEMS "'>");
+    for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
+        if ((*f)->disco_items && feature_is_on(*f, iq->shard))
+            (*f)->disco_items(iq, &out);
+    buf_adds(&out, "</query>");
+    iq_result(iq, out.data, out.n);
+    buf_fini(&out);
 }
 
 static const struct xmpp_iq_handler handlers[] = {

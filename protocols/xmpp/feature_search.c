@@ -168,12 +168,15 @@ static void handle_set(struct xmpp_iq *iq)
 
 static void handle(struct xmpp_iq *iq)
 {
-    if (!iq->shard->settings.directory)
-        iq_error(iq, STANZA_SERVICE_UNAVAILABLE, NULL);
-    else if (iq->envelope->type == IQ_GET)
+    if (iq->envelope->type == IQ_GET)
         handle_get(iq);
     else
         handle_set(iq);
+}
+
+static bool is_on(struct shard *s)
+{
+    return s->settings.directory;
 }
 
 static const struct xmpp_iq_handler handlers[] = {
@@ -185,5 +188,6 @@ const struct xmpp_feature feature_search = {
     .name = "search",
     .xep = "XEP-0055 1.3",
     .server_features = features,
+    .is_on = is_on,
     .handlers = handlers,
 };

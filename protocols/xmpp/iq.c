@@ -13,6 +13,11 @@ const struct xmpp_feature *const xmpp_features[] = {
 #undef X
     NULL};
 
+bool feature_is_on(const struct xmpp_feature *f, struct shard *s)
+{
+    return s->settings.level >= f->level && (!f->is_on || f->is_on(s));
+}
+
 void iq_escape(struct buf *out, const char *s)
 {
     xml_escape(out, s, strlen(s));
@@ -139,13 +144,13 @@ void iq_submit(struct xmpp_iq *iq, Imp__Command *command)
 
 /* ---- dispatch ---- */
 
-static const struct xmpp_iq_handler *find_handler(const struct xml *payload, enum iq_scope scope,
-                                                  bool *known_ns)
+static const struct xmpp_iq_handler *find_handler(struct shard *s, const struct xml *payload,
+                                                  enum iq_scope scope, bool *known_ns)
 {
     *known_ns = false;
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++) {
         for (const struct xmpp_iq_handler *h = (*f)->handlers; h && h->ns; h++) {
-            if (!(h->scopes & scope) || strcmp(h->ns, payload->ns) != 0)
+            if (!(h->scopes & scope) || strcmp(h->ns, payload->ns) != 0 || !feature_is_on(*f, s))
                 continue;
             *known_ns = true;
             if (strcmp(h->name, payload->name) == 0)
@@ -186,7 +191,7 @@ void home_iq(struct c2s_home *h, struct envelope *e, struct xml *root, struct ar
         /* An answer to a request of ours (ping, push): hearing it was all. */
     } else if (!find_scope(&iq)) {
         iq_error(&iq, STANZA_SERVICE_UNAVAILABLE, NULL);
-    } else if (!(handler = find_handler(iq.payload, iq.scope, &known_ns))) {
+    } else if (!(handler = find_handler(iq.shard, iq.payload, iq.scope, &known_ns))) {
         iq_error(&iq, known_ns ? STANZA_FEATURE_NOT_IMPLEMENTED : STANZA_SERVICE_UNAVAILABLE, NULL);
     } else if (!(e->type == IQ_GET ? handler->get : handler->set)) {
         iq_error(&iq, iq.scope == IQ_ACCOUNT ? STANZA_FORBIDDEN : STANZA_NOT_ALLOWED, NULL);
