@@ -295,6 +295,7 @@ static void on_deferred(struct deferred *d)
         s->events->on_drain(s->user);
     if ((todo & TODO_PUMP) && !(s->todo & TODO_MOVE)) {
         pump_saved(s);
+        stream_tunnel_pumped(s);
         if (s->state != STREAM_CLOSED)
             stream_update_poll(s);
     }
@@ -334,6 +335,7 @@ static void set_closed(struct stream *s)
     timer_stop(&s->timer);
     stream_connect_forget(s);
     stream_detach(s);
+    stream_tunnel_detach(s);
     if (s->fd >= 0)
         close(s->fd);
     s->fd = -1;
@@ -497,7 +499,7 @@ void stream_resume(struct stream *s)
     if (!s->paused && !s->held)
         return;
     s->paused = s->held = false;
-    if (s->back.n || s->in.n)
+    if (s->back.n || s->in.n || s->tunnel)
         stream_todo(s, TODO_PUMP);
     stream_update_poll(s);
 }

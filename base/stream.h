@@ -28,6 +28,8 @@ struct stream_events {
     /* The last call. code: ERR_CLOSED (peer closed in order), ERR_TIMEOUT, ERR_TLS, ERR_IO, ERR_CANCELED (we
      * closed). detail says it in words. The stream is freed on return. */
     void (*on_close)(void *user, int code, const char *detail);
+    /* Of a tunnel (base/tunnel.h): its client has taken some of what was queued. May be NULL. */
+    void (*on_sent)(void *user);
 };
 
 /* FD is a connected socket (TCP or unix), becomes the stream's. */
@@ -50,7 +52,7 @@ void stream_write_blob(struct stream *s, struct blob *b, size_t from);
 /* Inside TLS: what was written up to here and what follows are different records, so that the peer reads them one after
  * the other. */
 void stream_end_record(struct stream *s);
-size_t stream_queued(const struct stream *s); /* bytes not yet given to the kernel */
+size_t stream_queued(const struct stream *s); /* bytes not yet given to the kernel, or to a tunnel's client */
 void stream_set_water(struct stream *s, size_t low, size_t high); /* for on_drain */
 void stream_pause(struct stream *s);                              /* stop reading; idempotent */
 void stream_resume(struct stream *s); /* what was held back comes later in the turn, then new input */
@@ -73,7 +75,8 @@ void stream_move(struct stream *s, struct loop *to, void (*arrived)(void *user))
 /* EVENTS NULL: nobody listens any more; input is thrown away and the stream ends by itself. */
 void stream_set_handler(struct stream *s, const struct stream_events *events, void *user);
 
-bool stream_is_tls(const struct stream *s);
+bool stream_is_tls(const struct stream *s); /* of a tunnel: its client's connection is encrypted */
+bool stream_is_tunnel(const struct stream *s);
 void stream_tls_peer(const struct stream *s, struct tls_peer *out);
 const char *stream_sni(const struct stream *s); /* server name the client asked for, or NULL */
 /* Channel binding data; n_bytes in: room in out, out: length. ERR_UNSUPPORTED without TLS, or exporter

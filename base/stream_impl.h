@@ -63,6 +63,7 @@ struct stream_hub {
 
 struct stream_connect;
 struct move;
+struct tunnel;
 
 struct stream {
     struct loop *loop;
@@ -81,6 +82,7 @@ struct stream {
     bool above_high : 1; /* on_drain is owed */
     bool notified : 1;   /* our close_notify is in the queue */
     bool is_client : 1;  /* of TLS */
+    bool encrypted : 1;  /* the connection behind a tunnel */
     uint16_t peer_port;
     uint8_t hello[9], n_hello; /* first bytes of a client's handshake */
     unsigned replied;          /* bytes that reading TLS has put into the queue since that was last empty */
@@ -101,6 +103,7 @@ struct stream {
     struct metrics *metrics;
     struct stream_connect *connect; /* until connected */
     struct move *move;              /* until departed */
+    struct tunnel *tunnel;          /* instead of a socket; NULL once closed */
     char address[INET6_ADDRSTRLEN];
 };
 
@@ -141,6 +144,14 @@ void stream_hub_trim(struct stream_hub *hub); /* frees the spare chunks */
 void stream_connect_ready(struct stream *s);   /* the socket is writable, or failed */
 void stream_connect_timeout(struct stream *s); /* the next address, or the end */
 void stream_connect_forget(struct stream *s);
+
+/* tunnel.c; nothing happens to a stream that is none */
+void stream_tunnel_flush(struct stream *s);
+void stream_tunnel_pumped(struct stream *s); /* input that was held back has been given */
+void stream_tunnel_detach(struct stream *s);
+void stream_tunnel_depart(struct stream *s, struct loop *to);
+void stream_tunnel_arrived(struct stream *s);
+size_t stream_tunnel_unacked(const struct stream *s);
 
 /* stream_tls.c */
 void stream_tls_pump(

@@ -30,6 +30,7 @@ static void on_arrive(struct letter *letter)
         stream_todo(s, 0);
     if (s->state == STREAM_CLOSED)
         return;
+    stream_tunnel_arrived(s);
     stream_todo(s, TODO_PUMP);
     stream_mark_dirty(s);
     stream_update_poll(s);
@@ -57,6 +58,7 @@ void stream_depart(struct stream *s)
     list_remove(&s->link);
     s->hub = NULL;
     s->loop = NULL;
+    stream_tunnel_depart(s, m->to);
     loop_post(m->to, &m->letter);
 }
 

@@ -163,6 +163,10 @@ static bool send_some(struct stream *s)
 
 void stream_flush(struct stream *s)
 {
+    if (s->tunnel) {
+        stream_tunnel_flush(s);
+        return;
+    }
     bool writes = s->state == STREAM_OPEN || s->state == STREAM_HANDSHAKE || s->state == STREAM_CLOSING;
     for (int pass = 0; writes && !s->blocked; pass++) {
         if (s->ssl)
@@ -200,7 +204,7 @@ void stream_flush(struct stream *s)
 
 size_t stream_queued(const struct stream *s)
 {
-    return s->wire.n_bytes + s->plain.n_bytes;
+    return s->wire.n_bytes + s->plain.n_bytes + stream_tunnel_unacked(s);
 }
 
 /* In clear there is one queue; under TLS the text waits in its own until the end of the turn, so that many

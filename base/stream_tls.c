@@ -322,7 +322,12 @@ void stream_tls_free(struct stream *s)
 
 bool stream_is_tls(const struct stream *s)
 {
-    return s->ssl && s->state != STREAM_HANDSHAKE;
+    return s->encrypted || (s->ssl && s->state != STREAM_HANDSHAKE);
+}
+
+bool stream_is_tunnel(const struct stream *s)
+{
+    return s->tunnel != NULL;
 }
 
 const char *stream_sni(const struct stream *s)
@@ -361,7 +366,7 @@ static void note_names(struct tls_peer *out, X509 *leaf)
 void stream_tls_peer(const struct stream *s, struct tls_peer *out)
 {
     memset(out, 0, sizeof(*out));
-    if (!stream_is_tls(s))
+    if (!s->ssl || !stream_is_tls(s))
         return;
     const unsigned char *alpn;
     unsigned n_alpn;
@@ -425,7 +430,7 @@ static int exporter(const struct stream *s, uint8_t *out, size_t *n_bytes)
 
 int stream_tls_binding(const struct stream *s, enum tls_binding type, uint8_t *out, size_t *n_bytes)
 {
-    if (!stream_is_tls(s))
+    if (!s->ssl || !stream_is_tls(s)) /* behind a tunnel the client's TLS is not ours to bind to */
         return ERR_UNSUPPORTED;
     int rc = type == TLS_BIND_EXPORTER ? exporter(s, out, n_bytes) : server_end_point(s, out, n_bytes);
     clear_errors();

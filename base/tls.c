@@ -117,9 +117,8 @@ static int use_alpn(struct tls_ctx *ctx, const char *const *names, struct err_ct
     return ERR_OK;
 }
 
-static int set_protocol(struct tls_ctx *ctx, const struct tls_options *o, struct err_ctx *err)
+static int set_protocol(SSL_CTX *ssl, const struct tls_options *o, struct err_ctx *err)
 {
-    SSL_CTX *ssl = ctx->ssl;
     SSL_CTX_set_options(ssl, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA |
                                  SSL_OP_IGNORE_UNEXPECTED_EOF);
@@ -190,7 +189,7 @@ int tls_ctx_new(struct tls_ctx **out, const struct tls_options *o, struct err_ct
     ctx->bio = stream_tls_bio_method();
     int rc = ctx->ssl && ctx->bio ? ERR_OK : fail(err, ERR_TLS, "TLS context");
     if (rc == ERR_OK)
-        rc = set_protocol(ctx, o, err);
+        rc = set_protocol(ctx->ssl, o, err);
     if (rc == ERR_OK && o->cert_pem)
         rc = use_certificate(ctx->ssl, o->cert_pem, err);
     if (rc == ERR_OK && o->key_pem)
@@ -316,4 +315,25 @@ void tls_sni_unref(struct tls_sni *sni)
     htab_fini(&sni->domains);
     tls_ctx_unref(sni->fallback);
     mem_free(sni);
+}
+
+int tls_setup_server(struct ssl_ctx_st *ctx, struct err_ctx *err)
+{
+    const struct tls_options o = {.server = true};
+    return set_protocol(ctx, &o, err);
+}
+
+int tls_sni_show(const struct tls_sni *sni, struct ssl_st *ssl, struct err_ctx *err)
+{
+    const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+    const struct tls_ctx *ctx = name ? tls_sni_find(sni, name) : tls_sni_fallback(sni);
+    STACK_OF(X509) *chain = NULL;
+    SSL_CTX_get0_chain_certs(ctx->ssl, &chain);
+    SSL_certs_clear(ssl);
+    ERR_clear_error();
+    if (SSL_use_certificate(ssl, SSL_CTX_get0_certificate(ctx->ssl)) != 1 ||
+        SSL_use_PrivateKey(ssl, SSL_CTX_get0_privatekey(ctx->ssl)) != 1 ||
+        (chain && SSL_set1_chain(ssl, chain) != 1))
+        return fail(err, ERR_TLS, "certificate");
+    return ERR_OK;
 }

@@ -34,6 +34,13 @@ void tls_sni_add(struct tls_sni *sni, const char *domain, struct tls_ctx *ctx); 
 struct tls_sni *tls_sni_ref(struct tls_sni *sni);
 void tls_sni_unref(struct tls_sni *sni);
 
+/* For a TLS connection that another library runs (libwebsockets): the same protocol settings as those of our own
+ * servers for clients, and the certificate that SNI has for the name the client asked for. ERR_TLS. */
+struct ssl_ctx_st;
+struct ssl_st;
+int tls_setup_server(struct ssl_ctx_st *ctx, struct err_ctx *err);
+int tls_sni_show(const struct tls_sni *sni, struct ssl_st *ssl, struct err_ctx *err); /* in its cert_cb */
+
 /* What a peer proved. */
 struct tls_peer {
     char common_name[256]; /* of the leaf certificate, verified unless the context is a judged one; empty without */
