@@ -1,6 +1,5 @@
 /* What a node tells about itself over HTTPS: /healthz, /readyz, /metrics, /outage.json. */
 #include "base/release.h"
-#include "cluster/certs.h"
 #include "node/node_impl.h"
 #include "protocols/http/http_server.h"
 #include <jansson.h>
@@ -8,7 +7,8 @@
 #include <string.h>
 
 /* The process lives and its control loop turns. */
-static void on_healthz(void *user, struct http_answer *answer)
+static void on_healthz(void *user, const struct http_request *r, struct http_exchange *x,
+                       struct http_answer *answer)
 {
     (void)user;
     buf_adds(&answer->body, "ok\n");
@@ -43,7 +43,8 @@ static json_t *collect_reasons(struct node *n)
     return reasons;
 }
 
-static void on_readyz(void *user, struct http_answer *answer)
+static void on_readyz(void *user, const struct http_request *r, struct http_exchange *x,
+                      struct http_answer *answer)
 {
     struct node *n = user;
     json_t *reasons = collect_reasons(n);
@@ -60,7 +61,8 @@ static void on_readyz(void *user, struct http_answer *answer)
 }
 
 /* XEP-0455 §3: what a client shows that gets no answer. Nothing is the matter: an empty object. */
-static void on_outage(void *user, struct http_answer *answer)
+static void on_outage(void *user, const struct http_request *r, struct http_exchange *x,
+                      struct http_answer *answer)
 {
     struct node *n = user;
     answer->content_type = "application/json";
@@ -76,7 +78,8 @@ static void on_outage(void *user, struct http_answer *answer)
              since);
 }
 
-static void on_metrics(void *user, struct http_answer *answer)
+static void on_metrics(void *user, const struct http_request *r, struct http_exchange *x,
+                       struct http_answer *answer)
 {
     struct node *n = user;
     answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
@@ -85,43 +88,28 @@ static void on_metrics(void *user, struct http_answer *answer)
     metrics_render(&n->metrics, &answer->body);
 }
 
-static const struct http_route routes[] = {{"/healthz", on_healthz},
-                                           {"/readyz", on_readyz},
-                                           {"/metrics", on_metrics},
-                                           {"/outage.json", on_outage},
-                                           {NULL, NULL}};
-
-/* The default domain's certificate, or this node's own until there is one. */
-static void get_cert(struct node *n, char **cert_pem, char **key_pem)
-{
-    if (!certs_get_default(cert_pem, key_pem, control_read(n), &n->ring, NULL))
-        return;
-    *cert_pem = mem_strdup(n->cert_pem);
-    *key_pem = mem_strdup(n->key_pem);
-}
+static const struct http_route routes[] = {{"/healthz", HTTP_GET, 0, on_healthz},
+                                           {"/readyz", HTTP_GET, 0, on_readyz},
+                                           {"/metrics", HTTP_GET, 0, on_metrics},
+                                           {"/outage.json", HTTP_GET, 0, on_outage},
+                                           {NULL, 0, 0, NULL}};
 
 static int start_https(void *user, struct err_ctx *err)
 {
     struct node *n = user;
-    char address[64], *cert = NULL, *key = NULL;
+    char address[64];
     if (n->config.listen_https.off)
         return 0;
     config_listen_address(&n->config, &n->config.listen_https, address);
-    get_cert(n, &cert, &key);
-    int rc = http_server_open(&n->http,
-                              &(struct http_server_options){.loop = n->loop,
-                                                            .log = log_category(n->log_root, "http"),
-                                                            .address = address,
-                                                            .port = n->config.listen_https.port,
-                                                            .cert_pem = cert,
-                                                            .key_pem = key,
-                                                            .routes = routes,
-                                                            .user = n},
-                              err);
-    mem_free(n->http_cert);
-    n->http_cert = cert;
-    identity_free_key(key);
-    return rc;
+    struct http_server_options o = {.loop = n->loop,
+                                    .log = log_category(n->log_root, "http"),
+                                    .address = address,
+                                    .port = n->config.listen_https.port,
+                                    .sni = n->client_sni,
+                                    .max_connections = 65536,
+                                    .max_per_address = 10000,
+                                    .groups = {{routes, n}}};
+    return http_server_open(&n->http, &o, err);
 }
 
 static void stop_https(void *user)
@@ -138,17 +126,6 @@ void health_start(struct node *n)
 
 void health_set_certs(struct node *n)
 {
-    char *cert = NULL, *key = NULL;
-    struct err_ctx err = {0};
-    if (!n->http)
-        return;
-    get_cert(n, &cert, &key);
-    if (strcmp(cert, n->http_cert)) {
-        if (http_server_set_cert(n->http, cert, key, &err))
-            log_error(n->log, "HTTPS: %s", err.text);
-        mem_free(n->http_cert);
-        n->http_cert = mem_strdup(cert);
-    }
-    mem_free(cert);
-    identity_free_key(key);
+    if (n->http)
+        http_server_set_sni(n->http, n->client_sni);
 }

@@ -100,7 +100,6 @@ struct node {
     struct c2s_edge *edge; /* NULL: a witness */
     struct sync_glue *sync;
     struct http_server *http;
-    char *http_cert; /* PEM that it shows */
 
     struct watcher watcher;
     uint64_t barrier_index; /* committed when this process started; 0: not reached yet */

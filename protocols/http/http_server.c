@@ -1,194 +1,210 @@
-#include "protocols/http/http_server.h"
-#include "base/mem.h"
+/* Life of the server: certificates, connections counted by address, what a callback is about. */
+#include "protocols/http/http_server_impl.h"
 #include <arpa/inet.h>
 #include <errno.h>
-#include <libwebsockets.h>
 #include <netinet/in.h>
-#include <openssl/err.h>
-#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { MAX_CONNECTIONS = 256, IDLE_S = 30, MAX_HEADERS = 8192 };
+enum { IDLE_S = 30, MAX_HEADERS = 8192, MAX_HEADS = 1024, MAX_FORWARDED = 1024 };
 
-/* Per connection, in libwebsockets' memory. */
-struct exchange {
-    struct http_answer answer;
-    size_t sent;
-    bool head, counted;
-    bool closes; /* a body comes that nobody reads: the connection ends with the answer */
-};
-struct http_server {
-    struct http_server_options o;
-    char address[64];
-    struct lws_context *context;
-    struct identity {
-        X509 *leaf;
-        STACK_OF(X509) * chain;
-        EVP_PKEY *key;
-    } identity; /* shown to new connections */
-    unsigned n_connections;
-};
+struct http_server *http_server_of(struct lws *wsi)
+{
+    struct lws_context *context = lws_get_context(wsi);
+    struct http_server *s = context ? lws_context_user(context) : NULL;
+    return s && !s->closing ? s : NULL;
+}
 
 /* ---- certificates: libwebsockets would take one alone and cannot replace it, so each handshake asks us ----
  */
 
-static void identity_fini(struct identity *i)
-{
-    X509_free(i->leaf);
-    EVP_PKEY_free(i->key);
-    sk_X509_pop_free(i->chain, X509_free);
-    *i = (struct identity){0};
-}
-
-static int identity_load(struct identity *out, const char *cert_pem, const char *key_pem, struct err_ctx *err)
-{
-    struct identity i = {.chain = sk_X509_new_null()};
-    BIO *certs = BIO_new_mem_buf(cert_pem, -1), *key = BIO_new_mem_buf(key_pem, -1);
-    i.leaf = certs ? PEM_read_bio_X509(certs, NULL, NULL, NULL) : NULL;
-    i.key = key ? PEM_read_bio_PrivateKey(key, NULL, NULL, NULL) : NULL;
-    bool ok = i.chain && i.leaf && i.key && X509_check_private_key(i.leaf, i.key) == 1;
-    X509 *more;
-    while (ok && (more = PEM_read_bio_X509(certs, NULL, NULL, NULL)))
-        if (!(ok = sk_X509_push(i.chain, more) > 0))
-            X509_free(more);
-    BIO_free(certs);
-    BIO_free(key);
-    ERR_clear_error();
-    if (!ok) {
-        identity_fini(&i);
-        return err_set(err, ERR_TLS, "the certificate or its key cannot be used");
-    }
-    identity_fini(out);
-    *out = i;
-    return 0;
-}
-
 static int on_certificate(SSL *ssl, void *user)
 {
     struct http_server *s = user;
-    SSL_certs_clear(ssl);
-    return s->identity.leaf && SSL_use_certificate(ssl, s->identity.leaf) == 1 &&
-           SSL_use_PrivateKey(ssl, s->identity.key) == 1 && SSL_set1_chain(ssl, s->identity.chain) == 1;
-}
-
-/* ---- answers ---- */
-
-static const struct http_route *find_route(const struct http_server *s, const char *path)
-{
-    for (const struct http_route *r = s->o.routes; r->path; r++)
-        if (!strcmp(r->path, path))
-            return r;
-    return NULL;
-}
-
-static int write_headers(struct lws *wsi, struct exchange *x)
-{
-    uint8_t space[LWS_PRE + 1024], *start = space + LWS_PRE, *p = start, *end = space + sizeof(space) - 1;
-    if (lws_add_http_common_headers(wsi, (unsigned)x->answer.status, x->answer.content_type, x->answer.body.n,
-                                    &p, end) ||
-        lws_add_http_header_by_name(wsi, (const uint8_t *)"cache-control:", (const uint8_t *)"no-store", 8,
-                                    &p, end) ||
-        lws_finalize_write_http_header(wsi, start, &p, end))
-        return -1;
+    struct err_ctx err = {0};
+    if (!s->sni)
+        return 0;
+    if (!tls_sni_show(s->sni, ssl, &err))
+        return 1;
+    log_error(s->o.log, "HTTPS: %s", err.text);
     return 0;
 }
 
-static int on_request(struct http_server *s, struct lws *wsi, struct exchange *x, const char *path)
+static int set_up_tls(struct http_server *s, SSL_CTX *ctx)
 {
-    x->answer = (struct http_answer){.status = 200, .content_type = "text/plain; charset=utf-8"};
-    x->sent = 0;
-    x->head = lws_hdr_total_length(wsi, WSI_TOKEN_HEAD_URI) > 0;
-    bool get = lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI) > 0;
-    const struct http_route *route = find_route(s, path);
-    x->closes = !get && !x->head;
-    if (x->closes) {
-        x->answer.status = 405;
-        buf_adds(&x->answer.body, "method not allowed\n");
-    } else if (!route) {
-        x->answer.status = 404;
-        buf_adds(&x->answer.body, "not found\n");
-    } else {
-        route->handle(s->o.user, &x->answer);
-    }
-    if (write_headers(wsi, x))
+    struct err_ctx err = {0};
+    if (tls_setup_server(ctx, &err)) {
+        log_error(s->o.log, "HTTPS: %s", err.text);
         return -1;
-    if (x->head || !x->answer.body.n) {
-        buf_fini(&x->answer.body);
-        return lws_http_transaction_completed(wsi) ? -1 : 0;
     }
-    lws_callback_on_writable(wsi);
+    SSL_CTX_set_cert_cb(ctx, on_certificate, s);
     return 0;
 }
 
-static int on_writable(struct lws *wsi, struct exchange *x)
+void http_server_set_sni(struct http_server *s, struct tls_sni *sni)
 {
-    enum { CHUNK = 16 * 1024 };
-    uint8_t space[LWS_PRE + CHUNK];
-    size_t n = x->answer.body.n - x->sent;
-    if (!n)
-        return 0;
-    bool last = n <= CHUNK;
-    if (!last)
-        n = CHUNK;
-    memcpy(space + LWS_PRE, x->answer.body.data + x->sent, n);
-    if (lws_write(wsi, space + LWS_PRE, n, last ? LWS_WRITE_HTTP_FINAL : LWS_WRITE_HTTP) != (int)n)
-        return -1;
-    x->sent += n;
-    if (!last) {
-        lws_callback_on_writable(wsi);
-        return 0;
-    }
-    buf_fini(&x->answer.body);
-    return x->closes || lws_http_transaction_completed(wsi) ? -1 : 0;
+    tls_sni_unref(s->sni);
+    s->sni = tls_sni_ref(sni);
 }
 
-static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
+/* ---- connections by address ---- */
+
+static bool has_address(const struct hnode *node, const void *key, size_t n)
 {
-    struct exchange *x = user;
+    const struct http_peer *p = container_of(node, struct http_peer, node);
+    return strlen(p->address) == n && !memcmp(p->address, key, n);
+}
+
+/* "::ffff:1.2.3.4" is an IPv4 client of a listener for both. */
+static void peer_address(struct lws *wsi, char address[64])
+{
+    static const char mapped[] = "::ffff:";
+    char text[64] = "";
+    lws_get_peer_simple(wsi, text, sizeof(text));
+    bool v4 = !strncmp(text, mapped, sizeof(mapped) - 1) && strchr(text, '.');
+    snprintf(address, 64, "%s", v4 ? text + sizeof(mapped) - 1 : text);
+}
+
+static bool count_peer(struct http_server *s, struct lws *wsi)
+{
+    char address[64];
+    peer_address(wsi, address);
+    struct hnode *node = htab_find(&s->peers, address, strlen(address));
+    struct http_peer *p = node ? container_of(node, struct http_peer, node) : NULL;
+    bool proxy = s->o.is_proxy && s->o.is_proxy(s->o.proxy_user, address);
+    if (s->n_connections >= s->o.max_connections || (p && !proxy && p->n >= s->o.max_per_address))
+        return false;
+    if (!p) {
+        p = mem_new(struct http_peer);
+        snprintf(p->address, sizeof(p->address), "%s", address);
+        htab_add(&s->peers, &p->node, p->address, strlen(p->address));
+    }
+    p->n++;
+    s->n_connections++;
+    lws_set_opaque_user_data(wsi, p);
+    return true;
+}
+
+static void uncount_peer(struct lws *wsi)
+{
     struct lws_context *context = lws_get_context(wsi);
     struct http_server *s = context ? lws_context_user(context) : NULL;
-    switch (reason) {
-    case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS:
-        if (s && SSL_CTX_set_min_proto_version(user, TLS1_2_VERSION) == 1)
-            SSL_CTX_set_cert_cb(user, on_certificate, s);
-        return 0;
-    case LWS_CALLBACK_FILTER_NETWORK_CONNECTION:
-        return s && s->n_connections >= MAX_CONNECTIONS;
-    case LWS_CALLBACK_HTTP_BIND_PROTOCOL:
-        if (s && x && !x->counted) {
-            x->counted = true;
-            s->n_connections++;
-        }
-        return 0;
-    case LWS_CALLBACK_HTTP_DROP_PROTOCOL:
-        if (s && x && x->counted) {
-            x->counted = false;
-            s->n_connections--;
-        }
-        return 0;
-    case LWS_CALLBACK_HTTP:
-        return s && x ? on_request(s, wsi, x, in) : -1;
-    case LWS_CALLBACK_HTTP_WRITEABLE:
-        return x ? on_writable(wsi, x) : -1;
-    case LWS_CALLBACK_HTTP_BODY:
-    case LWS_CALLBACK_HTTP_BODY_COMPLETION:
-        return 0; /* not looked at */
-    case LWS_CALLBACK_CLOSED_HTTP:
-        if (x)
-            buf_fini(&x->answer.body);
-        return 0;
-    default:
-        return lws_callback_http_dummy(wsi, reason, user, in, len);
-    }
+    struct http_peer *p = lws_get_opaque_user_data(wsi);
+    if (!s || !p)
+        return;
+    lws_set_opaque_user_data(wsi, NULL);
+    s->n_connections--;
+    if (--p->n)
+        return;
+    htab_remove(&s->peers, &p->node);
+    mem_free(p);
 }
 
-static const struct lws_protocols protocols[] = {
-    {"http", callback, sizeof(struct exchange), 0, 0, NULL, 0},
-    {NULL, NULL, 0, 0, 0, NULL, 0},
-};
+unsigned http_server_n_connections(const struct http_server *s)
+{
+    return s->n_connections;
+}
+
+/* ---- what a request says ---- */
+
+static char *copy_header(struct lws *wsi, enum lws_token_indexes token, int max)
+{
+    int n = lws_hdr_total_length(wsi, token);
+    if (n <= 0 || n > max)
+        return mem_strdup("");
+    char *out = mem_alloc((size_t)n + 1);
+    if (lws_hdr_copy(wsi, out, n + 1, token) < 0)
+        n = 0;
+    out[n] = '\0';
+    return out;
+}
+
+static bool is_address(const char *text)
+{
+    uint8_t out[16];
+    return inet_pton(AF_INET, text, out) == 1 || inet_pton(AF_INET6, text, out) == 1;
+}
+
+/* The last entry of X-Forwarded-For that is not a trusted proxy itself: what stands before it anybody may
+ * have written. */
+static void read_forwarded(struct http_strings *out, struct http_server *s, struct lws *wsi)
+{
+    char *list = copy_header(wsi, WSI_TOKEN_X_FORWARDED_FOR, MAX_FORWARDED);
+    for (char *end = list + strlen(list); end > list;) {
+        *end = '\0';
+        char *comma = strrchr(list, ','), *from = comma ? comma + 1 : list;
+        from += strspn(from, " \t");
+        from[strcspn(from, " \t")] = '\0';
+        if (!is_address(from))
+            break;
+        snprintf(out->address, sizeof(out->address), "%s", from);
+        out->port = 0;
+        if (!comma || !s->o.is_proxy(s->o.proxy_user, from))
+            break;
+        end = comma;
+    }
+    mem_free(list);
+}
+
+void http_read_strings(struct http_strings *out, struct http_server *s, struct lws *wsi, const char *path)
+{
+    *out = (struct http_strings){
+        .path = mem_strdup(path),
+        .host = copy_header(wsi, WSI_TOKEN_HOST, HTTP_ORIGIN_MAX),
+        .origin = copy_header(wsi, WSI_TOKEN_ORIGIN, HTTP_ORIGIN_MAX),
+    };
+    struct sockaddr_storage from = {0};
+    socklen_t n = sizeof(from);
+    peer_address(wsi, out->address);
+    if (!getpeername(lws_get_socket_fd(wsi), (struct sockaddr *)&from, &n))
+        out->port = ntohs(from.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&from)->sin6_port
+                                                     : ((struct sockaddr_in *)&from)->sin_port);
+    if (s->o.is_proxy && s->o.is_proxy(s->o.proxy_user, out->address))
+        read_forwarded(out, s, wsi);
+}
+
+void http_free_strings(struct http_strings *s)
+{
+    mem_free(s->path);
+    mem_free(s->host);
+    mem_free(s->origin);
+    *s = (struct http_strings){0};
+}
+
+struct http_request http_request_of(const struct http_strings *s)
+{
+    return (struct http_request){.method = HTTP_GET,
+                                 .path = s->path,
+                                 .host = s->host,
+                                 .origin = s->origin,
+                                 .address = s->address,
+                                 .port = s->port,
+                                 .body = ""};
+}
+
+/* ---- callbacks ---- */
+
+static int on_connection(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t n)
+{
+    struct http_server *s = http_server_of(wsi);
+    switch (reason) {
+    case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS:
+        return s ? set_up_tls(s, user) : 0;
+    case LWS_CALLBACK_FILTER_NETWORK_CONNECTION:
+        return !s || s->n_connections >= s->o.max_connections;
+    case LWS_CALLBACK_SERVER_NEW_CLIENT_INSTANTIATED:
+        return s && count_peer(s, wsi) ? 0 : -1;
+    case LWS_CALLBACK_WSI_DESTROY:
+        uncount_peer(wsi);
+        return 0;
+    case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
+        return s ? http_socket_confirm(s, wsi) : -1;
+    default:
+        return http_exchange_callback(wsi, reason, user, in, n);
+    }
+}
 
 /* ---- life ---- */
 
@@ -197,26 +213,18 @@ static int make_vhost(struct http_server *s, struct err_ctx *err)
     struct lws_context_creation_info info = {0};
     info.port = (int)s->o.port;
     info.iface = *s->address ? s->address : NULL;
-    info.protocols = protocols;
-    info.alpn =
-        "http/1.1"; /* over HTTP/2 this library cuts an answer off whose last write is above 4096 bytes */
+    info.protocols = s->protocols;
+    info.alpn = "http/1.1";
     info.vhost_name = "https";
     info.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_CREATE_VHOST_SSL_CTX |
-                   LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND;
+                   LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND | LWS_SERVER_OPTION_VALIDATE_UTF8;
     if (strchr(s->address, '.'))
         info.options |= LWS_SERVER_OPTION_DISABLE_IPV6; /* else it takes an IPv4 address for "any" */
     info.keepalive_timeout = IDLE_S;
-    info.timeout_secs = IDLE_S;
     if (!lws_create_vhost(s->context, &info))
         return err_set(err, ERR_IO, "cannot listen on %s port %u", *s->address ? s->address : "any address",
                        s->o.port);
     return 0;
-}
-
-int http_server_set_cert(struct http_server *s, const char *cert_pem, const char *key_pem,
-                         struct err_ctx *err)
-{
-    return identity_load(&s->identity, cert_pem, key_pem, err);
 }
 
 /* libwebsockets does not survive a port that is taken while it sits on somebody else's loop (its context's
@@ -243,33 +251,47 @@ static int check_port(const struct http_server_options *o, struct err_ctx *err)
     return rc;
 }
 
-int http_server_open(struct http_server **out, const struct http_server_options *o, struct err_ctx *err)
+/* The table of descriptors is as long as the process may have descriptors: with a limit of its own the
+ * library would search it for every event. */
+static int make_context(struct http_server *s, struct err_ctx *err)
 {
-    struct identity identity = {0};
-    int rc = check_port(o, err);
-    if (rc || (rc = identity_load(&identity, o->cert_pem, o->key_pem, err)))
-        return rc;
-    struct http_server *s = mem_new(struct http_server);
-    s->o = *o;
-    s->identity = identity;
-    snprintf(s->address, sizeof(s->address), "%s", o->address);
-    void *loops[] = {loop_uv(o->loop)};
+    void *loops[] = {loop_uv(s->o.loop)};
     struct lws_context_creation_info info = {0};
     info.port = CONTEXT_PORT_NO_LISTEN;
     info.options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_LIBUV |
-                   LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_UV_NO_SIGSEGV_SIGFPE_SPIN;
+                   LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_UV_NO_SIGSEGV_SIGFPE_SPIN |
+                   LWS_SERVER_OPTION_VALIDATE_UTF8;
     info.foreign_loops = loops;
     info.user = s;
+    info.timeout_secs = IDLE_S;
     info.max_http_header_data = MAX_HEADERS;
-    info.max_http_header_pool = MAX_CONNECTIONS;
-    info.fd_limit_per_thread = MAX_CONNECTIONS + 16;
-    info.pcontext = &s->context;
+    info.max_http_header_pool = MAX_HEADS; /* while a head is read and answered */
     lws_set_log_level(0, NULL);
     s->context = lws_create_context(&info);
-    if (!s->context) {
-        identity_fini(&identity);
+    return s->context ? 0 : err_set(err, ERR_INTERNAL, "the HTTPS server could not be made");
+}
+
+int http_server_open(struct http_server **out, const struct http_server_options *o, struct err_ctx *err)
+{
+    int rc = check_port(o, err);
+    if (rc)
+        return rc;
+    struct http_server *s = mem_new(struct http_server);
+    s->o = *o;
+    s->sni = o->sni ? tls_sni_ref(o->sni) : NULL;
+    list_init(&s->exchanges);
+    list_init(&s->sockets);
+    htab_init(&s->peers, has_address);
+    snprintf(s->address, sizeof(s->address), "%s", o->address);
+    s->protocols[0] = (struct lws_protocols){"http", on_connection, http_exchange_bytes(), 0, 0, NULL, 0};
+    if (o->socket)
+        s->protocols[1] = (struct lws_protocols){
+            o->socket->subprotocol, http_socket_callback, http_socket_bytes(), 0, 0, NULL, 0};
+    rc = make_context(s, err);
+    if (rc) {
+        tls_sni_unref(s->sni);
         mem_free(s);
-        return err_set(err, ERR_INTERNAL, "the HTTPS server could not be made");
+        return rc;
     }
     rc = make_vhost(s, err);
     if (rc) {
@@ -284,6 +306,11 @@ void http_server_close(struct http_server *s)
 {
     if (!s)
         return;
+    s->closing = true;
+    http_exchange_drop_all(s);
+    http_socket_drop_all(s);
+    tls_sni_unref(s->sni);
+    s->sni = NULL;
     /* With a foreign loop this goes on over the next turns; the struct is small and stays for the callbacks.
      */
     lws_context_destroy(s->context);
