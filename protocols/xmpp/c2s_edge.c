@@ -58,11 +58,15 @@ static void on_stop(struct shard_watcher *w)
     }
 }
 
-static void accept_one(struct edge_shard *es, int fd, bool direct_tls)
+static bool may_accept(struct edge_shard *es)
 {
     struct c2s_edge *e = es->edge;
-    if (!es->sni || !im_is_serving(e->im) ||
-        atomic_load(&e->n_waiting) >= edge_settings(es)->unauthenticated) {
+    return es->sni && im_is_serving(e->im) && atomic_load(&e->n_waiting) < edge_settings(es)->unauthenticated;
+}
+
+static void accept_one(struct edge_shard *es, int fd, bool direct_tls)
+{
+    if (!may_accept(es)) {
         close(fd);
         return;
     }
@@ -171,6 +175,21 @@ void c2s_edge_set_sni(struct c2s_edge *e, struct tls_sni *sni)
         l->sni = tls_sni_ref(sni);
         shard_call(e->shards[i].shard, take_sni, l);
     }
+}
+
+static void on_tunnel(void *arg, struct tunnel *t)
+{
+    struct edge_shard *es = arg;
+    if (may_accept(es))
+        edge_conn_new_tunnel(es, t);
+}
+
+struct tunnel *c2s_edge_open_tunnel(struct c2s_edge *e, struct loop *control,
+                                    const struct tunnel_facts *facts, const struct tunnel_events *events,
+                                    void *user)
+{
+    struct edge_shard *es = &e->shards[e->next_tunnel++ % e->n_shards];
+    return tunnel_open(control, es->shard->loop, facts, events, user, on_tunnel, es);
 }
 
 unsigned c2s_edge_port(const struct c2s_edge *e, bool direct_tls)

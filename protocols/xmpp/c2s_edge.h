@@ -7,6 +7,7 @@
 #ifndef XMPP_C2S_EDGE_H
 #define XMPP_C2S_EDGE_H
 
+#include "base/tunnel.h"
 #include "protocols/xmpp/c2s.h"
 #include "protocols/xmpp/sasl.h"
 
@@ -46,6 +47,10 @@ int c2s_edge_new(struct c2s_edge **out, struct im *im, const struct c2s_edge_opt
 void c2s_edge_free(struct c2s_edge *e); /* between im_stop and im_free; may be NULL */
 /* New certificates: connections made from now on get them. Takes a reference. Control loop. */
 void c2s_edge_set_sni(struct c2s_edge *e, struct tls_sni *sni);
+/* A connection whose transport is on the control loop: from here on it is like one that was accepted, with its TLS
+ * done. Where it is refused the tunnel ends. Control loop. */
+struct tunnel *c2s_edge_open_tunnel(struct c2s_edge *e, struct loop *control, const struct tunnel_facts *facts,
+                                    const struct tunnel_events *events, void *user);
 unsigned c2s_edge_port(const struct c2s_edge *e, bool direct_tls); /* 0: off */
 /* Connections that have not logged in; any thread. */
 unsigned c2s_edge_n_waiting(const struct c2s_edge *e);

@@ -31,14 +31,18 @@ static void on_deadline(struct timer *t)
         edge_conn_close(c, "connection-timeout", NULL);
 }
 
-void edge_conn_new(struct edge_shard *es, int fd, bool direct_tls)
+static struct edge_conn *make(struct edge_shard *es)
 {
     struct edge_conn *c = mem_new(struct edge_conn);
-    const struct edge_settings *set = edge_settings(es);
     c->es = es;
     c->id = ++es->next_id;
-    c->direct_tls = direct_tls;
-    c->stream = stream_new(es->shard->loop, fd, &stream_events, c);
+    return c;
+}
+
+static void begin(struct edge_conn *c)
+{
+    struct edge_shard *es = c->es;
+    const struct edge_settings *set = edge_settings(es);
     snprintf(c->address, sizeof(c->address), "%s", stream_peer_address(c->stream));
     stream_set_metrics(c->stream, im_metrics(es->edge->im));
     timer_init(&c->deadline, es->shard->loop, on_deadline);
@@ -57,9 +61,24 @@ void edge_conn_new(struct edge_shard *es, int fd, bool direct_tls)
     es->shard->n_busy++;
     c->xml = new_parser(c);
     timer_start(&c->deadline, set->handshake_ms, 0);
-    c->state = direct_tls ? EDGE_TLS : EDGE_OPENING;
-    if (direct_tls)
+    c->state = c->direct_tls ? EDGE_TLS : EDGE_OPENING;
+    if (c->direct_tls)
         stream_start_tls_server(c->stream, es->sni, set->handshake_ms);
+}
+
+void edge_conn_new(struct edge_shard *es, int fd, bool direct_tls)
+{
+    struct edge_conn *c = make(es);
+    c->direct_tls = direct_tls;
+    c->stream = stream_new(es->shard->loop, fd, &stream_events, c);
+    begin(c);
+}
+
+void edge_conn_new_tunnel(struct edge_shard *es, struct tunnel *t)
+{
+    struct edge_conn *c = make(es);
+    c->stream = tunnel_accept(t, &stream_events, c);
+    begin(c);
 }
 
 struct edge_conn *edge_conn_find(struct edge_shard *es, uint64_t id)

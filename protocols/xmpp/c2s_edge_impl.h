@@ -68,6 +68,7 @@ struct c2s_edge {
     _Atomic unsigned n_waiting; /* connections */
     _Atomic unsigned n_checks;  /* passwords being checked */
     unsigned ports[2];
+    unsigned next_tunnel; /* whose shard comes next; control loop */
     unsigned n_shards;
     struct edge_shard shards[];
 };
@@ -100,6 +101,7 @@ const struct edge_settings *edge_settings(struct edge_shard *es);
 
 /* c2s_edge_conn.c */
 void edge_conn_new(struct edge_shard *es, int fd, bool direct_tls);
+void edge_conn_new_tunnel(struct edge_shard *es, struct tunnel *t); /* inside its ARRIVE */
 struct edge_conn *edge_conn_find(struct edge_shard *es, uint64_t id);
 void edge_conn_write(struct edge_conn *c, const char *text);
 /* A stream error (RFC 6120 §4.9), after a header if none was sent yet, and the end of the connection. */

@@ -245,7 +245,7 @@ static void on_close(void *user, int code, const char *detail)
 }
 
 static const struct stream_events stream_events = {
-    .on_data = on_data, .on_drain = on_drain, .on_end = on_end_of_input, .on_close = on_close};
+    .on_data = on_data, .on_drain = on_drain, .on_end = on_end_of_input, .on_close = on_close, .on_sent = on_drain};
 
 /* ---- down: to the client ---- */
 

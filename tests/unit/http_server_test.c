@@ -43,32 +43,37 @@ static bool is_proxy(void *user, const char *address)
     return !strcmp(address, "127.0.0.1") || !strcmp(address, "192.0.2.7");
 }
 
-static void on_ok(void *user, const struct http_request *r, struct http_exchange *x, struct http_answer *answer)
+static void on_ok(void *user, const struct http_request *r, struct http_exchange *x,
+                  struct http_answer *answer)
 {
     (void)user;
     buf_adds(&answer->body, "ok\n");
 }
-static void on_not_ready(void *user, const struct http_request *r, struct http_exchange *x, struct http_answer *answer)
+static void on_not_ready(void *user, const struct http_request *r, struct http_exchange *x,
+                         struct http_answer *answer)
 {
     (void)user;
     answer->status = 503;
     answer->content_type = "application/json";
     buf_adds(&answer->body, "{\"ready\":false}");
 }
-static void on_big(void *user, const struct http_request *r, struct http_exchange *x, struct http_answer *answer)
+static void on_big(void *user, const struct http_request *r, struct http_exchange *x,
+                   struct http_answer *answer)
 {
     (void)user;
     for (int i = 0; i < BIG; i++)
         buf_addc(&answer->body, (char)('a' + i % 26));
 }
-static void on_echo(void *user, const struct http_request *r, struct http_exchange *x, struct http_answer *answer)
+static void on_echo(void *user, const struct http_request *r, struct http_exchange *x,
+                    struct http_answer *answer)
 {
     answer->allow_origin = r->origin;
     buf_addf(&answer->body, "%s ", r->address);
     buf_add(&answer->body, r->body, r->n_body);
 }
 /* The first waits for the second. */
-static void on_held(void *user, const struct http_request *r, struct http_exchange *x, struct http_answer *answer)
+static void on_held(void *user, const struct http_request *r, struct http_exchange *x,
+                    struct http_answer *answer)
 {
     struct scene *s = user;
     if (s->held) {
@@ -83,12 +88,9 @@ static void on_held(void *user, const struct http_request *r, struct http_exchan
     http_exchange_hold(x, on_held_gone, s);
 }
 static const struct http_route routes[] = {
-    {"/ok", HTTP_GET, 0, on_ok},
-    {"/not", HTTP_GET, 0, on_not_ready},
-    {"/big", HTTP_GET, 0, on_big},
-    {"/echo", HTTP_POST | HTTP_OPTIONS, 300000, on_echo},
-    {"/held", HTTP_POST, 1000, on_held},
-    {NULL, 0, 0, NULL}};
+    {"/ok", HTTP_GET, 0, on_ok},         {"/not", HTTP_GET, 0, on_not_ready},
+    {"/big", HTTP_GET, 0, on_big},       {"/echo", HTTP_POST | HTTP_OPTIONS, 300000, on_echo},
+    {"/held", HTTP_POST, 1000, on_held}, {NULL, 0, 0, NULL}};
 
 static unsigned free_port(void)
 {
@@ -104,8 +106,8 @@ static unsigned free_port(void)
 static struct tls_sni *make_sni(const char *cert, const char *key)
 {
     struct tls_ctx *ctx = NULL;
-    assert_int_equal(tls_ctx_new(&ctx, &(struct tls_options){.server = true, .cert_pem = cert, .key_pem = key}, NULL),
-                     0);
+    assert_int_equal(
+        tls_ctx_new(&ctx, &(struct tls_options){.server = true, .cert_pem = cert, .key_pem = key}, NULL), 0);
     struct tls_sni *sni = tls_sni_new(ctx);
     tls_ctx_unref(ctx);
     return sni;

@@ -35,9 +35,13 @@ static void end_on_close(void *user, int code, const char *detail)
     snprintf(e->detail, sizeof(e->detail), "%s", detail);
     e->s = NULL;
 }
-const struct stream_events end_events = {end_on_open, end_on_data, end_on_drain, NULL, end_on_close};
-const struct stream_events end_events_half = {end_on_open, end_on_data, end_on_drain, end_on_end,
-                                              end_on_close};
+const struct stream_events end_events = {
+    .on_open = end_on_open, .on_data = end_on_data, .on_drain = end_on_drain, .on_close = end_on_close};
+const struct stream_events end_events_half = {.on_open = end_on_open,
+                                              .on_data = end_on_data,
+                                              .on_drain = end_on_drain,
+                                              .on_end = end_on_end,
+                                              .on_close = end_on_close};
 
 static void on_accept(void *user, int fd)
 {
