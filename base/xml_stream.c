@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "base/xml_plain.h"
 #include "base/xml_reader.h"
 
 #include <string.h>
@@ -9,6 +10,9 @@ enum {
     KEEP_BYTES = 4096, /* buffers up to this size are kept for the next stanza */
     KEEP_ARENA_BYTES = 16384,
 };
+
+/* The default namespace of a client's stream (RFC 6120 §4.8.2). */
+static const char plain_ns[] = "jabber:client";
 
 const struct xml_limits xml_limits_default = {
     .stanza_bytes = 262144, .depth = 64, .attrs = 64, .elements = 10000};
@@ -57,8 +61,8 @@ static void reset_arena(struct xml_stream *x)
     }
 }
 
-/* A handler may have asked for an end; more events must not come then. After a pause at the end of the piece none can, and
- * the reader, which cannot be used again once it was halted, is kept. */
+/* A handler may have asked for an end; more events must not come then. After a pause at the end of the piece
+ * none can, and the reader, which cannot be used again once it was halted, is kept. */
 static void after_event(struct xml_stream *x)
 {
     bool ends = x->restart || x->stopped || x->freed;
@@ -294,10 +298,48 @@ static enum xml_error skip_prolog(const char **d, size_t *n)
     return c == 0 || c >= 0x80 ? XML_BAD_ENCODING : XML_NOT_WELL_FORMED;
 }
 
+/* Between two stanzas of a client's stream, with nothing begun that expat would have to end? */
+static bool may_be_plain(const struct xml_stream *x)
+{
+    return x->has_header && !x->hold.n && x->scan.state == XML_SCAN_TEXT &&
+           (!x->reader || xml_reader_is_idle(x->reader)) && strcmp(x->default_ns, plain_ns) == 0;
+}
+
+/* Takes white space and one plain stanza. Returns how many bytes, 0: the rest is expat's. */
+static size_t feed_plain(struct xml_stream *x, const char *d, size_t n)
+{
+    const char *at = d, *end = d + n;
+    struct xml_plain plain;
+    while (at < end && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r'))
+        at++;
+    size_t n_raw = xml_plain_parse(&plain, &x->arena, plain_ns, &x->limits, at, (size_t)(end - at));
+    if (!n_raw) {
+        reset_arena(x);
+        return (size_t)(at - d);
+    }
+    char *raw = arena_alloc(&x->arena, n_raw + 1);
+    memcpy(raw, at, n_raw);
+    raw[n_raw] = '\0';
+    struct xml_stanza stanza = {.root = plain.root,
+                                .arena = &x->arena,
+                                .raw = raw,
+                                .n_raw = n_raw,
+                                .n_start_tag = plain.n_start_tag,
+                                .raw_self_contained = true};
+    if (x->events->on_stanza)
+        x->events->on_stanza(x->user, &stanza);
+    reset_arena(x);
+    if (x->restart)
+        reset(x);
+    return (size_t)(at - d) + n_raw;
+}
+
 static enum xml_error feed_some(struct xml_stream *x, const char *d, size_t n, size_t *used)
 {
     if (x->hold.n)
         return feed_held(x, d, n, used);
+    if (may_be_plain(x) && (*used = feed_plain(x, d, n)) > 0)
+        return XML_OK;
     const char *from = d;
     enum xml_error e, found;
     if (x->scan.state == XML_SCAN_PROLOG && (e = skip_prolog(&d, &n)) != XML_OK)
@@ -306,6 +348,9 @@ static enum xml_error feed_some(struct xml_stream *x, const char *d, size_t n, s
     size_t safe = scan_safe(x, d, n, &found), taken;
     e = feed_piece(x, d, safe, &taken);
     *used = skipped + taken;
+    if (x->paused && x->has_header &&
+        taken == safe) /* by the last tag: what stands behind it will be scanned again */
+        x->scan = (struct xml_scan){.state = XML_SCAN_TEXT};
     if (e != XML_OK || taken < safe || x->paused || x->stopped || x->freed)
         return e;
     if (safe > 0 && x->scan.state == XML_SCAN_PROLOG)

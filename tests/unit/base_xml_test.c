@@ -469,6 +469,21 @@ static void test_stream_pause(void **state)
     finish(&s);
 }
 
+/* A tag that is cut behind the stanza that pauses is scanned a second time: from its beginning. */
+static void test_stream_pause_before_half_a_tag(void **state)
+{
+    struct seen s;
+    begin(&s);
+    s.pause_on = "wait";
+    assert_int_equal(feed(&s, HEADER "<p:wait xmlns:p='urn:p'/><iq a='"), XML_OK);
+    assert_int_equal(s.n_stanzas, 1);
+    assert_int_equal(xml_stream_resume(s.stream), XML_OK);
+    assert_int_equal(feed(&s, "1'/>"), XML_OK);
+    assert_int_equal(s.n_stanzas, 2);
+    assert_string_equal(s.raw, "<iq a='1'/>");
+    finish(&s);
+}
+
 static void test_stream_steal(void **state)
 {
     struct seen s;
@@ -635,6 +650,7 @@ int main(void)
         cmocka_unit_test(test_stream_steal),
         cmocka_unit_test(test_stream_drip),
         cmocka_unit_test(test_stream_pause),
+        cmocka_unit_test(test_stream_pause_before_half_a_tag),
         cmocka_unit_test(test_tree),
         cmocka_unit_test(test_write),
         cmocka_unit_test(test_document),
