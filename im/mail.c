@@ -5,6 +5,7 @@
 #include "im/message.h"
 #include "im/router.h"
 #include "im/stored.h"
+#include "replication/levels.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -126,6 +127,11 @@ static int propose(struct storing *st)
     body.to = (char *)e->to;
     body.stanza = (ProtobufCBinaryData){stanza.n, (uint8_t *)stanza.data};
     body.origin = st->origin;
+    if (s->members->level >= LEVEL_3) {
+        body.from_uid = e->from_uid;
+        body.pending = true;
+        body.at_recipient = true;
+    }
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_MESSAGE_STORE;
     command.message_store = &body;

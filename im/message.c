@@ -1,4 +1,5 @@
 #include "im/message.h"
+#include "im/archive.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
@@ -71,17 +72,6 @@ void message_deliver(struct shard *s, struct envelope *e, struct session **sessi
     envelope_free(e);
 }
 
-/* XEP-0160 §3: what is of no use later is not stored, such as a bare typing notification (XEP-0085). */
-static bool is_worth_storing(const struct envelope *e)
-{
-    static const char states[] = "http://jabber.org/protocol/chatstates", body[] = "<body";
-    if (!e->payload)
-        return false;
-    const char *p = e->payload->data;
-    size_t n = e->payload->n;
-    return memmem(p, n, body, sizeof body - 1) || !memmem(p, n, states, sizeof states - 1);
-}
-
 /* chat and normal, for the bare JID or a resource that is gone. Takes E. */
 static void to_best_or_store(struct shard *s, struct envelope *e)
 {
@@ -92,7 +82,7 @@ static void to_best_or_store(struct shard *s, struct envelope *e)
         mail_queue(s, u, e);
     else if (n)
         message_deliver(s, e, sessions, n);
-    else if (is_worth_storing(e))
+    else if (archive_is_worth_storing(e))
         mail_store(s, e);
     else
         envelope_free(e);

@@ -1,5 +1,6 @@
 #include "im/stored.h"
 #include "base/xml.h"
+#include <stdio.h>
 #include <string.h>
 
 static bool is_space(char c)
@@ -124,4 +125,33 @@ struct xml *stanza_tree(const struct envelope *e, struct arena *arena)
         root = NULL;
     buf_fini(&text);
     return root;
+}
+
+/* ---- ids ---- */
+
+void stored_id_write(char out[STORED_ID_MAX], uint64_t index, uint32_t place)
+{
+    snprintf(out, STORED_ID_MAX, "%llx-%x", (unsigned long long)index, place);
+}
+
+static bool read_hex(const char **at, unsigned n_digits, uint64_t *out)
+{
+    const char *p = *at;
+    uint64_t v = 0;
+    for (; *p && strchr("0123456789abcdef", *p); p++)
+        v = v << 4 | (uint64_t)(*p <= '9' ? *p - '0' : *p - 'a' + 10);
+    bool ok = p > *at && (size_t)(p - *at) <= n_digits && !(**at == '0' && p > *at + 1);
+    *at = p;
+    *out = v;
+    return ok;
+}
+
+/* Only what stored_id_write makes: one message has one id. */
+bool stored_id_parse(const char *id, uint64_t *index, uint32_t *place)
+{
+    uint64_t in_entry;
+    if (!read_hex(&id, 16, index) || *id++ != '-' || !read_hex(&id, 8, &in_entry) || *id)
+        return false;
+    *place = (uint32_t)in_entry;
+    return true;
 }

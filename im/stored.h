@@ -17,4 +17,9 @@ struct envelope *stored_stanza(const void *data, size_t n_bytes, const char *fro
  * look inside of what passes. */
 struct xml *stanza_tree(const struct envelope *e, struct arena *arena);
 
+/* The id of a stored message for clients (XEP-0359 stanza-id, XEP-0313): its log index and place as text. */
+enum { STORED_ID_MAX = 32 };
+void stored_id_write(char out[STORED_ID_MAX], uint64_t index, uint32_t place);
+bool stored_id_parse(const char *id, uint64_t *index, uint32_t *place); /* false: no id of ours */
+
 #endif

@@ -38,6 +38,25 @@ enum fsm_pep_flag {
     FSM_PEP_CREATED = 1, /* a node was made */
 };
 
+/* value2 of MessageStore: was it there already; from level 3 on, where in the entry it is (value: its log index; 0
+ * for a repeat that a session has recognised), and the low 32 bits of what the sender's session row counts now. */
+static inline uint64_t fsm_stored_pack(uint32_t place, uint64_t n_in, bool repeat)
+{
+    return (uint64_t)place << 33 | (n_in & UINT32_MAX) << 1 | repeat;
+}
+static inline bool fsm_stored_is_repeat(uint64_t value2)
+{
+    return value2 & 1;
+}
+static inline uint32_t fsm_stored_place(uint64_t value2)
+{
+    return (uint32_t)(value2 >> 33);
+}
+static inline uint32_t fsm_stored_n_in(uint64_t value2)
+{
+    return (uint32_t)(value2 >> 1);
+}
+
 void fsm_apply(struct store_txn *txn, const Imp__Command *command, const struct fsm_input *in,
                struct arena *arena, struct fsm_result *out);
 

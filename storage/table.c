@@ -42,6 +42,7 @@
 #define ROW_PepPartyRow imp__pep_party_row__descriptor
 #define ROW_ArchivePrefsRow imp__archive_prefs_row__descriptor
 #define ROW_FastTokenRow imp__fast_token_row__descriptor
+#define ROW_SessionRow imp__session_row__descriptor
 
 const struct table_info store_tables[N_TABLES] = {
 #define X(id, name, scope, key, row)                                                                         \

@@ -61,6 +61,7 @@ enum backup_policy backup_policy(enum table t)
         [TABLE_FAST_TOKEN] = BACKUP_DROP, /* made from the cluster key, which a new cluster does not have */
         [TABLE_PUSH] = BACKUP_KEEP,
         [TABLE_LAST_ACTIVITY] = BACKUP_KEEP,
+        [TABLE_SESSION] = BACKUP_DROP,
     };
     return policies[t];
 }

@@ -68,6 +68,7 @@ uint32_t fsm_find_domain(struct fsm *f, const char *domain); /* "": the default;
 const char *fsm_domain_name(struct fsm *f, uint32_t domain); /* NULL: none */
 /* Refused (and false) when the proposer is not the active home of the user. */
 bool fsm_is_at_home(struct fsm *f, const Imp__UserRow *user);
+bool fsm_has_home(struct fsm *f, const Imp__UserRow *user); /* the same, without a refusal */
 bool fsm_can_take_users(struct fsm *f, uint32_t except); /* some node other than EXCEPT */
 void fsm_put_ca(struct fsm *f, uint32_t generation,
                 const Imp__CaRow *ca); /* an active one is the only active one */
@@ -97,6 +98,29 @@ void fsm_set_home(struct fsm *f, Imp__UserRow *user, uint32_t home, Imp__Assigne
 /* Home for a user that is not in the counts yet, by the mode. */
 void fsm_choose_home(struct fsm *f, uint32_t *home, Imp__AssignedBy *by);
 void fsm_index_home(struct fsm *f, const Imp__UserRow *user, bool add);
+
+/* ---- messages: fsm_message.c, fsm_message_repeat.c ---- */
+/* The index row ROW of UID goes, and the body when nobody else has it. */
+void fsm_message_delete(struct fsm *f, uint64_t uid, uint64_t index, uint32_t place,
+                        const Imp__MessageIndexRow *row);
+/* They are pending no more; returns how many were. */
+unsigned fsm_message_delivered(struct fsm *f, uint64_t uid, Imp__MessageRef **refs, size_t n_refs);
+/* Log index of the message for UID that came from the origin before; 0: none. */
+uint64_t fsm_repeat_find(struct fsm *f, uint64_t uid, const char *origin);
+void fsm_repeat_add(struct fsm *f, uint64_t uid, const char *origin);
+
+/* ---- resumable sessions: fsm_resume.c ---- */
+struct fsm_resumable {
+    struct key key;
+    Imp__SessionRow row;
+};
+/* False: there is none (any more). */
+bool fsm_resumable_load(struct fsm *f, struct fsm_resumable *s, uint64_t uid, uint64_t session,
+                        uint32_t place);
+/* Was the client's stanza N handled for good? */
+bool fsm_resumable_has(const struct fsm_resumable *s, uint64_t n);
+/* Stanza N (0: none) was now, and all up to N_SETTLED. Writes the row. */
+void fsm_resumable_count(struct fsm *f, struct fsm_resumable *s, uint64_t n, uint64_t n_settled);
 
 /* ---- rosters: fsm_roster.c ---- */
 struct roster_item {

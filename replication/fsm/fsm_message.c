@@ -1,6 +1,10 @@
-/* Messages for users who are away (architecture: Messages), and the origins that recognise a repeat.
+/* Stored messages (architecture: Messages): those that wait for a user, and those that a user keeps.
  *
- * A message is three puts: the recipient's index row, which holds it; what the recipient has waiting; the
+ * From level 3 on a message has an index row for each party that keeps it, under one index and place; the
+ * body is in the row of the one, or in a row of its own when two have it. It is counted in the sender's
+ * session row, or remembered by its origin, so that a repeat is recognised.
+ *
+ * At level 2 it is three puts: the recipient's index row, which holds it; what the recipient has waiting; the
  * origin, under the quarter of an hour in which it came, so that old ones are found without an index of their
  * own. Level 1 had five: the body by log index, an index row without it, the count, the origin, and the
  * origin's age. Such rows are read as long as there are any; they go with delivery, with age, and by
@@ -10,9 +14,8 @@
 
 enum {
     ORIGIN_BYTES_MAX = 255,
-    ORIGINS_PER_MESSAGE = 2,
-    ORIGIN_KEEP_MS = 15 * 60 * 1000,
     STANZA_BYTES_MAX = 1 << 20,
+    FIRST_STEPS = 64, /* rows looked at for the first one that is pending */
 };
 
 static struct key message_key(uint64_t index, uint32_t place)
@@ -22,85 +25,29 @@ static struct key message_key(uint64_t index, uint32_t place)
     return k;
 }
 
-/* ---- repeats ---- */
-
-static struct key repeat_key(uint64_t quarter, uint64_t uid, const char *origin)
-{
-    struct key k = fsm_key_u64(quarter);
-    key_u64(&k, uid);
-    key_str(&k, origin);
-    return k;
-}
-
-/* Log index of the message that came from the origin before; 0: none. */
-static uint64_t find_repeat(struct fsm *f, uint64_t uid, const char *origin)
-{
-    struct key k = fsm_key_u64_str(uid, origin);
-    uint64_t found = 0, quarter = f->now_ms / ORIGIN_KEEP_MS;
-    if (!*origin)
-        return 0;
-    if (f->level < LEVEL_2 || fsm_has_rows(f, TABLE_MESSAGE_ORIGIN))
-        found = fsm_find_id(f, TABLE_MESSAGE_ORIGIN, &k);
-    for (unsigned i = 0; f->level >= LEVEL_2 && !found && i < 2 && quarter >= i; i++) {
-        k = repeat_key(quarter - i, uid, origin);
-        found = fsm_find_id(f, TABLE_MESSAGE_REPEAT, &k);
-    }
-    return found;
-}
-
-/* Those of the quarters before the last one; more go than come. */
-static void forget_repeats(struct fsm *f)
-{
-    struct store_iter i;
-    store_iter_init(&i, f->txn, TABLE_MESSAGE_REPEAT, NULL);
-    for (int n = 0; n < ORIGINS_PER_MESSAGE && store_iter_next(&i); n++) {
-        struct key_reader r;
-        struct key k;
-        key_read(&r, i.key, i.n_key);
-        if (key_read_u64(&r) + 1 >= f->now_ms / ORIGIN_KEEP_MS)
-            break;
-        key_init(&k);
-        key_bytes(&k, i.key, i.n_key);
-        store_delete(f->txn, TABLE_MESSAGE_REPEAT, &k);
-    }
-    store_iter_fini(&i);
-}
-
-static void remember_origin(struct fsm *f, uint64_t uid, char *origin)
-{
-    Imp__OriginRow row = IMP__ORIGIN_ROW__INIT;
-    row.uid = uid;
-    row.origin = origin;
-    row.time_ms = f->now_ms;
-    struct key k = fsm_key_u64_str(uid, origin), age = message_key(f->in->index, f->in->place);
-    if (f->level >= LEVEL_2) {
-        k = repeat_key(f->now_ms / ORIGIN_KEEP_MS, uid, origin);
-        fsm_put_id(f, TABLE_MESSAGE_REPEAT, &k, f->in->index);
-        return;
-    }
-    fsm_put_id(f, TABLE_MESSAGE_ORIGIN, &k, f->in->index);
-    store_put_row(f->txn, TABLE_MESSAGE_ORIGIN_AGE, &age, &row);
-}
-
-/* More go than come, so that what a busy time has left goes, too. */
-static void forget_origins(struct fsm *f)
-{
-    struct store_iter i;
-    store_iter_init(&i, f->txn, TABLE_MESSAGE_ORIGIN_AGE, NULL);
-    for (int n = 0; n < ORIGINS_PER_MESSAGE && store_iter_next(&i); n++) {
-        const Imp__OriginRow *row = store_iter_row(&i, f->arena);
-        if (!row || row->time_ms + ORIGIN_KEEP_MS > f->now_ms)
-            break;
-        struct key age, k = fsm_key_u64_str(row->uid, row->origin);
-        key_init(&age);
-        key_bytes(&age, i.key, i.n_key);
-        store_delete(f->txn, TABLE_MESSAGE_ORIGIN, &k);
-        store_delete(f->txn, TABLE_MESSAGE_ORIGIN_AGE, &age);
-    }
-    store_iter_fini(&i);
-}
-
 /* ---- what a user has pending ---- */
+
+/* Where the first pending row lies, looking on from FROM for a few rows: where a cursor begins, so that it
+ * does not read what a user has kept for years. */
+static uint64_t first_pending(struct fsm *f, uint64_t uid, uint64_t from)
+{
+    struct key prefix = fsm_key_u64(uid), at = fsm_key_u64(uid);
+    key_u64(&at, from);
+    struct store_iter i;
+    store_iter_init(&i, f->txn, TABLE_MESSAGE_INDEX, &prefix);
+    store_iter_seek(&i, &at);
+    for (int n = 0; n < FIRST_STEPS && store_iter_next(&i); n++) {
+        const Imp__MessageIndexRow *row = store_iter_row(&i, f->arena);
+        struct key_reader r;
+        key_read(&r, i.key, i.n_key);
+        key_read_u64(&r);
+        from = key_read_u64(&r);
+        if (!row || row->pending)
+            break;
+    }
+    store_iter_fini(&i);
+    return from;
+}
 
 static void count_pending(struct fsm *f, uint64_t uid, int64_t n, int64_t n_bytes)
 {
@@ -109,8 +56,13 @@ static void count_pending(struct fsm *f, uint64_t uid, int64_t n, int64_t n_byte
                       *row = store_find_row(f->txn, TABLE_USER_STATE, &k, f->arena);
     if (!row)
         row = &none;
+    bool had = row->n_pending;
     row->n_pending += n;
     row->pending_bytes += n_bytes;
+    if (f->level >= LEVEL_3 && row->n_pending)
+        row->first_index = !had    ? f->in->index
+                           : n < 0 ? first_pending(f, uid, row->first_index)
+                                   : row->first_index;
     if (row->n_pending)
         store_put_row(f->txn, TABLE_USER_STATE, &k, row);
     else
@@ -134,6 +86,8 @@ static bool is_full(struct fsm *f, uint64_t uid, size_t n_bytes)
            row->pending_bytes + n_bytes > bytes_limit(f);
 }
 
+/* ---- storing ---- */
+
 static void store_message(struct fsm *f, const Imp__MessageStore *b)
 {
     Imp__UserRow *sender = NULL;
@@ -156,28 +110,115 @@ static void store_message(struct fsm *f, const Imp__MessageStore *b)
         store_put_row(f->txn, TABLE_MESSAGE, &k, &row);
     store_put_row(f->txn, TABLE_MESSAGE_INDEX, &by_user, &index);
     count_pending(f, b->to_uid, 1, b->stanza.len);
-    forget_origins(f);
-    if (f->level >= LEVEL_2)
-        forget_repeats(f);
-    if (*b->origin)
-        remember_origin(f, b->to_uid, b->origin);
+}
+
+static char *bare(struct fsm *f, const char *jid)
+{
+    return arena_strndup(f->arena, jid, strcspn(jid, "/"));
+}
+
+/* Level 3: one row per party, of those that keep it; the body in one of its own if two do. */
+static void store_for_both(struct fsm *f, const Imp__MessageStore *b, bool has_sender)
+{
+    Imp__MessageRow row = IMP__MESSAGE_ROW__INIT;
+    row.from = b->from;
+    row.to = b->to;
+    row.stanza = b->stanza;
+    row.time_ms = f->now_ms;
+    bool to = b->to_uid && (b->archive_to || b->pending);
+    bool from = has_sender && b->archive_from && !(to && b->from_uid == b->to_uid);
+    Imp__MessageIndexRow index = IMP__MESSAGE_INDEX_ROW__INIT;
+    index.n_bytes = b->stanza.len;
+    if (to && from) {
+        struct key k = message_key(f->in->index, f->in->place);
+        store_put_row(f->txn, TABLE_MESSAGE, &k, &row);
+    } else {
+        index.message = &row;
+    }
+    if (to) {
+        struct key k = fsm_key_u64_u64_u32(b->to_uid, f->in->index, f->in->place);
+        index.pending = b->pending;
+        index.archived = b->archive_to || (has_sender && b->archive_from && b->from_uid == b->to_uid);
+        index.peer_uid = has_sender ? b->from_uid : 0;
+        index.peer = bare(f, b->from);
+        store_put_row(f->txn, TABLE_MESSAGE_INDEX, &k, &index);
+    }
+    if (from) {
+        struct key k = fsm_key_u64_u64_u32(b->from_uid, f->in->index, f->in->place);
+        index.pending = false;
+        index.archived = index.outgoing = true;
+        index.peer_uid = b->to_uid;
+        index.peer = bare(f, b->to);
+        store_put_row(f->txn, TABLE_MESSAGE_INDEX, &k, &index);
+    }
+    if (to && b->pending)
+        count_pending(f, b->to_uid, 1, b->stanza.len);
+}
+
+static bool is_well_formed(const Imp__MessageStore *b)
+{
+    return b->stanza.len && b->stanza.len <= STANZA_BYTES_MAX && strlen(b->origin) <= ORIGIN_BYTES_MAX &&
+           strlen(b->from) <= 3 * FSM_TEXT_MAX + 2 && strlen(b->to) <= 3 * FSM_TEXT_MAX + 2;
+}
+
+static void refuse_full(struct fsm *f)
+{
+    fsm_refuse(f, ERR_LIMIT, "the user has as many messages waiting as are kept");
+}
+
+/* Nothing is written before all has been looked at. */
+static void store_at_level_3(struct fsm *f, const Imp__MessageStore *b)
+{
+    struct fsm_resumable session;
+    const Imp__UserRow *sender = b->from_uid ? fsm_find_user(f, b->from_uid) : NULL;
+    if (b->to_uid && !fsm_find_user(f, b->to_uid)) {
+        fsm_refuse(f, ERR_NOTFOUND, "there is no such user");
+        return;
+    }
+    if (!is_well_formed(b)) {
+        fsm_refuse(f, ERR_INVALID, "the message is empty or too long");
+        return;
+    }
+    if (b->session && !b->at_recipient && (!sender || !fsm_is_at_home(f, sender)))
+        return;
+    bool counted = fsm_resumable_load(f, &session, b->from_uid, b->session, b->session_place);
+    uint64_t before = counted ? 0 : fsm_repeat_find(f, b->to_uid, b->origin);
+    if (before || (counted && fsm_resumable_has(&session, b->n_in))) {
+        f->out->value = before;
+        f->out->value2 = fsm_stored_pack(0, counted ? session.row.n_in : 0, true);
+        return;
+    }
+    if (b->to_uid && b->pending && is_full(f, b->to_uid, b->stanza.len)) {
+        refuse_full(f);
+        return;
+    }
+    store_for_both(f, b, sender);
+    if (counted)
+        fsm_resumable_count(f, &session, b->n_in, b->n_settled);
+    else
+        fsm_repeat_add(f, b->to_uid, b->origin);
+    f->out->value = f->in->index;
+    f->out->value2 = fsm_stored_pack(f->in->place, counted ? session.row.n_in : 0, false);
 }
 
 /* value: log index under which the message is stored; value2: 1 if it was there already. */
 void fsm_do_message_store(struct fsm *f, const void *body)
 {
     const Imp__MessageStore *b = body;
+    if (f->level >= LEVEL_3) {
+        store_at_level_3(f, b);
+        return;
+    }
     const Imp__UserRow *user = fsm_find_user(f, b->to_uid);
     if (!user) {
         fsm_refuse(f, ERR_NOTFOUND, "there is no such user");
         return;
     }
-    if (!b->stanza.len || b->stanza.len > STANZA_BYTES_MAX || strlen(b->origin) > ORIGIN_BYTES_MAX ||
-        strlen(b->from) > 3 * FSM_TEXT_MAX + 2 || strlen(b->to) > 3 * FSM_TEXT_MAX + 2) {
+    if (!is_well_formed(b)) {
         fsm_refuse(f, ERR_INVALID, "the message is empty or too long");
         return;
     }
-    uint64_t before = find_repeat(f, b->to_uid, b->origin);
+    uint64_t before = fsm_repeat_find(f, b->to_uid, b->origin);
     if (before) {
         f->out->value = before;
         f->out->value2 = 1;
@@ -186,33 +227,70 @@ void fsm_do_message_store(struct fsm *f, const void *body)
     if (b->session_epoch_node && !fsm_is_at_home(f, user))
         return;
     if (is_full(f, b->to_uid, b->stanza.len)) {
-        fsm_refuse(f, ERR_LIMIT, "the user has as many messages waiting as are kept");
+        refuse_full(f);
         return;
     }
     store_message(f, b);
+    fsm_repeat_add(f, b->to_uid, b->origin);
     f->out->value = f->in->index;
 }
 
-/* Returns whether it was pending. */
-static bool mark(struct fsm *f, uint64_t uid, const Imp__MessageRef *ref)
+/* ---- delivered, removed ---- */
+
+/* Has the other party of a message that is not in its index row a row of it? */
+static bool has_other_row(struct fsm *f, uint64_t uid, const Imp__MessageIndexRow *index, uint64_t at,
+                          uint32_t place)
 {
-    struct key by_user = fsm_key_u64_u64_u32(uid, ref->index, ref->place),
-               k = message_key(ref->index, ref->place);
+    struct key k = fsm_key_u64_u64_u32(index->peer_uid, at, place);
+    return index->peer_uid && index->peer_uid != uid &&
+           store_find_row(f->txn, TABLE_MESSAGE_INDEX, &k, f->arena);
+}
+
+void fsm_message_delete(struct fsm *f, uint64_t uid, uint64_t index, uint32_t place,
+                        const Imp__MessageIndexRow *row)
+{
+    struct key by_user = fsm_key_u64_u64_u32(uid, index, place), k = message_key(index, place);
+    store_delete(f->txn, TABLE_MESSAGE_INDEX, &by_user);
+    if (!row->message && !has_other_row(f, uid, row, index, place))
+        store_delete(f->txn, TABLE_MESSAGE, &k);
+}
+
+static uint32_t size_of(struct fsm *f, const Imp__MessageIndexRow *index, const Imp__MessageRef *ref)
+{
+    struct key k = message_key(ref->index, ref->place);
+    if (index->n_bytes)
+        return index->n_bytes;
+    const Imp__MessageRow *row =
+        index->message ? index->message : store_find_row(f->txn, TABLE_MESSAGE, &k, f->arena);
+    return row ? row->stanza.len : 0;
+}
+
+/* Returns whether it was pending. */
+static bool unpend(struct fsm *f, uint64_t uid, const Imp__MessageRef *ref, uint64_t *n_bytes)
+{
+    struct key by_user = fsm_key_u64_u64_u32(uid, ref->index, ref->place);
     Imp__MessageIndexRow *index = store_find_row(f->txn, TABLE_MESSAGE_INDEX, &by_user, f->arena);
     if (!index || !index->pending)
         return false;
-    const Imp__MessageRow *row =
-        index->message ? index->message : store_find_row(f->txn, TABLE_MESSAGE, &k, f->arena);
-    count_pending(f, uid, -1, row ? -(int64_t)row->stanza.len : 0);
-    if (row && row->archived) {
+    *n_bytes += size_of(f, index, ref);
+    if (index->archived) {
         index->pending = false;
         store_put_row(f->txn, TABLE_MESSAGE_INDEX, &by_user, index);
     } else {
-        store_delete(f->txn, TABLE_MESSAGE_INDEX, &by_user);
-        if (!index->message)
-            store_delete(f->txn, TABLE_MESSAGE, &k);
+        fsm_message_delete(f, uid, ref->index, ref->place, index);
     }
     return true;
+}
+
+unsigned fsm_message_delivered(struct fsm *f, uint64_t uid, Imp__MessageRef **refs, size_t n_refs)
+{
+    uint64_t n_bytes = 0;
+    unsigned n = 0;
+    for (size_t i = 0; i < n_refs; i++)
+        n += unpend(f, uid, refs[i], &n_bytes);
+    if (n)
+        count_pending(f, uid, -(int64_t)n, -(int64_t)n_bytes);
+    return n;
 }
 
 void fsm_do_message_mark(struct fsm *f, const void *body)
@@ -228,8 +306,7 @@ void fsm_do_message_mark(struct fsm *f, const void *body)
         return;
     }
     /* Also from a former home: that its client was given them is true, and the new one waits for this. */
-    for (size_t i = 0; i < b->n_refs; i++)
-        f->out->value += mark(f, b->uid, b->refs[i]);
+    f->out->value = fsm_message_delivered(f, b->uid, b->refs, b->n_refs);
 }
 
 /* The body goes into the index row. False: it is there already. */
@@ -242,7 +319,9 @@ static bool migrate_row(struct fsm *f, const struct store_iter *i)
     key_bytes(&by_user, i->key, i->n_key);
     key_init(&k);
     key_bytes(&k, (const uint8_t *)i->key + UID_BYTES, i->n_key - UID_BYTES);
-    if (!index || index->message || !(index->message = store_find_row(f->txn, TABLE_MESSAGE, &k, f->arena)))
+    if (!index || index->n_bytes) /* of level 3 */
+        return false;
+    if (index->message || !(index->message = store_find_row(f->txn, TABLE_MESSAGE, &k, f->arena)))
         return false;
     store_put_row(f->txn, TABLE_MESSAGE_INDEX, &by_user, index);
     store_delete(f->txn, TABLE_MESSAGE, &k);

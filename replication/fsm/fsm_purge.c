@@ -90,11 +90,12 @@ static unsigned purge_messages(struct fsm *f, uint64_t uid, unsigned max)
     struct store_iter i;
     store_iter_init(&i, f->txn, TABLE_MESSAGE_INDEX, &prefix);
     while (n < max && store_iter_next(&i)) {
-        struct key k = key_of_iter(&i), message;
-        key_init(&message);
-        key_bytes(&message, k.bytes + prefix.n, k.n - prefix.n);
-        store_delete(f->txn, TABLE_MESSAGE, &message);
-        store_delete(f->txn, TABLE_MESSAGE_INDEX, &k);
+        const Imp__MessageIndexRow *row = store_iter_row(&i, f->arena);
+        struct key_reader r;
+        key_read(&r, (const char *)i.key + prefix.n, i.n_key - prefix.n);
+        uint64_t index = key_read_u64(&r);
+        const Imp__MessageIndexRow none = IMP__MESSAGE_INDEX_ROW__INIT;
+        fsm_message_delete(f, uid, index, key_read_u32(&r), row ? row : &none);
         n++;
     }
     store_iter_fini(&i);

@@ -182,9 +182,18 @@ static uint32_t active_home(struct fsm *f, const Imp__UserRow *user)
     return home_choose(user->home, user->uid, nodes, n);
 }
 
+bool fsm_has_home(struct fsm *f, const Imp__UserRow *user)
+{
+    if (!f->proposer)
+        return true;
+    /* The usual case, without a look at the others. */
+    const Imp__NodeRow *home = user->home == f->proposer ? fsm_find_node(f, user->home) : NULL;
+    return home && home->up ? true : active_home(f, user) == f->proposer;
+}
+
 bool fsm_is_at_home(struct fsm *f, const Imp__UserRow *user)
 {
-    if (!f->proposer || active_home(f, user) == f->proposer)
+    if (fsm_has_home(f, user))
         return true;
     fsm_refuse(f, ERR_CONFLICT, "the user is at home on another node now");
     return false;

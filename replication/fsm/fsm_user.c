@@ -109,6 +109,7 @@ void fsm_user_delete(struct fsm *f, const Imp__UserRow *user)
         store_delete(f->txn, by_uid[i], &uid);
     fsm_forget_tokens(f, user->uid);
     fsm_delete_prefix(f, TABLE_PUSH, &uid); /* a few */
+    fsm_delete_prefix(f, TABLE_SESSION, &uid);
     fsm_purge_add(f, user->uid, fsm_user_jid(f, user));
 }
 

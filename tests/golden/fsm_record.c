@@ -29,7 +29,9 @@ struct recorder {
     struct arena a;
     uint64_t seed, time_ms, term, next_uid, epoch[N_NODES + 1], seq[N_NODES + 1], publisher_epoch;
     bool has_session[N_NODES + 1], is_up, for_node_1;
-    uint32_t node;            /* of the command being made */
+    uint32_t node;                 /* of the command being made */
+    uint64_t session_uid, session; /* of a row that is there */
+    uint32_t session_place;
     unsigned level, at_level; /* the cluster's shall be, and is */
     unsigned n_refused[GOLDEN_CASES], n_failed[GOLDEN_CASES];
     struct buf log;
@@ -130,8 +132,29 @@ static ProtobufCBinaryData fill_bytes(struct recorder *r, const char *field)
     return (ProtobufCBinaryData){n, p};
 }
 
+/* What names a resumable session: mostly one that there is. */
+static bool fill_session(struct recorder *r, const char *message, const char *field, uint64_t *out)
+{
+    bool about = !strcmp(message, "Imp__SessionMarkItem") || !strcmp(message, "Imp__SessionRef") ||
+                 !strcmp(message, "Imp__MessageStore");
+    if (!about || !r->session || r->g.index % 4 == 0)
+        return false;
+    if (!strcmp(field, "session_place"))
+        *out = r->session_place;
+    else if (!strcmp(field, "session"))
+        *out = r->session;
+    else if (!strcmp(field, "uid") || !strcmp(field, "from_uid"))
+        *out = r->session_uid;
+    else
+        return false;
+    return true;
+}
+
 static uint64_t fill_number(struct recorder *r, const char *message, const char *field)
 {
+    uint64_t of_session;
+    if (fill_session(r, message, field, &of_session))
+        return of_session;
     if (!strcmp(message, "Imp__NodeRow") && !strcmp(field, "id"))
         return 1;
     if (!strcmp(message, "Imp__NodeLeave"))
@@ -295,6 +318,24 @@ static Imp__Proposal *make_proposal(struct recorder *r, const struct command_inf
 
 /* ---- keeping what is about something ---- */
 
+static void look_for_session(struct recorder *r, struct store_txn *t)
+{
+    struct store_iter i;
+    uint64_t nth = r->g.index % 5;
+    r->session = 0;
+    store_iter_init(&i, t, TABLE_SESSION, NULL);
+    while (store_iter_next(&i)) {
+        struct key_reader k;
+        key_read(&k, i.key, i.n_key);
+        r->session_uid = key_read_u64(&k);
+        r->session = key_read_u64(&k);
+        r->session_place = key_read_u32(&k);
+        if (nth-- == 0)
+            break;
+    }
+    store_iter_fini(&i);
+}
+
 /* Epochs and sequences as the store has them, so that most proposals execute. */
 static void look(struct recorder *r)
 {
@@ -319,6 +360,7 @@ static void look(struct recorder *r)
         if (id == 1)
             r->is_up = n && n->up;
     }
+    look_for_session(r, t);
     arena_fini(&a);
     store_reader_free(reader);
 }

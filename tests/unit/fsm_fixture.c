@@ -205,6 +205,8 @@ uint64_t world_register(struct world *w, uint32_t node)
     b.node = node;
     b.nonce = BYTES(nonce, 16);
     b.expected_epoch = world_node(w, node)->epoch;
+    if (world_cluster(w)->feature_level > 1)
+        b.level = world_cluster(w)->feature_level;
     return DONE(APPLY(w, NODE_REGISTER, node_register, &b)).value;
 }
 
