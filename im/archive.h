@@ -12,10 +12,10 @@
 /* ---- what is kept ---- */
 
 enum archive_keep {
-    ARCHIVE_FROM = 1,    /* in the archive of the user that sent it */
-    ARCHIVE_TO = 2, /* in the archive of the user that it is for */
-    ARCHIVE_OFFLINE = 4,   /* it waits for a recipient who is away */
-    ARCHIVE_RETRACTS = 8,  /* it takes another message back (XEP-0424): archive_retract once it is stored */
+    ARCHIVE_FROM = 1,     /* in the archive of the user that sent it */
+    ARCHIVE_TO = 2,       /* in the archive of the user that it is for */
+    ARCHIVE_OFFLINE = 4,  /* it waits for a recipient who is away */
+    ARCHIVE_RETRACTS = 8, /* it takes another message back (XEP-0424): archive_retract once it is stored */
 };
 /* Both of from_uid and to_uid count as far as they are set. 0: nothing of it is ever stored. Does not touch
  * the store unless one of the two has preferences that ask for the roster. */
@@ -41,6 +41,55 @@ bool archive_is_on(struct shard *s, uint64_t uid, const char *peer);
 Imp__ArchiveMode archive_mode(struct shard *s);
 /* As stored, in the arena; NULL: the user has none. */
 Imp__ArchivePrefsRow *archive_prefs(struct shard *s, uint64_t uid, struct arena *a);
+
+/* ---- reading ---- */
+
+/* A message of an archive; text for clients: stored_id_write and stored_id_parse of im/stored.h. In order of
+ * time. */
+struct archive_id {
+    uint64_t index;
+    uint32_t place;
+};
+extern const struct archive_id archive_first, archive_last; /* before and behind all there are */
+int archive_id_compare(struct archive_id a, struct archive_id b);
+
+struct archive_filter {
+    const char *with;                /* a prepared bare or full JID; NULL: any */
+    struct archive_id after, before; /* exclusive: archive_first, archive_last: no limit */
+};
+/* Goes over the messages of a user that a filter lets through, in as many steps as it takes: an object of its
+ * own, valid over turns of the loop. The filter is the caller's. */
+struct archive_walk {
+    struct shard *shard;
+    uint64_t uid;
+    const struct archive_filter *filter;
+    struct archive_id at; /* the row last looked at */
+    bool descending, started, ended;
+};
+void archive_walk_init(struct archive_walk *w, struct shard *s, uint64_t uid, const struct archive_filter *f,
+                       bool descending);
+/* At most MAX further ones, looking at no more than *BUDGET rows, which are taken off it. Less than MAX: W
+ * has ended, or the budget is spent. */
+size_t archive_walk(struct archive_walk *w, struct archive_id *out, size_t max, unsigned *budget);
+
+struct archive_item {
+    struct archive_id id;
+    uint64_t time_ms;
+    bool outgoing;
+    const char *from, *to;
+    const char *stanza; /* as in the store (im/stored.h): without the addresses */
+    size_t n_bytes;
+};
+/* Both false: not there (any more). What OUT points to is borrowed from ARENA and shard_txn. */
+bool archive_read(struct shard *s, uint64_t uid, struct archive_id id, struct archive_item *out,
+                  struct arena *a);
+bool archive_ends(struct shard *s, uint64_t uid, struct archive_item *first, struct archive_item *last,
+                  struct arena *a);
+bool archive_has(struct shard *s, uint64_t uid, struct archive_id id);
+bool archive_matches(struct shard *s, uint64_t uid, struct archive_id id, const struct archive_filter *f);
+/* The first message that came at or after that moment, whether it is archived or waits; archive_last: none.
+ */
+struct archive_id archive_at_time(struct shard *s, uint64_t uid, uint64_t ms);
 
 /* For shard.c. */
 void archive_shard_init(struct shard *s);

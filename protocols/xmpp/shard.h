@@ -18,6 +18,7 @@ struct xmpp_shard {
     struct htab relays_edge; /* struct relay_edge by id */
     struct htab relays_home; /* struct relay_home by node and id */
     uint64_t next_relay;
+    struct mam_shard *mam; /* queries of archives (mam.h); NULL: none yet */
     struct timer tick; /* 1 s */
 };
 

@@ -3,6 +3,7 @@
 #include "im/homes.h"
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/relay.h"
+#include "protocols/xmpp/mam.h"
 #include "protocols/xmpp/shard.h"
 #include <stdio.h>
 #include <string.h>
@@ -171,8 +172,10 @@ void xmpp_free(struct xmpp *x)
 {
     if (!x)
         return;
-    for (unsigned i = 0; i < x->n; i++)
+    for (unsigned i = 0; i < x->n; i++) {
+        mam_shard_fini(&x->shards[i]);
         relay_shard_fini(&x->shards[i]);
+    }
     mem_free(x);
 }
 
