@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <idn2.h>
 #include <string.h>
+#include <strings.h>
 
 _Static_assert((int)JID_PART_MAX == (int)PRECIS_MAX_BYTES, "one limit");
 
@@ -94,13 +95,19 @@ static bool has_bad_ascii(const char *s, size_t n)
     return false;
 }
 
-/* Via A-labels (which checks all of IDNA2008) to U-labels. */
+/* Via A-labels (which checks all of IDNA2008) to U-labels. An A-label that comes in as such is checked by its way back:
+ * one that is not what its U-label makes (RFC 5890 §2.3.2.1) is no name. */
 static int prep_idna(char *out, const char *text, struct err_ctx *err)
 {
-    char *ascii = NULL, *unicode = NULL;
-    int rc = idn2_to_ascii_8z(text, &ascii, IDN2_NFC_INPUT | IDN2_NONTRANSITIONAL);
+    enum { FLAGS = IDN2_NFC_INPUT | IDN2_NONTRANSITIONAL };
+    char *ascii = NULL, *unicode = NULL, *again = NULL;
+    int rc = idn2_to_ascii_8z(text, &ascii, FLAGS);
     if (rc == IDN2_OK)
         rc = idn2_to_unicode_8z8z(ascii, &unicode, 0);
+    if (rc == IDN2_OK)
+        rc = idn2_to_ascii_8z(unicode, &again, FLAGS);
+    if (rc == IDN2_OK && strcasecmp(ascii, again) != 0)
+        rc = IDN2_UALABEL_MISMATCH;
     int code = 0;
     if (rc != IDN2_OK) {
         code = err_set(err, ERR_MALFORMED, "domainpart: %s", idn2_strerror(rc));
@@ -114,6 +121,7 @@ static int prep_idna(char *out, const char *text, struct err_ctx *err)
     }
     idn2_free(ascii);
     idn2_free(unicode);
+    idn2_free(again);
     return code;
 }
 

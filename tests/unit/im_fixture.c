@@ -1,6 +1,7 @@
 #include "im_fixture.h"
 #include "base/clock.h"
 #include "im/homes.h"
+#include "replication/levels.h"
 #include "store_test.h"
 #include <poll.h>
 #include <pthread.h>
@@ -562,6 +563,7 @@ static void bootstrap(struct fix *f)
     body.domain = (char *)"example.com";
     body.node = &node;
     body.ca = &ca;
+    body.feature_level = level_known();
     Imp__Command c = IMP__COMMAND__INIT;
     c.body_case = IMP__COMMAND__BODY_BOOTSTRAP;
     c.bootstrap = &body;
