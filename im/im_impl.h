@@ -41,5 +41,7 @@ void message_check_sent(struct shard *s);
 void message_tick(struct shard *s);
 void message_reload(struct shard *s);
 void message_user_freed(struct user *u);
+void roster_user_freed(struct user *u);
+void roster_tick(struct shard *s);
 
 #endif

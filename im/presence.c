@@ -417,6 +417,8 @@ void presence_receive(struct shard *s, struct envelope *e)
         list_for_each(session, &u->sessions, struct session,
                       link) if (session->presence || (of_roster && session->wants_roster))
             session->ops->deliver(session, e, NULL);
+        if (of_roster)
+            roster_was_told(u, e);
     }
     envelope_free(e);
 }

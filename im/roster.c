@@ -165,6 +165,114 @@ void roster_removal_fini(struct roster_removal *r)
     mem_free(r->contact);
 }
 
+/* ---- pushes ---- */
+
+enum { TOLD_WAIT_MS = 1000 }; /* for a stanza whose sender's home is perhaps no more */
+
+/* A push that comes behind a stanza of the contact, or behind such a push. */
+struct held_push {
+    struct list link;
+    uint64_t version, since_ms;
+    int told; /* enum stanza_type of the stanza; -1: none is waited for */
+    char contact[];
+};
+
+static void push(struct user *u, const char *jid, const Imp__RosterRow *row)
+{
+    struct roster_item item;
+    fill_item(&item, jid, row);
+    if (row->removed) {
+        item.name = "";
+        item.n_groups = 0;
+    }
+    struct session *session;
+    list_for_each(session, &u->sessions, struct session, link) if (session->wants_roster)
+        session->ops->roster_push(session, &item);
+}
+
+static int told_type(const Imp__RosterRow *row)
+{
+    switch (row->told) {
+    case IMP__SUBSCRIBE_TYPE__SUBSCRIBED:
+        return PRESENCE_SUBSCRIBED;
+    case IMP__SUBSCRIBE_TYPE__UNSUBSCRIBE:
+        return PRESENCE_UNSUBSCRIBE;
+    default:
+        return PRESENCE_UNSUBSCRIBED;
+    }
+}
+
+static void hold(struct user *u, const char *jid, uint64_t version, int told)
+{
+    size_t n = strlen(jid) + 1;
+    struct held_push *p = mem_alloc(sizeof *p + n);
+    memcpy(p->contact, jid, n);
+    p->version = version;
+    p->told = told;
+    p->since_ms = loop_now_ms(u->shard->loop);
+    list_append(&u->pushes, &p->link);
+    if (list_is_empty(&u->pushing))
+        list_append(&u->shard->pushing, &u->pushing);
+}
+
+static void push_held(struct user *u, const struct held_push *p)
+{
+    struct key k;
+    key_init(&k);
+    key_u64(&k, u->uid);
+    key_str(&k, p->contact);
+    struct arena a;
+    arena_init(&a);
+    Imp__RosterRow *row = store_find_row(shard_txn(u->shard), TABLE_ROSTER, &k, &a);
+    if (row && row->version == p->version) /* else a later change has a push of its own */
+        push(u, p->contact, row);
+    arena_fini(&a);
+}
+
+static void flush(struct user *u, bool all)
+{
+    struct held_push *p;
+    list_for_each(p, &u->pushes, struct held_push, link)
+    {
+        if (p->told >= 0 && !all)
+            return;
+        list_remove(&p->link);
+        push_held(u, p);
+        mem_free(p);
+    }
+    list_remove(&u->pushing);
+}
+
+void roster_was_told(struct user *u, const struct envelope *e)
+{
+    struct held_push *p;
+    list_for_each(p, &u->pushes, struct held_push, link)
+    {
+        if (p->told == (int)e->type && jid_same_bare(p->contact, e->from))
+            p->told = -1;
+    }
+    flush(u, false);
+}
+
+void roster_tick(struct shard *s)
+{
+    uint64_t now = loop_now_ms(s->loop);
+    struct user *u;
+    list_for_each(u, &s->pushing, struct user, pushing)
+    {
+        struct held_push *p = list_entry(list_first(&u->pushes), struct held_push, link);
+        if (now - p->since_ms > TOLD_WAIT_MS)
+            flush(u, true);
+    }
+}
+
+void roster_user_freed(struct user *u)
+{
+    struct held_push *p;
+    list_for_each(p, &u->pushes, struct held_push, link) mem_free(p);
+    list_remove(&u->pushing);
+}
+
 void roster_on_feed(struct shard *s, const struct feed_event *event)
 {
     struct arena a;
@@ -177,17 +285,13 @@ void roster_on_feed(struct shard *s, const struct feed_event *event)
     Imp__RosterRow *row = u && !list_is_empty(&u->sessions)
                               ? store_find_row(shard_txn(s), TABLE_ROSTER, &event->key, &a)
                               : NULL;
-    struct roster_item item;
     /* A row that is gone altogether was never shown, or its mark is forgotten. */
     if (row && is_shown(row)) {
-        fill_item(&item, jid, row);
-        if (row->removed) {
-            item.name = "";
-            item.n_groups = 0;
-        }
-        struct session *session;
-        list_for_each(session, &u->sessions, struct session, link) if (session->wants_roster)
-            session->ops->roster_push(session, &item);
+        bool waits = row->told_index && row->told_index == event->index;
+        if (waits || !list_is_empty(&u->pushes))
+            hold(u, jid, row->version, waits ? told_type(row) : -1);
+        else
+            push(u, jid, row);
     }
     arena_fini(&a);
 }

@@ -27,6 +27,9 @@ bool roster_can_read_since(struct shard *s, uint64_t uid, uint64_t since);
 uint64_t roster_version(struct shard *s, uint64_t uid);
 /* A feed event of TABLE_ROSTER: pushes to the user's interested sessions. */
 void roster_on_feed(struct shard *s, const struct feed_event *event);
+/* A stanza of the contact that ends or begins a subscription was delivered to U: the push of what it changed follows it
+ * (RFC 6121 §3.1.6, §3.2.3, §3.3.3). */
+void roster_was_told(struct user *u, const struct envelope *e);
 /* Pending subscription requests as presences to a session that became available (RFC 6121 §3.1.3). */
 void roster_deliver_requests(struct session *s);
 

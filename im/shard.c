@@ -216,6 +216,20 @@ static void reload(struct shard *s)
 
 /* ---- feed ---- */
 
+/* A roster row that changed twice is pushed once, as it is now: RFC 6121 §2.6.3 wants pushes in the order of their versions. */
+static bool comes_again(const struct feed_event *events, size_t n, size_t at)
+{
+    enum { FAR = 64 };
+    const struct feed_event *e = &events[at];
+    if (e->table != TABLE_ROSTER)
+        return false;
+    for (size_t i = at + 1; i < n && i < at + FAR; i++)
+        if (events[i].table == TABLE_ROSTER && events[i].key.n == e->key.n &&
+            memcmp(events[i].key.bytes, e->key.bytes, e->key.n) == 0)
+            return true;
+    return false;
+}
+
 static void on_events(void *user, const struct feed_event *events, size_t n, uint64_t applied_index)
 {
     struct shard *s = user;
@@ -251,7 +265,7 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
     for (size_t i = 0; i < n; i++) {
         if (events[i].table == TABLE_ARCHIVE_PREFS)
             archive_on_feed(s, &events[i]);
-        else if (events[i].table != TABLE_MESSAGE_INDEX)
+        else if (events[i].table != TABLE_MESSAGE_INDEX && !comes_again(events, n, i))
             user_on_feed(s, &events[i]);
     }
     if (members)
@@ -356,6 +370,7 @@ static void on_tick(struct timer *timer)
         close_sessions(s);
     router_advance(s);
     message_tick(s);
+    roster_tick(s);
     homes_touch(s); /* whatever else a question waits for */
 }
 
@@ -437,6 +452,7 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     list_init(&s->watchers);
     list_init(&s->flushing);
     list_init(&s->mail);
+    list_init(&s->pushing);
     list_init(&s->check_sent.link);
     s->check_sent.fn = on_check_sent;
     s->lease = LEASE_WAIT;

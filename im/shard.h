@@ -150,6 +150,7 @@ struct shard {
     struct loop_hook before_poll;
     struct timer tick; /* 100 ms: lease, queues, time-outs */
     struct list mail;  /* struct mailqueue */
+    struct list pushing; /* struct user: roster pushes wait (roster.c) */
     struct deferred check_sent;
     bool has_mail_out;          /* stored messages were given to sessions */
     bool check_done;            /* this turn's output was looked at */

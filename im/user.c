@@ -29,6 +29,8 @@ struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid)
     list_init(&u->sessions);
     list_init(&u->remote);
     list_init(&u->leaving);
+    list_init(&u->pushes);
+    list_init(&u->pushing);
     htab_add(&s->users, &u->node, &u->uid, sizeof u->uid);
     return u;
 }
@@ -53,6 +55,7 @@ void user_free(struct user *u)
     }
     message_user_freed(u);
     list_remove(&u->leaving);
+    roster_user_freed(u);
     drop_caches(u);
     mem_free(u->jid);
     mem_free(u);

@@ -32,6 +32,7 @@ struct user {
     struct list leaving;    /* in shard->leaving */
     struct mailqueue *mail; /* stored messages on their way to sessions; NULL: nothing pending known */
     struct carbons *carbons; /* NULL: no session has enabled them (im/carbons.h) */
+    struct list pushes, pushing; /* struct held_push; in shard->pushing (roster.c) */
     uint32_t hooks; /* bits by im_hook_id: those that must be asked (im/hooks.h) */
     /* Cached from the roster, dropped when a row of it changes: uids that see this user, and that it sees. */
     uint64_t *subscribers, *subscribed;

@@ -41,6 +41,8 @@
 #define ROW_PepItemRefRow imp__pep_item_ref_row__descriptor
 #define ROW_PepPartyRow imp__pep_party_row__descriptor
 #define ROW_ArchivePrefsRow imp__archive_prefs_row__descriptor
+#define ROW_BlockRow imp__block_row__descriptor
+#define ROW_AbuseReportRow imp__abuse_report_row__descriptor
 #define ROW_FastTokenRow imp__fast_token_row__descriptor
 #define ROW_SessionRow imp__session_row__descriptor
 

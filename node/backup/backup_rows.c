@@ -58,6 +58,8 @@ enum backup_policy backup_policy(enum table t)
         [TABLE_MESSAGE_ORIGIN] = BACKUP_DROP,
         [TABLE_MESSAGE_REPEAT] = BACKUP_DROP,
         [TABLE_ARCHIVE_PREFS] = BACKUP_KEEP,
+        [TABLE_BLOCK] = BACKUP_KEEP,
+        [TABLE_ABUSE_REPORT] = BACKUP_KEEP,
         [TABLE_FAST_TOKEN] = BACKUP_DROP, /* made from the cluster key, which a new cluster does not have */
         [TABLE_PUSH] = BACKUP_KEEP,
         [TABLE_LAST_ACTIVITY] = BACKUP_KEEP,

@@ -145,6 +145,9 @@ static inline bool fsm_is_seen(const Imp__RosterRow *r) /* the contact has one t
 {
     return r->subscription == IMP__SUBSCRIPTION__SUB_FROM || r->subscription == IMP__SUBSCRIPTION__SUB_BOTH;
 }
+/* fsm_block.c: does the user block this bare JID? From level 3 on. */
+bool fsm_blocks(struct fsm *f, uint64_t uid, const char *jid);
+unsigned fsm_block_purge(struct fsm *f, uint64_t uid, unsigned max); /* rows that went */
 /* fsm_subscribe.c: one step of RFC 6121 appendix A between two bare JIDs; returns enum fsm_subscribe_flag. */
 uint64_t fsm_subscription_step(struct fsm *f, Imp__SubscribeType type, const char *from,
                                const Imp__UserRow *from_user, const char *to, const Imp__UserRow *to_user,

@@ -123,6 +123,8 @@ static unsigned purge_user(struct fsm *f, Imp__PurgeRow *row, unsigned max)
     if (n < max)
         n += fsm_pep_purge_user(f, row->uid, max - n);
     if (n < max)
+        n += fsm_block_purge(f, row->uid, max - n);
+    if (n < max)
         n += purge_messages(f, row->uid, max - n);
     if (n < max) {
         struct key k = purge_key(row);

@@ -70,7 +70,7 @@ static void forget_removed(struct fsm *f, uint64_t uid, Imp__RosterMetaRow *meta
             store_delete(f->txn, TABLE_ROSTER, &k);
     }
     meta->n_removed = 0;
-    meta->oldest_removed = f->in->index;
+    meta->oldest_removed = f->level >= LEVEL_3 ? meta->version : f->in->index;
 }
 
 /* Nothing of it is worth keeping: not on the roster, nothing pending. */
@@ -81,7 +81,7 @@ static bool is_empty(const Imp__RosterRow *r)
 }
 
 /* The row as it will be; NULL: it goes without a mark, as it was never shown. */
-static const Imp__RosterRow *row_to_store(struct fsm *f, struct roster_item *item)
+static const Imp__RosterRow *row_to_store(struct roster_item *item, uint64_t version)
 {
     if (is_empty(&item->row)) {
         if (!item->leaves_mark && !item->was_removed)
@@ -89,8 +89,14 @@ static const Imp__RosterRow *row_to_store(struct fsm *f, struct roster_item *ite
         imp__roster_row__init(&item->row);
         item->row.removed = true;
     }
-    item->row.version = f->in->index;
+    item->row.version = version;
     return &item->row;
+}
+
+/* RFC 6121 §2.6.3: no two changes have the same. One log entry may hold several. */
+static uint64_t next_version(const struct fsm *f, const Imp__RosterMetaRow *meta)
+{
+    return f->level >= LEVEL_3 && meta->version >= f->in->index ? meta->version + 1 : f->in->index;
 }
 
 void fsm_roster_save(struct fsm *f, struct roster_item *item)
@@ -98,13 +104,14 @@ void fsm_roster_save(struct fsm *f, struct roster_item *item)
     struct key k = fsm_key_u64_str(item->uid, item->contact), uid = fsm_key_u64(item->uid);
     struct key by_contact = contact_key(item->contact, item->uid);
     Imp__RosterMetaRow *meta = get_meta(f, item->uid);
-    const Imp__RosterRow *row = row_to_store(f, item);
+    uint64_t version = next_version(f, meta);
+    const Imp__RosterRow *row = row_to_store(item, version);
     bool lives = row && !row->removed;
     meta->n_items += lives - item->exists;
     meta->n_removed += (row && row->removed) - item->was_removed;
-    meta->version = f->in->index;
+    meta->version = version;
     if (lives && item->was_removed && !row->in_roster)
-        meta->oldest_removed = f->in->index; /* a pending request takes the place of the mark */
+        meta->oldest_removed = version; /* a pending request takes the place of the mark */
     if (row)
         store_put_row(f->txn, TABLE_ROSTER, &k, row);
     else

@@ -35,6 +35,7 @@ static void drop_request(Imp__RosterRow *r)
 struct side {
     struct roster_item item;
     bool changed, routed;
+    bool told; /* changed by a stanza of the contact that goes to the user */
 };
 
 /* ---- the user sends it: A.2 ---- */
@@ -112,14 +113,16 @@ static uint64_t in_subscribe(struct side *s, const ProtobufCBinaryData *stanza)
     return 0;
 }
 
-static void in_subscribed(struct side *s)
+/* True: it was waited for. */
+static bool in_subscribed(struct side *s)
 {
     Imp__RosterRow *r = &s->item.row;
     if (!r->ask || fsm_sees(r))
-        return;
+        return false;
     r->ask = false;
     set_sees(r, true);
     s->changed = s->routed = true;
+    return true;
 }
 
 static void in_unsubscribe(struct side *s)
@@ -186,10 +189,14 @@ static uint64_t effect(Imp__SubscribeType type, bool routed, bool had_grant)
     return had_grant ? FSM_SUB_REVOKED : 0;
 }
 
-static uint64_t save(struct fsm *f, struct side *s)
+static uint64_t save(struct fsm *f, struct side *s, Imp__SubscribeType told)
 {
     if (!s->changed)
         return 0;
+    if (f->level >= LEVEL_3 && s->told) {
+        s->item.row.told_index = f->in->index;
+        s->item.row.told = told;
+    }
     fsm_roster_save(f, &s->item);
     return FSM_SUB_CHANGED;
 }
@@ -212,16 +219,21 @@ uint64_t fsm_subscription_step(struct fsm *f, Imp__SubscribeType type, const cha
     }
     if (a.routed && to_user) {
         b.routed = false;
-        flags |= in_step(type, &b, stanza);
-        flags |= save(f, &b);
+        /* XEP-0191 §3.3: who is blocked asks in vain and is not told. */
+        if (type != IMP__SUBSCRIBE_TYPE__SUBSCRIBE || !fsm_blocks(f, to_user->uid, from))
+            flags |= in_step(type, &b, stanza);
+        b.told = b.routed && type != IMP__SUBSCRIBE_TYPE__SUBSCRIBE;
+        flags |= save(f, &b, type);
     }
     if (flags & FSM_SUB_AUTO_SUBSCRIBED) {
         flags |= FSM_SUB_GRANTED;
         if (from_user)
-            in_subscribed(&a); /* the answer, applied at once */
+            a.told = in_subscribed(&a); /* the answer, applied at once */
+        if (from_user && !a.told && f->level >= LEVEL_3) /* table 8: what changes nothing is not delivered */
+            flags &= ~(uint64_t)(FSM_SUB_AUTO_SUBSCRIBED | FSM_SUB_GRANTED);
     }
     if (from_user)
-        flags |= save(f, &a);
+        flags |= save(f, &a, IMP__SUBSCRIBE_TYPE__SUBSCRIBED);
     if (a.routed && b.routed)
         flags |= FSM_SUB_ROUTE;
     return flags | effect(type, a.routed && b.routed, had_grant);
@@ -261,7 +273,8 @@ void fsm_do_subscribe(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_NOTFOUND, "there is no user %.200s", from_rc == ERR_NOTFOUND ? b->from : b->to);
         return;
     }
-    if (to_rc == ERR_NOTFOUND &&
+    /* From level 3 on: pending for ever, as for an account of another domain (§8.5.1), so that nobody learns who exists. */
+    if (to_rc == ERR_NOTFOUND && f->level < LEVEL_3 &&
         (b->type == IMP__SUBSCRIBE_TYPE__SUBSCRIBE || b->type == IMP__SUBSCRIBE_TYPE__SUBSCRIBED)) {
         fsm_refuse(f, ERR_NOTFOUND, "there is no user %.200s", b->to);
         return;
