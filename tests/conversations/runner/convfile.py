@@ -53,7 +53,7 @@ NAME = r'[a-z][a-z0-9_-]*'
 CLIENT_NAME = re.compile(r'%s(\.%s)?$' % (NAME, NAME))
 # verbs of clients: (has a block or XML behind it, what the block is)
 CLIENT_VERBS = {
-    'connect': None, 'online': None, 'raw': None, 'open': None, 'starttls': None, 'auth': None, 'bind': None,
+    'connect': None, 'online': None, 'raw': None, 'open': None, 'starttls': None, 'handshake': None, 'auth': None, 'bind': None,
     'send': 'xml', 'bytes': 'text', 'expect': 'pattern', 'seek': 'pattern', 'nothing': None, 'forget': None,
     'disconnect': None, 'kill': None, 'reconnect': None, 'closed': None, 'close': None,
 }

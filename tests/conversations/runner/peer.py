@@ -225,6 +225,9 @@ class Peer:
         e = await self.take('<proceed/>')
         if e.name != 'proceed':
             raise Trouble('%s: %s instead of <proceed/>' % (self.name, e))
+        await self.handshake()
+
+    async def handshake(self):
         loop = asyncio.get_running_loop()
         self.new_parser()
         self.link.transport = await asyncio.wait_for(

@@ -251,6 +251,9 @@ class Play:
     async def do_starttls(self, step):
         await self.each(step, lambda p: p.start_tls())
 
+    async def do_handshake(self, step):
+        await self.each(step, lambda p: p.handshake())
+
     async def do_auth(self, step):
         options = {k: self.expand(v) for k, v in step.options.items()}
         await self.each(step, lambda p: p.authenticate(options))
