@@ -536,5 +536,7 @@ void control_stop(struct node *n)
     timer_stop(&n->tick);
     loop_cancel_deferred(&n->changed);
     loop_remove_before_poll(&n->before_poll);
+    archive_trim_free(n->archive_trim);
+    n->archive_trim = NULL;
     store_reader_free(n->reader);
 }

@@ -186,5 +186,6 @@ void duties_step(struct node *n, uint64_t now_ms)
     node_tls_propose_default(n);
     keys_step(n, now_ms);
     level_step(n);
+    archive_trim_step(n);
     repair_step(n);
 }

@@ -50,7 +50,8 @@ static void on_migrated(void *user, const struct proposal_result *result)
     }
     n->level.from_uid = result->value;
     n->level.from_index = result->value2;
-    if (!result->value) /* what came in by an entry that was on its way is found by the next pass */
+    n->level.migrated = !result->value && n->members->level >= LEVEL_3;
+    if (!result->value && n->members->level < LEVEL_3) /* what came in by an entry that was on its way is found by the next pass */
         n->level.retry_ms = loop_now_ms(n->loop) + PASS_EVERY_MS;
 }
 
@@ -71,7 +72,37 @@ static bool has_old_messages(struct node *n)
     struct store_hash hash;
     uint64_t n_rows;
     store_table_hash(control_read(n), TABLE_MESSAGE, &hash, &n_rows);
-    return n_rows != 0;
+    return n_rows != 0 && !n->level.migrated;
+}
+
+/* From level 3 on the table also has what both parties of a message keep, which may be millions of rows: whether one
+ * of before is among them is looked up here, so that nothing is proposed for want of them. False: not found yet. */
+static bool find_old_message(struct node *n)
+{
+    enum { ROWS_PER_STEP = 2000 };
+    struct store_iter i;
+    struct arena a;
+    struct key from;
+    bool found = false, ended = false;
+    arena_init(&a);
+    key_init(&from);
+    key_u64(&from, n->level.from_uid);
+    key_u64(&from, n->level.from_index);
+    store_iter_init(&i, control_read(n), TABLE_MESSAGE_INDEX, NULL);
+    store_iter_seek(&i, &from);
+    for (int rows = 0; !found && rows < ROWS_PER_STEP && !(ended = !store_iter_next(&i)); rows++) {
+        struct key_reader r;
+        key_read(&r, i.key, i.n_key);
+        n->level.from_uid = key_read_u64(&r);
+        n->level.from_index = key_read_u64(&r);
+        const Imp__MessageIndexRow *row = store_iter_row(&i, &a);
+        found = row && !row->message && !row->n_bytes;
+        arena_reset(&a);
+    }
+    store_iter_fini(&i);
+    arena_fini(&a);
+    n->level.migrated = ended; /* none comes any more */
+    return found;
 }
 
 void level_step(struct node *n)
@@ -84,7 +115,8 @@ void level_step(struct node *n)
         if (!setting_bool(control_read(n), NULL, SETTING_HOLD_FEATURE_LEVEL))
             raise_level(n, next);
     } else if (n->members->level >= LEVEL_2 && has_old_messages(n)) {
-        migrate(n);
+        if (n->members->level < LEVEL_3 || find_old_message(n))
+            migrate(n);
     }
 }
 

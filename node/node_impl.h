@@ -77,6 +77,7 @@ struct node {
     struct store_reader *reader;
     struct scrubber *scrubber;
     struct repair *repair;
+    struct archive_trim *archive_trim; /* archive_trim.c; NULL: not leader yet */
     struct loop_hook before_poll;
     struct replica *replica;
     struct members *members;
@@ -130,6 +131,7 @@ struct node {
         bool in_flight;
         uint64_t retry_ms;
         uint64_t from_uid, from_index; /* where the next step of a migration goes on */
+        bool migrated;                 /* nothing is left of before level 2 */
     } level;
 
     unsigned dirty; /* enum node_dirty */
@@ -168,6 +170,9 @@ void duties_on_trouble(void *user, enum member_trouble trouble, uint32_t node, b
 void duties_on_tables_differ(void *user, uint64_t index, bool we_differ, bool tie, const uint32_t *nodes,
                              unsigned n);
 
+/* archive_trim.c: retention of the archives */
+void archive_trim_step(struct node *n);
+void archive_trim_free(struct archive_trim *t);
 /* level.c: the feature level */
 void level_step(struct node *n);
 void level_on_members(struct node *n, const struct members *before); /* n->members is new */

@@ -32,6 +32,9 @@ struct recorder {
     uint32_t node;                 /* of the command being made */
     uint64_t session_uid, session; /* of a row that is there */
     uint32_t session_place;
+    uint64_t archived_uid, archived; /* of a message in an archive */
+    uint32_t archived_place;
+    char archived_from[512];
     unsigned level, at_level; /* the cluster's shall be, and is */
     unsigned n_refused[GOLDEN_CASES], n_failed[GOLDEN_CASES];
     struct buf log;
@@ -97,6 +100,8 @@ static char *fill_string(struct recorder *r, const char *message, const char *fi
                                                 : rnd(r, 2) ? "example.com"
                                                             : user_name(r))
                           : arena_strdup(&r->a, "example.com");
+    if (!strcmp(message, "Imp__ArchiveRetract") && r->archived && r->g.index % 4)
+        return arena_strdup(&r->a, r->archived_from);
     if (!strcmp(field, "contact") || !strcmp(field, "from") || !strcmp(field, "to") || ends_in(field, "jid"))
         return jid(r);
     if (ends_in(field, "uuid") || ends_in(field, "uuids"))
@@ -150,10 +155,49 @@ static bool fill_session(struct recorder *r, const char *message, const char *fi
     return true;
 }
 
+/* What names a message of an archive: mostly one that there is. */
+static bool fill_archived(struct recorder *r, const char *message, const char *field, uint64_t *out)
+{
+    bool about = !strcmp(message, "Imp__ArchiveRetract") || !strcmp(message, "Imp__ArchiveTrimUser");
+    if (!about || !r->archived || r->g.index % 4 == 0)
+        return false;
+    *out = !strcmp(field, "uid")     ? r->archived_uid
+           : !strcmp(field, "index") ? r->archived
+                                     : r->archived_place;
+    return true;
+}
+
+static void look_for_archived(struct recorder *r, struct store_txn *t)
+{
+    struct store_iter i;
+    unsigned nth = (unsigned)rnd(r, 8);
+    r->archived = 0;
+    store_iter_init(&i, t, TABLE_MESSAGE_INDEX, NULL);
+    while (store_iter_next(&i)) {
+        const Imp__MessageIndexRow *row = store_iter_row(&i, &r->a);
+        struct key_reader k;
+        struct key body;
+        if (!row || !row->archived)
+            continue;
+        key_read(&k, i.key, i.n_key);
+        r->archived_uid = key_read_u64(&k);
+        r->archived = key_read_u64(&k);
+        r->archived_place = key_read_u32(&k);
+        key_init(&body);
+        key_u64(&body, r->archived);
+        key_u32(&body, r->archived_place);
+        const Imp__MessageRow *m = row->message ? row->message : store_find_row(t, TABLE_MESSAGE, &body, &r->a);
+        snprintf(r->archived_from, sizeof r->archived_from, "%s", m ? m->from : "");
+        if (nth-- == 0)
+            break;
+    }
+    store_iter_fini(&i);
+}
+
 static uint64_t fill_number(struct recorder *r, const char *message, const char *field)
 {
     uint64_t of_session;
-    if (fill_session(r, message, field, &of_session))
+    if (fill_session(r, message, field, &of_session) || fill_archived(r, message, field, &of_session))
         return of_session;
     if (!strcmp(message, "Imp__NodeRow") && !strcmp(field, "id"))
         return 1;
@@ -361,6 +405,7 @@ static void look(struct recorder *r)
             r->is_up = n && n->up;
     }
     look_for_session(r, t);
+    look_for_archived(r, t);
     arena_fini(&a);
     store_reader_free(reader);
 }
