@@ -1,4 +1,5 @@
 #include "base/clock.h"
+#include "im/block.h"
 #include "im/im_impl.h"
 #include <stdio.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ int im_new(struct im **out, const struct im_options *o, struct err_ctx *err)
     im->homes_log = log_category(o->log, "homes");
     snprintf(im->origin, sizeof im->origin, "%u.%016llx", o->node_id, (unsigned long long)random_u64());
     atomic_store(&im->serving, true);
+    im_add_hook(im, &strangers_hook);
     for (; im->n < n; im->n++) {
         int rc = shard_init(&im->shards[im->n], im, im->n, err);
         if (rc < 0) {

@@ -1,4 +1,5 @@
 #include "im/presence.h"
+#include "im/block.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/message.h"
@@ -132,7 +133,7 @@ static void answer_probe(const struct probe *p, const struct envelope *presence)
     struct shard *s = p->shard;
     if (p->back == s) {
         struct session *session = session_find(s, p->session);
-        if (session && session->presence)
+        if (session && session->presence && !im_hooks_to_user(s, p->uid, session->user, presence, true))
             session->ops->deliver(session, presence, NULL);
         return;
     }
@@ -241,6 +242,23 @@ static void end_directed(struct session *s, const struct envelope *e)
     s->n_directed = 0;
 }
 
+void presence_end_directed(struct session *s, bool (*match)(void *user, const char *jid), void *user)
+{
+    struct directed *d;
+    list_for_each(d, &s->directed, struct directed, link)
+    {
+        if (!match(user, d->jid))
+            continue;
+        list_remove(&d->link);
+        s->n_directed--;
+        struct envelope *e = envelope_new(
+            &(struct envelope_parts){.type = PRESENCE_UNAVAILABLE, .from = s->jid, .to = d->jid});
+        e->flags = ENVELOPE_NO_BOUNCE;
+        router_send(s->shard, e, s);
+        mem_free(d);
+    }
+}
+
 static void become_unavailable(struct session *s, struct envelope *e)
 {
     broadcast(s->shard, s->user, e);
@@ -346,7 +364,7 @@ void presence_deny_probe(struct shard *s, const struct envelope *probe)
     answer_bare(s, probe, PRESENCE_UNSUBSCRIBED);
 }
 
-static bool has_directed(const struct session *s, const char *jid)
+bool presence_has_directed(const struct session *s, const char *jid)
 {
     if (find_directed(s, jid))
         return true;
@@ -371,7 +389,7 @@ static bool answer_for(struct shard *s, const struct envelope *probe, const stru
         router_send(s, e, NULL);
         return true;
     }
-    if (!full || !(visible ? session->presence != NULL : has_directed(session, probe->from)))
+    if (!full || !(visible ? session->presence != NULL : presence_has_directed(session, probe->from)))
         return false;
     /* §4.6.6: who got directed presence may know that it still stands. */
     answer_mere(s, probe, PRESENCE_AVAILABLE, session->jid, NULL);
@@ -434,6 +452,11 @@ static Imp__RosterRow *find_item(struct shard *s, uint64_t uid, const char *cont
 
 bool presence_is_visible(struct shard *s, uint64_t uid, const char *contact)
 {
+    return presence_is_subscribed(s, uid, contact) && !block_matches(s, uid, contact);
+}
+
+bool presence_is_subscribed(struct shard *s, uint64_t uid, const char *contact)
+{
     struct arena a;
     arena_init(&a);
     Imp__RosterRow *row = find_item(s, uid, contact, &a);
@@ -446,7 +469,7 @@ bool presence_is_visible(struct shard *s, uint64_t uid, const char *contact)
 
 bool presence_is_shared(struct session *s, const struct envelope *e)
 {
-    if (!e->from_uid || e->from_uid == s->user->uid || has_directed(s, e->from))
+    if (!e->from_uid || e->from_uid == s->user->uid || presence_has_directed(s, e->from))
         return true;
     return presence_is_visible(s->shard, s->user->uid, e->from);
 }

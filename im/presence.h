@@ -41,6 +41,12 @@ void presence_fan_out(struct shard *s, const uint64_t *uids, unsigned n, const s
 /* May the sender of E send requests to the session: is presence shared in its direction (RFC 6121 §8.5.3.1)?
  */
 bool presence_is_shared(struct session *s, const struct envelope *e);
+/* Has S sent directed presence to JID, or to the bare JID of it? */
+bool presence_has_directed(const struct session *s, const char *jid);
+/* Those of them that MATCH: they hear that the session is unavailable, and are forgotten. */
+void presence_end_directed(struct session *s, bool (*match)(void *user, const char *jid), void *user);
+/* Is CONTACT (bare) subscribed to UID, be it blocked or not? */
+bool presence_is_subscribed(struct shard *s, uint64_t uid, const char *contact);
 /* May CONTACT (bare) see the presence of UID? */
 bool presence_is_visible(struct shard *s, uint64_t uid, const char *contact);
 

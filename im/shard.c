@@ -1,6 +1,7 @@
 #include "im/shard.h"
 #include "base/clock.h"
 #include "im/archive.h"
+#include "im/block.h"
 #include "im/homes.h"
 #include "im/im_impl.h"
 #include "im/message.h"
@@ -154,6 +155,10 @@ static void read_settings(struct shard *s)
     o->conflict = strcmp(conflict, "refuse") == 0   ? CONFLICT_REFUSE
                   : strcmp(conflict, "rename") == 0 ? CONFLICT_RENAME
                                                     : CONFLICT_REPLACE;
+    const char *strangers = o->level >= LEVEL_3 ? setting_string(t, node, SETTING_XMPP_STRANGERS, &a) : "all";
+    o->strangers = strcmp(strangers, "none") == 0       ? STRANGERS_NONE
+                   : strcmp(strangers, "messages") == 0 ? STRANGERS_MESSAGES
+                                                        : STRANGERS_ALL;
     o->offline_limit = (unsigned)setting_int(t, node, SETTING_XMPP_OFFLINE_LIMIT);
     o->sessions_per_user = (unsigned)setting_int(t, node, SETTING_LIMIT_SESSIONS_USER);
     o->roster_items = (unsigned)setting_int(t, node, SETTING_LIMIT_ROSTER_ITEMS);
@@ -163,6 +168,7 @@ static void read_settings(struct shard *s)
     o->idle_timeout_s = (unsigned)setting_int(t, node, SETTING_LIMIT_IDLE);
     arena_fini(&a);
     archive_forget(s);
+    block_on_settings(s);
     struct shard_watcher *w;
     list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_settings) w->on_settings(w);
 }
@@ -308,6 +314,7 @@ static bool wants(void *user, enum table table, const struct key *key)
     case TABLE_ARCHIVE_PREFS:
         return true;
     case TABLE_ROSTER:
+    case TABLE_BLOCK:
     case TABLE_MESSAGE_INDEX:
         key_read(&k, key->bytes, key->n);
         return im_shard_of(s->im, key_read_u64(&k)) == s;

@@ -94,12 +94,14 @@ enum shard_lease {
 };
 
 /* Settings as the shards use them, re-read when the setting table changes. */
+enum strangers { STRANGERS_ALL, STRANGERS_MESSAGES, STRANGERS_NONE }; /* xmpp.strangers */
 enum resource_conflict { CONFLICT_REPLACE, CONFLICT_REFUSE, CONFLICT_RENAME };
 struct im_settings {
     unsigned level; /* the cluster's feature level */
     bool redirect;  /* xmpp.wrong_node */
     bool directory; /* xmpp.directory_search */
     enum resource_conflict conflict;
+    enum strangers strangers;
     unsigned offline_limit; /* stored messages per user */
     unsigned sessions_per_user, roster_items;
     unsigned stanza_bytes, vcard_bytes, output_bytes;

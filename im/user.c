@@ -1,5 +1,6 @@
 #include "im/user.h"
 #include "base/clock.h"
+#include "im/block.h"
 #include "im/homes.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
@@ -35,7 +36,7 @@ struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid)
     return u;
 }
 
-static void drop_caches(struct user *u)
+void user_forget_contacts(struct user *u)
 {
     mem_free(u->subscribers);
     mem_free(u->subscribed);
@@ -56,7 +57,7 @@ void user_free(struct user *u)
     message_user_freed(u);
     list_remove(&u->leaving);
     roster_user_freed(u);
-    drop_caches(u);
+    user_forget_contacts(u);
     mem_free(u->jid);
     mem_free(u);
 }
@@ -87,6 +88,7 @@ static uint64_t *read_contacts(struct user *u, bool subscribers, unsigned *n)
     key_u64(&prefix, u->uid);
     uint64_t *uids = NULL;
     unsigned cap = 0;
+    bool blocks = block_has_list(s, u->uid);
     *n = 0;
     struct arena a;
     arena_init(&a);
@@ -102,7 +104,7 @@ static uint64_t *read_contacts(struct user *u, bool subscribers, unsigned *n)
         uint64_t uid;
         if (row && !k.failed && !row->removed &&
             (row->subscription == IMP__SUBSCRIPTION__SUB_BOTH || row->subscription == other) &&
-            shard_find_uid(s, jid, &uid) == 0) {
+            !(blocks && block_matches(s, u->uid, jid)) && shard_find_uid(s, jid, &uid) == 0) {
             if (*n == cap) {
                 cap = cap ? cap * 2 : 8;
                 uids = mem_realloc(uids, cap * sizeof *uids);
@@ -271,7 +273,7 @@ void user_on_feed(struct shard *s, const struct feed_event *event)
         u = find_by_key(s, &event->key);
         if (u) {
             if (!event->deleted || is_known(u))
-                drop_caches(u);
+                user_forget_contacts(u);
             roster_on_feed(s, event);
         }
         break;
@@ -313,8 +315,9 @@ void user_on_reload(struct shard *s)
     htab_for_each(node, &s->users)
     {
         struct user *u = container_of(node, struct user, node);
-        drop_caches(u);
+        user_forget_contacts(u);
         u->hooks = UINT32_MAX;
+        u->blocks = BLOCKS_UNKNOWN;
     }
     user_check_homes(s);
     message_reload(s);

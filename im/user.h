@@ -19,6 +19,8 @@ struct remote_resource {
     struct envelope *presence;
 };
 
+enum user_blocks { BLOCKS_UNKNOWN, BLOCKS_NONE, BLOCKS_SOME };
+
 struct user {
     struct hnode node; /* in shard->users by uid */
     struct shard *shard;
@@ -33,6 +35,7 @@ struct user {
     struct mailqueue *mail; /* stored messages on their way to sessions; NULL: nothing pending known */
     struct carbons *carbons; /* NULL: no session has enabled them (im/carbons.h) */
     struct list pushes, pushing; /* struct held_push; in shard->pushing (roster.c) */
+    uint8_t blocks; /* is there a block list? (block.c) */
     uint32_t hooks; /* bits by im_hook_id: those that must be asked (im/hooks.h) */
     /* Cached from the roster, dropped when a row of it changes: uids that see this user, and that it sees. */
     uint64_t *subscribers, *subscribed;
@@ -44,10 +47,11 @@ struct user *user_find(struct shard *s, uint64_t uid);
 struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid); /* made when missing */
 void user_release(struct user *u); /* frees it when nothing is left in it */
 struct session *user_find_session(const struct user *u, const char *resource);
-/* Uids of local users with a subscription from this user ("from", "both") and to it; valid until the loop's
+/* Uids of local users with a subscription from this user ("from", "both") and to it, without those that the user blocks; valid until the loop's
  * next event. */
 const uint64_t *user_subscribers(struct user *u, unsigned *n);
 const uint64_t *user_subscribed(struct user *u, unsigned *n);
+void user_forget_contacts(struct user *u); /* they are read again */
 /* Feed events of one user's rows: caches, roster pushes, lock, removal, home. */
 void user_on_feed(struct shard *s, const struct feed_event *event);
 /* Closes sessions of users whose active_home is no longer this node, or was another one meanwhile. */

@@ -167,19 +167,29 @@ static void output(const struct session *s, uint64_t *written, uint64_t *sent)
     *sent = queued < h->n_written ? h->n_written - queued : 0;
 }
 
-static void roster_push(struct session *s, const struct roster_item *item)
+void home_push(struct c2s_home *h, const char *kind, const void *inner, size_t n_bytes)
 {
-    struct c2s_home *h = home_of(s);
-    struct buf *out = &s->shard->scratch_out;
-    buf_reset(out);
+    struct session *s = &h->session;
+    struct buf out = {0};
     char id[17];
     random_hex(id, 8); /* not to be guessed: attack of forged results */
-    buf_addf(out, "<iq type='set' id='push-%s' to='", id);
-    xml_escape(out, s->jid, strlen(s->jid));
-    buf_addf(out, "'><query xmlns='jabber:iq:roster' ver='%llu'>", (unsigned long long)item->version);
+    buf_addf(&out, "<iq type='set' id='%s-%s' to='", kind, id);
+    xml_escape(&out, s->jid, strlen(s->jid));
+    buf_adds(&out, "'>");
+    buf_add(&out, inner, n_bytes);
+    buf_adds(&out, "</iq>");
+    home_write(h, out.data, out.n);
+    buf_fini(&out);
+}
+
+static void roster_push(struct session *s, const struct roster_item *item)
+{
+    struct buf *out = &s->shard->scratch_out;
+    buf_reset(out);
+    buf_addf(out, "<query xmlns='jabber:iq:roster' ver='%llu'>", (unsigned long long)item->version);
     home_write_roster_item(out, item);
-    buf_adds(out, "</query></iq>");
-    home_write(h, out->data, out->n);
+    buf_adds(out, "</query>");
+    home_push(home_of(s), "push", out->data, out->n);
 }
 
 static void close_session(struct session *s, enum session_reason reason)

@@ -101,6 +101,8 @@ bool home_inline_hold(struct c2s_home *h, const void *data, size_t n_bytes);
 void home_inline_offer(struct buf *out);
 /* The server's stream header. */
 void home_header_write(struct c2s_home *h, struct buf *out);
+/* An iq of type set with INNER to the client, from its account: a push. KIND begins its id. */
+void home_push(struct c2s_home *h, const char *kind, const void *inner, size_t n_bytes);
 void home_write_roster_item(struct buf *out, const struct roster_item *item);
 /* Writes <stream:features/>, with or without resource binding. */
 void home_features(struct c2s_home *h, bool with_bind);

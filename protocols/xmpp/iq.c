@@ -1,4 +1,5 @@
 /* Requests to the server and to accounts: found in the features' tables. */
+#include "im/block.h"
 #include "im/router.h"
 #include "im/user.h"
 #include "protocols/xmpp/feature.h"
@@ -175,7 +176,8 @@ static bool find_scope(struct xmpp_iq *iq)
         return true;
     }
     iq->scope = IQ_ACCOUNT;
-    return shard_find_uid(iq->shard, to, &iq->uid) == 0;
+    /* XEP-0191 §3.3: for who is blocked there is nobody. */
+    return shard_find_uid(iq->shard, to, &iq->uid) == 0 && !block_matches(iq->shard, iq->uid, s->jid);
 }
 
 void home_iq(struct c2s_home *h, struct envelope *e, struct xml *root, struct arena *arena)

@@ -1,0 +1,182 @@
+#include "im/block.h"
+#include "im/im_impl.h"
+#include "im/presence.h"
+#include "im/router.h"
+#include "im/user.h"
+#include <string.h>
+
+static bool has_row(struct shard *s, uint64_t uid, const char *jid, size_t n)
+{
+    char text[KEY_STR_MAX + 1];
+    if (n > KEY_STR_MAX) /* longer than any row */
+        return false;
+    memcpy(text, jid, n);
+    text[n] = 0;
+    struct key k;
+    key_init(&k);
+    key_u64(&k, uid);
+    key_str(&k, text);
+    struct arena a;
+    arena_init(&a);
+    bool found = store_find_row(shard_txn(s), TABLE_BLOCK, &k, &a) != NULL;
+    arena_fini(&a);
+    return found;
+}
+
+static bool read_has_list(struct shard *s, uint64_t uid)
+{
+    struct key prefix;
+    key_init(&prefix);
+    key_u64(&prefix, uid);
+    struct store_iter it;
+    store_iter_init(&it, shard_txn(s), TABLE_BLOCK, &prefix);
+    bool found = store_iter_next(&it);
+    store_iter_fini(&it);
+    return found;
+}
+
+bool block_has_list(struct shard *s, uint64_t uid)
+{
+    struct user *u = im_shard_of(s->im, uid) == s ? user_find(s, uid) : NULL;
+    if (!u)
+        return read_has_list(s, uid);
+    if (u->blocks == BLOCKS_UNKNOWN)
+        u->blocks = read_has_list(s, uid) ? BLOCKS_SOME : BLOCKS_NONE;
+    return u->blocks == BLOCKS_SOME;
+}
+
+bool block_matches(struct shard *s, uint64_t uid, const char *jid)
+{
+    if (!*jid || !block_has_list(s, uid))
+        return false;
+    size_t n = strlen(jid), n_bare = jid_bare_length(jid);
+    const char *at = memchr(jid, '@', n_bare);
+    const char *domain = at ? at + 1 : jid;
+    return (n > n_bare && has_row(s, uid, jid, n)) || has_row(s, uid, jid, n_bare) ||
+           (at && has_row(s, uid, domain, n_bare - (size_t)(domain - jid)));
+}
+
+bool block_item_matches(const char *item, const char *jid)
+{
+    size_t n_bare = jid_bare_length(jid);
+    const char *at = memchr(jid, '@', n_bare);
+    const char *domain = at ? at + 1 : jid;
+    size_t n_domain = n_bare - (size_t)(domain - jid), n = strlen(item);
+    return strcmp(item, jid) == 0 || (n == n_bare && memcmp(item, jid, n) == 0) ||
+           (n == n_domain && memcmp(item, domain, n) == 0);
+}
+
+void block_read(struct shard *s, uint64_t uid, block_item_fn *each, void *user)
+{
+    struct key prefix;
+    key_init(&prefix);
+    key_u64(&prefix, uid);
+    struct arena a;
+    arena_init(&a);
+    struct store_iter it;
+    store_iter_init(&it, shard_txn(s), TABLE_BLOCK, &prefix);
+    while (store_iter_next(&it)) {
+        struct key_reader k;
+        key_read(&k, it.key, it.n_key);
+        key_read_u64(&k);
+        const char *jid = key_read_str(&k, &a);
+        if (!k.failed)
+            each(user, jid);
+        arena_reset(&a);
+    }
+    store_iter_fini(&it);
+    arena_fini(&a);
+}
+
+void block_on_feed(struct shard *s, struct user *u)
+{
+    (void)s;
+    u->blocks = BLOCKS_UNKNOWN;
+    user_forget_contacts(u); /* who sees whom depends on it */
+    im_hook_on(u, IM_HOOK_BLOCK);
+}
+
+/* ---- what comes ---- */
+
+/* XEP-0191 §3.3: who is blocked sees a user who is offline: no answer to presence, and to the rest the one
+ * that there would be without anybody connected. */
+static void refuse(struct shard *s, const struct envelope *e)
+{
+    if (e->kind != STANZA_PRESENCE)
+        router_bounce(s, e, STANZA_SERVICE_UNAVAILABLE, NULL);
+}
+
+enum to_user block_to_user(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e,
+                           bool fan_out)
+{
+    if (e->from_uid == uid)
+        return TO_USER_GO_ON;
+    if (u && !block_has_list(s, uid)) {
+        im_hook_off(u, IM_HOOK_BLOCK);
+        return TO_USER_GO_ON;
+    }
+    if (!block_matches(s, uid, e->from))
+        return TO_USER_GO_ON;
+    if (!fan_out)
+        refuse(s, e);
+    return TO_USER_DROP;
+}
+
+/* ---- strangers ---- */
+
+static bool is_known(struct shard *s, uint64_t uid, const char *jid)
+{
+    struct key k;
+    struct arena a;
+    arena_init(&a);
+    key_init(&k);
+    key_u64(&k, uid);
+    key_str(&k, arena_strndup(&a, jid, jid_bare_length(jid)));
+    const Imp__RosterRow *row = store_find_row(shard_txn(s), TABLE_ROSTER, &k, &a);
+    bool known = row && !row->removed && (row->in_roster || row->ask || row->subscription);
+    arena_fini(&a);
+    return known;
+}
+
+/* Does a session share its presence with JID of its own will? A room or a partner of the moment is no
+ * stranger. */
+static bool is_met(const struct user *u, const char *jid)
+{
+    const struct session *session;
+    if (u)
+        list_for_each(session, &u->sessions, struct session,
+                      link) if (presence_has_directed(session, jid)) return true;
+    return false;
+}
+
+static bool is_kept_out(const struct im_settings *set, const struct envelope *e)
+{
+    if (e->kind == STANZA_MESSAGE)
+        return set->strangers == STRANGERS_NONE && e->type != MESSAGE_ERROR;
+    return set->strangers != STRANGERS_ALL &&
+           (e->type == PRESENCE_AVAILABLE || e->type == PRESENCE_UNAVAILABLE);
+}
+
+static enum to_user strangers_to_user(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e,
+                                      bool fan_out)
+{
+    if (u && s->settings.strangers == STRANGERS_ALL)
+        im_hook_off(u, IM_HOOK_STRANGERS);
+    if (!is_kept_out(&s->settings, e) || fan_out || e->from_uid == uid || !strchr(e->from, '@'))
+        return TO_USER_GO_ON;
+    if (is_known(s, uid, e->from) || is_met(u, e->from))
+        return TO_USER_GO_ON;
+    refuse(s, e);
+    return TO_USER_DROP;
+}
+
+void block_on_settings(struct shard *s)
+{
+    htab_for_each(node, &s->users) im_hook_on(container_of(node, struct user, node), IM_HOOK_STRANGERS);
+}
+
+const struct im_hook strangers_hook = {
+    .id = IM_HOOK_STRANGERS,
+    .kinds = 1 << STANZA_MESSAGE | 1 << STANZA_PRESENCE,
+    .to_user = strangers_to_user,
+};
