@@ -316,6 +316,7 @@ static bool wants(void *user, enum table table, const struct key *key)
     case TABLE_ROSTER:
     case TABLE_BLOCK:
     case TABLE_MESSAGE_INDEX:
+    case TABLE_PUSH:
         key_read(&k, key->bytes, key->n);
         return im_shard_of(s->im, key_read_u64(&k)) == s;
     default:

@@ -41,6 +41,8 @@ struct admin_connection {
     struct admin *admin;
     struct stream *stream;       /* NULL: gone, or handed on */
     struct link_request *remote; /* handed on by another node */
+    admin_reply_fn *on_reply;    /* asked by this program itself */
+    void *reply_user;
     enum connection_state state;
     struct buf in;
     Imp__AdminRequest *request;
@@ -110,6 +112,8 @@ static void finish(struct admin_call *call, Imp__AdminReply *m)
     if (!c->stream) {
         if (c->remote)
             send_reply(c, m);
+        if (c->on_reply)
+            c->on_reply(c->reply_user, m->status == 0, m->status ? m->message : "done");
         connection_free(c);
         return;
     }
@@ -334,6 +338,22 @@ static void on_handed_on(void *user, struct link_request *request, uint32_t from
     c->request = m;
     c->call.os_uid = m->os_uid;
     snprintf(c->call.who, sizeof c->call.who, "%s", m->who);
+    dispatch(c);
+}
+
+void admin_run(struct admin *a, const Imp__AdminRequest *request, const char *who, admin_reply_fn *on_reply,
+               void *user)
+{
+    size_t n = imp__admin_request__get_packed_size(request);
+    uint8_t *bytes = mem_alloc(n + 1);
+    imp__admin_request__pack(request, bytes);
+    struct admin_connection *c = connection_new(a);
+    c->request = imp__admin_request__unpack(NULL, n, bytes);
+    mem_wipe(bytes, n);
+    mem_free(bytes);
+    c->on_reply = on_reply;
+    c->reply_user = user;
+    snprintf(c->call.who, sizeof c->call.who, "%s", who);
     dispatch(c);
 }
 

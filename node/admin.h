@@ -9,6 +9,7 @@
 #include "base/arena.h"
 #include "base/loop.h"
 #include "cluster/link.h"
+#include "admin.pb-c.h"
 #include "node/rpc/command.h"
 #include "replication/replica.h"
 #include "storage/store.h"
@@ -54,6 +55,13 @@ int admin_open(struct admin **out, const struct admin_env *env, struct err_ctx *
  * links end, or the loop no longer turns), and calls whose answer is still awaited are dropped. May be NULL.
  */
 void admin_close(struct admin *a);
+
+/* A command that is not impcli's: an administrator's by XMPP. Answered exactly once, with a line for a person, unless A
+ * closes before. WHO stands in the audit. */
+typedef void admin_reply_fn(void *user, bool ok, const char *text);
+
+void admin_run(struct admin *a, const struct Imp__AdminRequest *request, const char *who,
+               admin_reply_fn *on_reply, void *user);
 
 struct admin_call {
     const struct admin_env *env;

@@ -4,6 +4,7 @@
 #include "node/auth.h"
 #include "node/node_impl.h"
 #include "node/sync_glue.h"
+#include "node/xmpp_glue.h"
 #include "im/homes.h"
 #include "protocols/xmpp/c2s_edge.h"
 #include "protocols/xmpp/xmpp.h"
@@ -157,7 +158,9 @@ static int make_im(struct node *n, struct err_ctx *err)
     im_set_serving(n->im, false);
     im_attach_links(n->im, n->links);
     n->homes = homes_new(&(struct homes_options){.im = n->im, .loop = n->loop, .links = n->links});
-    return xmpp_new(&n->xmpp, &(struct xmpp_options){.im = n->im, .links = n->links}, err);
+    return xmpp_new(
+        &n->xmpp,
+        &(struct xmpp_options){.im = n->im, .admin = xmpp_glue_admin, .admin_user = n, .links = n->links}, err);
 }
 
 static struct c2s_listen listen_of(struct node *n, const struct config_listen *l, char address[64])
@@ -221,6 +224,7 @@ void feature_on_change(struct node *n, unsigned dirty)
     if (dirty & DIRTY_SETTINGS) {
         sync_glue_settings_changed(n->sync);
         auth_settings_changed(n->auth);
+        xmpp_glue_settings_changed(n);
     }
 }
 

@@ -84,6 +84,7 @@ bool feature_is_on(const struct xmpp_feature *f, struct shard *s);
 /* Exactly one answer per request. INNER: the result's content as XML, or NULL. */
 void iq_result(struct xmpp_iq *iq, const char *inner, size_t n_bytes);
 void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text);
+void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes); /* <error> with more in it */
 /* An answer that comes later: keep, then answer exactly once; SESSION is looked up again. */
 struct iq_later;
 struct iq_later *iq_keep(struct xmpp_iq *iq);

@@ -70,6 +70,12 @@ void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text)
     write_error(iq->home, e->id, e->to, e->from, error, text);
 }
 
+void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes)
+{
+    const struct envelope *e = iq->envelope;
+    write_answer(iq->home, "error", e->id, e->to, e->from, error, n_bytes);
+}
+
 /* ---- later ---- */
 
 struct iq_later {
@@ -190,7 +196,12 @@ void home_iq(struct c2s_home *h, struct envelope *e, struct xml *root, struct ar
     bool known_ns;
     const struct xmpp_iq_handler *handler;
     if (e->type != IQ_GET && e->type != IQ_SET) {
-        /* An answer to a request of ours (ping, push): hearing it was all. */
+        /* To the server: an answer to a ping, hearing it was all. To an account: one of ours has asked in its
+         * name, such as a push notification. */
+        if (strchr(e->to, '@')) {
+            router_send(iq.shard, e, &h->session);
+            return;
+        }
     } else if (!find_scope(&iq)) {
         iq_error(&iq, STANZA_SERVICE_UNAVAILABLE, NULL);
     } else if (!(handler = find_handler(iq.shard, iq.payload, iq.scope, &known_ns))) {

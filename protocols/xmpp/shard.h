@@ -19,6 +19,7 @@ struct xmpp_shard {
     struct htab relays_home; /* struct relay_home by node and id */
     uint64_t next_relay;
     struct mam_shard *mam; /* queries of archives (mam.h); NULL: none yet */
+    struct service *service; /* service.h */
     struct timer tick; /* 1 s */
 };
 

@@ -2,8 +2,9 @@
 #include "base/clock.h"
 #include "im/homes.h"
 #include "protocols/xmpp/feature.h"
-#include "protocols/xmpp/relay.h"
 #include "protocols/xmpp/mam.h"
+#include "protocols/xmpp/relay.h"
+#include "protocols/xmpp/service.h"
 #include "protocols/xmpp/shard.h"
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +14,8 @@ enum { TICK_MS = 1000 };
 struct xmpp {
     struct im *im;
     struct log *log;
+    void (*admin)(void *user, const struct xmpp_admin_request *r);
+    void *admin_user;
     unsigned n;
     struct xmpp_shard shards[];
 };
@@ -20,6 +23,14 @@ struct xmpp {
 struct im *xmpp_im(const struct xmpp *x)
 {
     return x->im;
+}
+
+void xmpp_admin(const struct xmpp *x, const struct xmpp_admin_request *r)
+{
+    if (x->admin)
+        x->admin(x->admin_user, r);
+    else
+        r->on_done(r->user, false, "this node has no administration");
 }
 
 struct log *xmpp_log(const struct xmpp *x)
@@ -110,11 +121,17 @@ static void on_tick(struct timer *t)
     if (is_drained(xs->shard))
         relay_edge_leave(xs);
     home_bind_again(xs);
+    service_tick(xs);
 }
 
 static void on_homes(struct shard_watcher *w)
 {
     home_bind_again(container_of(w, struct xmpp_shard, watcher));
+}
+
+static void on_settings(struct shard_watcher *w)
+{
+    service_on_settings(container_of(w, struct xmpp_shard, watcher));
 }
 
 static void on_lease(struct shard_watcher *w, enum shard_lease lease)
@@ -140,6 +157,8 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
     x->im = o->im;
     x->log = log_category(im_log(o->im), "xmpp");
     x->n = n;
+    x->admin = o->admin;
+    x->admin_user = o->admin_user;
     for (unsigned i = 0; i < n; i++) {
         struct xmpp_shard *xs = &x->shards[i];
         xs->xmpp = x;
@@ -150,11 +169,13 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
         list_init(&xs->binding);
         list_init(&xs->inlined);
         relay_shard_init(xs);
+        service_init(xs);
         timer_init(&xs->tick, xs->shard->loop, on_tick);
         timer_start(&xs->tick, TICK_MS, TICK_MS);
         xs->watcher.on_stop = on_stop;
         xs->watcher.on_homes = on_homes;
         xs->watcher.on_lease = on_lease;
+        xs->watcher.on_settings = on_settings;
         shard_watch(xs->shard, &xs->watcher);
     }
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
@@ -175,6 +196,7 @@ void xmpp_free(struct xmpp *x)
     for (unsigned i = 0; i < x->n; i++) {
         mam_shard_fini(&x->shards[i]);
         relay_shard_fini(&x->shards[i]);
+        service_fini(&x->shards[i]);
     }
     mem_free(x);
 }
