@@ -79,6 +79,8 @@ bool stream_is_tls(const struct stream *s); /* of a tunnel: its client's connect
 bool stream_is_tunnel(const struct stream *s);
 void stream_tls_peer(const struct stream *s, struct tls_peer *out);
 const char *stream_sni(const struct stream *s); /* server name the client asked for, or NULL */
+/* Would stream_tls_binding have something? Cheap. */
+bool stream_tls_can_bind(const struct stream *s, enum tls_binding type);
 /* Channel binding data; n_bytes in: room in out, out: length. ERR_UNSUPPORTED without TLS, or exporter
  * below 1.3. */
 int stream_tls_binding(const struct stream *s, enum tls_binding type, uint8_t *out, size_t *n_bytes);

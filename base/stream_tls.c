@@ -428,6 +428,17 @@ static int exporter(const struct stream *s, uint8_t *out, size_t *n_bytes)
     return ERR_OK;
 }
 
+bool stream_tls_can_bind(const struct stream *s, enum tls_binding type)
+{
+    int hash = NID_undef;
+    if (!stream_is_tls(s))
+        return false;
+    if (type == TLS_BIND_EXPORTER)
+        return SSL_version(s->ssl) >= TLS1_3_VERSION;
+    X509 *leaf = s->is_client ? SSL_get0_peer_certificate(s->ssl) : SSL_get_certificate(s->ssl);
+    return leaf && X509_get_signature_info(leaf, &hash, NULL, NULL, NULL) == 1 && hash != NID_undef;
+}
+
 int stream_tls_binding(const struct stream *s, enum tls_binding type, uint8_t *out, size_t *n_bytes)
 {
     if (!s->ssl || !stream_is_tls(s)) /* behind a tunnel the client's TLS is not ours to bind to */

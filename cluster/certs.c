@@ -23,8 +23,10 @@ static int open_key(char **key_pem, const Imp__CertRow *row, const char *domain,
 
 static int make_ctx(struct tls_ctx **out, const char *cert_pem, const char *key_pem, struct err_ctx *err)
 {
-    return tls_ctx_new(out, &(struct tls_options){.server = true, .cert_pem = cert_pem, .key_pem = key_pem},
-                       err);
+    /* XEP-0368 §3: a client that offers protocols must offer this one; with STARTTLS none is usual. */
+    static const char *const alpn[] = {"xmpp-client", NULL};
+    const struct tls_options o = {.server = true, .cert_pem = cert_pem, .key_pem = key_pem, .alpn = alpn};
+    return tls_ctx_new(out, &o, err);
 }
 
 static int row_ctx(struct tls_ctx **out, const Imp__CertRow *row, const char *domain,

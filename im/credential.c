@@ -11,12 +11,20 @@
 
 static const EVP_MD *md_of(enum credential_hash hash)
 {
-    return hash == CREDENTIAL_SHA1 ? EVP_sha1() : EVP_sha256();
+    switch (hash) {
+    case CREDENTIAL_SHA1:
+        return EVP_sha1();
+    case CREDENTIAL_SHA512:
+        return EVP_sha512();
+    default:
+        return EVP_sha256();
+    }
 }
 
 size_t credential_key_bytes(enum credential_hash hash)
 {
-    return hash == CREDENTIAL_SHA1 ? 20 : 32;
+    static const size_t n[N_CREDENTIAL_HASHES] = {20, 32, 64};
+    return n[hash];
 }
 
 void credential_hmac(enum credential_hash hash, const uint8_t *key, size_t n_key, const void *data,
@@ -27,6 +35,21 @@ void credential_hmac(enum credential_hash hash, const uint8_t *key, size_t n_key
     assert(ok && n == credential_key_bytes(hash));
 }
 
+void credential_hmac2(enum credential_hash hash, const uint8_t *key, size_t n_key, const void *first,
+                      size_t n_first, const void *second, size_t n_second, uint8_t out[CREDENTIAL_MAX_KEY])
+{
+    uint8_t small[512], *both = small;
+    size_t n = n_first + n_second;
+    if (n > sizeof small)
+        both = mem_alloc(n);
+    memcpy(both, first, n_first);
+    if (n_second)
+        memcpy(both + n_first, second, n_second);
+    credential_hmac(hash, key, n_key, both, n, out);
+    if (both != small)
+        mem_free(both);
+}
+
 void credential_digest(enum credential_hash hash, const void *data, size_t n_bytes,
                        uint8_t out[CREDENTIAL_MAX_KEY])
 {
@@ -35,24 +58,31 @@ void credential_digest(enum credential_hash hash, const void *data, size_t n_byt
     assert(ok == 1 && n == credential_key_bytes(hash));
 }
 
+void scram_from_salted(struct scram_keys *out, enum credential_hash hash, const uint8_t *salted)
+{
+    uint8_t client_key[CREDENTIAL_MAX_KEY];
+    size_t n = credential_key_bytes(hash);
+    credential_hmac(hash, salted, n, "Client Key", 10, client_key);
+    credential_digest(hash, client_key, n, out->stored_key);
+    credential_hmac(hash, salted, n, "Server Key", 10, out->server_key);
+    mem_wipe(client_key, sizeof(client_key));
+}
+
 int scram_derive(struct scram_keys *out, enum credential_hash hash, const char *password, const uint8_t *salt,
                  size_t n_salt, unsigned iterations)
 {
     if (n_salt == 0 || n_salt > CREDENTIAL_MAX_SALT || iterations == 0 ||
         iterations > CREDENTIAL_MAX_ITERATIONS)
         return ERR_INVALID;
-    uint8_t salted[CREDENTIAL_MAX_KEY], client_key[CREDENTIAL_MAX_KEY];
+    uint8_t salted[CREDENTIAL_MAX_KEY];
     size_t n = credential_key_bytes(hash);
     int ok = PKCS5_PBKDF2_HMAC(password, (int)strlen(password), salt, (int)n_salt, (int)iterations,
                                md_of(hash), (int)n, salted);
     assert(ok == 1);
     *out = (struct scram_keys){.iterations = iterations, .n_salt = (uint8_t)n_salt};
     memcpy(out->salt, salt, n_salt);
-    credential_hmac(hash, salted, n, "Client Key", 10, client_key);
-    credential_digest(hash, client_key, n, out->stored_key);
-    credential_hmac(hash, salted, n, "Server Key", 10, out->server_key);
+    scram_from_salted(out, hash, salted);
     mem_wipe(salted, sizeof(salted));
-    mem_wipe(client_key, sizeof(client_key));
     return 0;
 }
 
@@ -82,9 +112,10 @@ bool credential_check(const struct credential *c, const char *password, size_t n
 {
     static const struct scram_keys nobody = {.iterations = CREDENTIAL_ITERATIONS,
                                              .n_salt = CREDENTIAL_SALT_BYTES};
-    enum credential_hash hash = credential_has(c, CREDENTIAL_SHA256) || !credential_has(c, CREDENTIAL_SHA1)
-                                    ? CREDENTIAL_SHA256
-                                    : CREDENTIAL_SHA1;
+    enum credential_hash hash = CREDENTIAL_SHA256; /* if it is there; also for nobody */
+    for (int i = 0; i < N_CREDENTIAL_HASHES && !credential_has(c, hash); i++)
+        if (credential_has(c, (enum credential_hash)i))
+            hash = (enum credential_hash)i;
     bool known = credential_has(c, hash);
     const struct scram_keys *want = known ? &c->keys[hash] : &nobody;
     char prepared[JID_PART_MAX + 1];

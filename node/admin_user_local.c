@@ -2,7 +2,7 @@
  * password is wiped as soon as that is done. */
 #include "base/mem.h"
 #include "im/address.h"
-#include "im/credential.h"
+#include "im/credential_row.h"
 #include "im/directory_words.h"
 #include "node/admin_handlers.h"
 #include <string.h>
@@ -82,31 +82,6 @@ static struct new_user *new_user(struct admin_call *call, const char *name, cons
     return u;
 }
 
-static void fill_keys(Imp__ScramKeys *out, const struct credential *c, enum credential_hash hash)
-{
-    const struct scram_keys *k = &c->keys[hash];
-    size_t n = credential_key_bytes(hash);
-    imp__scram_keys__init(out);
-    out->iterations = k->iterations;
-    out->salt = (ProtobufCBinaryData){k->n_salt, (uint8_t *)k->salt};
-    out->stored_key = (ProtobufCBinaryData){n, (uint8_t *)k->stored_key};
-    out->server_key = (ProtobufCBinaryData){n, (uint8_t *)k->server_key};
-}
-
-struct credential_row {
-    Imp__CredentialRow row;
-    Imp__ScramKeys sha1, sha256;
-};
-
-static void fill_credential(struct credential_row *out, const struct credential *c)
-{
-    imp__credential_row__init(&out->row);
-    fill_keys(&out->sha1, c, CREDENTIAL_SHA1);
-    fill_keys(&out->sha256, c, CREDENTIAL_SHA256);
-    out->row.sha1 = &out->sha1;
-    out->row.sha256 = &out->sha256;
-}
-
 static bool propose_add(struct new_user *u, proposal_done_fn *on_done,
                         bool (*propose)(struct admin_call *, Imp__Command *, proposal_done_fn *))
 {
@@ -114,7 +89,7 @@ static bool propose_add(struct new_user *u, proposal_done_fn *on_done,
     Imp__UserAdd body = IMP__USER_ADD__INIT;
     Imp__Command command = IMP__COMMAND__INIT;
     char *words[DIRECTORY_WORDS_MAX];
-    fill_credential(&credential, &u->credential);
+    credential_row_fill(&credential, &u->credential, replica_level(u->call->env->replica));
     body.domain = u->domain;
     body.localpart = u->localpart;
     body.userid = u->localpart;
@@ -180,7 +155,7 @@ static void passwd_ready(struct new_user *u)
     } else {
         Imp__UserPassword body = IMP__USER_PASSWORD__INIT;
         Imp__Command command = IMP__COMMAND__INIT;
-        fill_credential(&credential, &u->credential);
+        credential_row_fill(&credential, &u->credential, replica_level(u->call->env->replica));
         body.uid = u->uid;
         body.credential = &credential.row;
         command.body_case = IMP__COMMAND__BODY_USER_PASSWORD;

@@ -10,6 +10,9 @@
 #include "protocols/xmpp/xmpp.h"
 #include <stdio.h>
 
+/* What the edges' secret is derived for: salts of users that do not exist, tokens for fast log-ins. */
+#define EDGE_SECRET "imp salts of users that do not exist"
+
 /* ---- what the IM core rests on: any thread ---- */
 
 static int submit(void *user, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
@@ -188,10 +191,20 @@ static int make_edge(struct node *n, struct err_ctx *err)
         .check_password = auth_check_password,
         .user = n->auth,
     };
-    seal_derive(o.secret, &n->ring, "imp salts of users that do not exist");
+    seal_derive(o.secret, &n->ring, EDGE_SECRET);
     int rc = c2s_edge_new(&n->edge, n->im, &o, c2s_hand_over, err);
     mem_wipe(o.secret, sizeof(o.secret));
     return rc;
+}
+
+void feature_new_key(struct node *n)
+{
+    uint8_t secret[32];
+    if (!n->edge)
+        return;
+    seal_derive(secret, &n->ring, EDGE_SECRET);
+    c2s_edge_set_secret(n->edge, secret);
+    mem_wipe(secret, sizeof secret);
 }
 
 int feature_start(struct node *n, struct err_ctx *err)

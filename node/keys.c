@@ -43,11 +43,13 @@ static int store_ring(struct node *n, const struct seal_ring *ring)
 {
     struct err_ctx err = {0};
     int rc = seal_ring_store(ring, &n->dir, &err);
-    if (rc)
+    if (rc) {
         log_error(n->log, "the cluster keys cannot be stored: %s", err.text);
-    else
-        n->ring = *ring;
-    return rc;
+        return rc;
+    }
+    n->ring = *ring;
+    feature_new_key(n);
+    return 0;
 }
 
 /* ---- members give the key to members ---- */

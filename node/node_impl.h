@@ -197,6 +197,7 @@ int keys_begin(void *node, uint8_t key_id[SEAL_KEY_ID_BYTES], struct err_ctx *er
 int feature_start(struct node *n, struct err_ctx *err); /* before replica_start */
 int feature_begin(struct node *n, struct err_ctx *err); /* after it */
 void feature_stop(struct node *n);
+void feature_new_key(struct node *n); /* the cluster key is another one now */
 void feature_on_change(struct node *n, unsigned dirty);
 void feature_set_certs(struct node *n); /* n->client_sni is new */
 

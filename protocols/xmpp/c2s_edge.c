@@ -23,6 +23,11 @@ const struct edge_settings *edge_settings(struct edge_shard *es)
     es->settings = (struct edge_settings){
         .bind = strcmp(binding, "off") != 0,
         .bind_strict = strcmp(binding, "strict") == 0,
+        .level = es->shard->settings.level,
+        .sha512 = setting_bool(t, node, SETTING_XMPP_SCRAM_SHA512),
+        .registration = setting_bool(t, node, SETTING_XMPP_REGISTRATION),
+        .fast_life_ms = (uint64_t)setting_int(t, node, SETTING_XMPP_FAST_TOKEN_LIFE) * 1000,
+        .registrations = (unsigned)setting_int(t, node, SETTING_LIMIT_REGISTRATIONS),
         .require_tls = setting_bool(t, node, SETTING_XMPP_REQUIRE_TLS),
         .plain_in_clear = setting_bool(t, node, SETTING_XMPP_PLAIN_WITHOUT_TLS),
         .ask_backend = setting_string(t, node, SETTING_AUTH_MODE, &a)[0] != 'l', /* not "local" */
@@ -41,7 +46,9 @@ const struct edge_settings *edge_settings(struct edge_shard *es)
 
 static void on_settings(struct shard_watcher *w)
 {
-    container_of(w, struct edge_shard, watcher)->has_settings = false;
+    struct edge_shard *es = container_of(w, struct edge_shard, watcher);
+    es->has_settings = false;
+    edge_offers_forget(es);
 }
 
 static void on_stop(struct shard_watcher *w)
@@ -119,6 +126,7 @@ int c2s_edge_new(struct c2s_edge **out, struct im *im, const struct c2s_edge_opt
         struct edge_shard *es = &e->shards[e->n_shards];
         es->edge = e;
         es->shard = im_shard(im, e->n_shards);
+        memcpy(es->secret, o->secret, sizeof(es->secret));
         es->sni = o->sni ? tls_sni_ref(o->sni) : NULL;
         htab_init(&es->conns, id_equal);
         es->watcher = (struct shard_watcher){.on_settings = on_settings, .on_stop = on_stop};
@@ -143,6 +151,8 @@ void c2s_edge_free(struct c2s_edge *e)
         listener_close(es->listeners[1]);
         list_remove(&es->watcher.link);
         tls_sni_unref(es->sni);
+        edge_offers_forget(es);
+        mem_wipe(es->secret, sizeof(es->secret));
         htab_fini(&es->conns);
     }
     c2s_throttle_free(e->throttle);
@@ -190,6 +200,29 @@ struct tunnel *c2s_edge_open_tunnel(struct c2s_edge *e, struct loop *control,
 {
     struct edge_shard *es = &e->shards[e->next_tunnel++ % e->n_shards];
     return tunnel_open(control, es->shard->loop, facts, events, user, on_tunnel, es);
+}
+
+struct secret_letter {
+    struct edge_shard *es;
+    uint8_t secret[32];
+};
+
+static void take_secret(void *arg, struct shard *s)
+{
+    struct secret_letter *l = arg;
+    memcpy(l->es->secret, l->secret, sizeof(l->secret));
+    mem_wipe(l, sizeof(*l));
+    mem_free(l);
+}
+
+void c2s_edge_set_secret(struct c2s_edge *e, const uint8_t secret[32])
+{
+    for (unsigned i = 0; i < e->n_shards; i++) {
+        struct secret_letter *l = mem_new(struct secret_letter);
+        l->es = &e->shards[i];
+        memcpy(l->secret, secret, sizeof(l->secret));
+        shard_call(e->shards[i].shard, take_secret, l);
+    }
 }
 
 unsigned c2s_edge_port(const struct c2s_edge *e, bool direct_tls)

@@ -32,7 +32,7 @@ struct c2s_edge_options {
     struct tls_sni *sni;   /* a reference is taken; NULL until c2s_edge_set_sni: no connections */
     const char *node_name; /* for settings of this node alone */
     struct log *log;       /* root; NULL: im_log */
-    uint8_t secret[32];    /* the same on all nodes: salts of users that do not exist */
+    uint8_t secret[32];    /* the same on all nodes: salts of users that do not exist, tokens (XEP-0484) */
     /* Called on a shard; calls ON_DONE once, on REPLY_TO, later. NULL: such users cannot log in. */
     void (*check_password)(void *user, const struct c2s_password *p, struct loop *reply_to,
                            void (*on_done)(void *done_user, enum sasl_check result), void *done_user);
@@ -51,6 +51,8 @@ void c2s_edge_set_sni(struct c2s_edge *e, struct tls_sni *sni);
  * done. Where it is refused the tunnel ends. Control loop. */
 struct tunnel *c2s_edge_open_tunnel(struct c2s_edge *e, struct loop *control, const struct tunnel_facts *facts,
                                     const struct tunnel_events *events, void *user);
+/* The cluster has a new key: tokens given out before are void. Control loop. */
+void c2s_edge_set_secret(struct c2s_edge *e, const uint8_t secret[32]);
 unsigned c2s_edge_port(const struct c2s_edge *e, bool direct_tls); /* 0: off */
 /* Connections that have not logged in; any thread. */
 unsigned c2s_edge_n_waiting(const struct c2s_edge *e);

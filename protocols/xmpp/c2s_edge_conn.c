@@ -100,6 +100,7 @@ static void forget(struct edge_conn *c)
     edge_login_fini(c);
     c2s_login_free(c->login);
     mem_free(c->domain);
+    mem_free(c->from);
     mem_free(c);
 }
 
@@ -171,7 +172,8 @@ static void start_tls(struct edge_conn *c)
     c->xml = new_parser(c);
     c->header_sent = false;
     mem_free(c->domain);
-    c->domain = NULL;
+    mem_free(c->from);
+    c->domain = c->from = NULL;
     c->state = EDGE_TLS;
     stream_start_tls_server(c->stream, c->es->sni, edge_settings(c->es)->handshake_ms);
 }

@@ -69,7 +69,9 @@ void c2s_known_mac(const struct c2s_known *k, uint64_t uid, const struct credent
     for (int hash = 0; hash < N_CREDENTIAL_HASHES; hash++)
         buf_add(&in, c->keys[hash].stored_key, CREDENTIAL_MAX_KEY);
     buf_add(&in, password, n_bytes);
-    credential_hmac(CREDENTIAL_SHA256, k->key, sizeof(k->key), in.data, in.n, out);
+    uint8_t mac[CREDENTIAL_MAX_KEY];
+    credential_hmac(CREDENTIAL_SHA256, k->key, sizeof(k->key), in.data, in.n, mac);
+    memcpy(out, mac, C2S_KNOWN_MAC);
     mem_wipe(in.data, in.cap);
     buf_fini(&in);
 }

@@ -7,59 +7,17 @@
 #include <string.h>
 
 #define NS_SASL "urn:ietf:params:xml:ns:xmpp-sasl"
+#define NS_SASL2 "urn:xmpp:sasl:2"
 
 enum {
     MAX_FAILURES = 5,     /* per connection (§6.4.5) */
     MAX_DELAY_MS = 10000, /* a longer wait is refused at once */
 };
 
-/* ---- what is offered ---- */
-
 static int channel_binding(void *user, enum tls_binding type, uint8_t *out, size_t *n_bytes)
 {
     const struct edge_conn *c = user;
     return stream_tls_binding(c->stream, type, out, n_bytes);
-}
-
-static bool can_bind(struct edge_conn *c, enum tls_binding type)
-{
-    uint8_t data[128];
-    size_t n = sizeof(data);
-    return edge_settings(c->es)->bind && stream_tls_binding(c->stream, type, data, &n) == 0;
-}
-
-static struct sasl_offer get_offer(struct edge_conn *c)
-{
-    return (struct sasl_offer){
-        .tls = stream_is_tls(c->stream),
-        .local_passwords = !edge_settings(c->es)->ask_backend || edge_has_local_passwords(c->es),
-        .plain = true,
-        .plain_in_clear = edge_settings(c->es)->plain_in_clear,
-        .bind_exporter = can_bind(c, TLS_BIND_EXPORTER),
-        .bind_server_end_point = can_bind(c, TLS_BIND_SERVER_END_POINT),
-    };
-}
-
-void edge_write_mechanisms(struct edge_conn *c, struct buf *out)
-{
-    struct sasl_offer offer = get_offer(c);
-    const struct sasl_mechanism *m;
-    bool binds = false;
-    buf_adds(out, "<mechanisms xmlns='" NS_SASL "'>");
-    for (unsigned i = 0; (m = sasl_mechanism_at(i)); i++)
-        if (sasl_mechanism_is_offered(m, &offer)) {
-            buf_addf(out, "<mechanism>%s</mechanism>", sasl_mechanism_name(m));
-            binds |= sasl_mechanism_binds(m);
-        }
-    buf_adds(out, "</mechanisms>");
-    if (!binds)
-        return;
-    buf_adds(out, "<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'>"); /* XEP-0440 */
-    if (offer.bind_exporter)
-        buf_adds(out, "<channel-binding type='tls-exporter'/>");
-    if (offer.bind_server_end_point)
-        buf_adds(out, "<channel-binding type='tls-server-end-point'/>");
-    buf_adds(out, "</sasl-channel-binding>");
 }
 
 /* ---- one exchange ---- */
@@ -76,20 +34,32 @@ static int find_credential(void *user, const char *localpart, struct credential 
     return found ? 0 : ERR_NOTFOUND;
 }
 
+static unsigned find_tokens(void *user, const char *localpart, const char *mechanism,
+                            struct sasl_token out[SASL_TOKENS])
+{
+    return edge_find_tokens(user, localpart, mechanism, out);
+}
+
 void edge_login_fini(struct edge_conn *c)
 {
     sasl_free(c->sasl);
     c->sasl = NULL;
+    edge_sasl2_free(c->sasl2);
+    c->sasl2 = NULL;
     buf_fini(&c->challenge);
     c->throttled = false;
     c->password = c->localpart = NULL;
 }
 
-/* Writes <NAME>base64</NAME>. */
-static void write_sasl(struct edge_conn *c, const char *name, const char *data, size_t n_bytes)
+static const char *namespace_of(const struct edge_conn *c)
+{
+    return c->sasl2 ? NS_SASL2 : NS_SASL;
+}
+
+void edge_write_sasl(struct edge_conn *c, const char *name, const char *data, size_t n_bytes)
 {
     struct buf out = {0};
-    buf_addf(&out, "<%s xmlns='" NS_SASL "'", name);
+    buf_addf(&out, "<%s xmlns='%s'", name, namespace_of(c));
     if (n_bytes > 0) {
         buf_addc(&out, '>');
         out.n += base64_encode(buf_reserve(&out, BASE64_LENGTH(n_bytes) + 1), data, n_bytes);
@@ -101,13 +71,20 @@ static void write_sasl(struct edge_conn *c, const char *name, const char *data, 
     buf_fini(&out);
 }
 
-/* COUNT: a wrong password or the like, which throttles; LOCALPART "" or NULL: the address alone. */
-static void refuse(struct edge_conn *c, const char *condition, const char *localpart, bool count)
+/* XEP-0388 §2.6.2: the conditions are those of RFC 6120. */
+static void write_failure(struct edge_conn *c, const char *condition, const char *extra)
+{
+    struct buf out = {0};
+    buf_addf(&out, "<failure xmlns='%s'><%s%s/>%s</failure>", namespace_of(c), condition,
+             c->sasl2 ? " xmlns='" NS_SASL "'" : "", extra ? extra : "");
+    stream_write(c->stream, out.data, out.n);
+    buf_fini(&out);
+}
+
+void edge_refuse(struct edge_conn *c, const char *condition, const char *extra, const char *localpart, bool count)
 {
     struct c2s_edge *e = c->es->edge;
-    char text[128];
-    snprintf(text, sizeof(text), "<failure xmlns='" NS_SASL "'><%s/></failure>", condition);
-    edge_conn_write(c, text);
+    write_failure(c, condition, extra);
     log_info(e->log, "log-in of %s%s%s from %s refused: %s", localpart && *localpart ? localpart : "(nobody)",
              c->domain ? "@" : "", c->domain ? c->domain : "", c->address, condition);
     metrics_add(im_metrics(e->im), METRIC_XMPP_LOGIN_FAILURES, 1);
@@ -118,9 +95,16 @@ static void refuse(struct edge_conn *c, const char *condition, const char *local
                             edge_settings(c->es)->login_failures, loop_now_ms(c->es->shard->loop));
     }
     edge_login_fini(c);
+    c2s_login_free(c->login);
+    c->login = NULL;
     c->state = stream_is_tls(c->stream) ? EDGE_SECURE : EDGE_CLEAR;
     if (++c->n_failures >= MAX_FAILURES)
         edge_conn_close(c, "policy-violation", "too many failed log-ins");
+}
+
+static void refuse(struct edge_conn *c, const char *condition, const char *localpart, bool count)
+{
+    edge_refuse(c, condition, NULL, localpart, count);
 }
 
 static struct c2s_login *make_login(struct edge_conn *c, const struct sasl_answer *a, uint64_t uid)
@@ -139,6 +123,14 @@ static struct c2s_login *make_login(struct edge_conn *c, const struct sasl_answe
     return login;
 }
 
+void edge_logged_in(struct edge_conn *c)
+{
+    struct c2s_edge *e = c->es->edge;
+    log_info(e->log, "%s@%s logged in from %s with %s", c->login->localpart, c->domain, c->address,
+             c->login->mechanism);
+    metrics_add(im_metrics(e->im), METRIC_XMPP_LOGINS, 1);
+}
+
 static void succeed(struct edge_conn *c, const struct sasl_answer *a)
 {
     struct c2s_edge *e = c->es->edge;
@@ -153,11 +145,18 @@ static void succeed(struct edge_conn *c, const struct sasl_answer *a)
         edge_conn_close(c, "resource-constraint", "no node serves this user now");
         return;
     }
-    write_sasl(c, "success", a->data, a->n_bytes);
-    log_info(e->log, "%s@%s logged in from %s with %s", a->localpart, c->domain, c->address,
-             sasl_mechanism_name(c->mechanism));
-    metrics_add(im_metrics(e->im), METRIC_XMPP_LOGINS, 1);
+    /* XEP-0388 §2.3: an authzid is the user's own address already; the header must not name another. */
+    if (c->sasl2 && a->has_authzid && c->from && strcmp(c->from, a->localpart) != 0) {
+        refuse(c, "invalid-authzid", a->localpart, false);
+        return;
+    }
     c->login = make_login(c, a, u.uid);
+    if (c->sasl2) {
+        edge_sasl2_succeed(c, a);
+        return;
+    }
+    edge_write_sasl(c, "success", a->data, a->n_bytes);
+    edge_logged_in(c);
     edge_login_fini(c);
     edge_conn_pause(c);
     xml_stream_restart(c->xml); /* §6.4.6: the client begins a new stream */
@@ -199,6 +198,8 @@ static bool is_guess(struct edge_conn *c, const struct sasl_answer *a)
 {
     if (strcmp(a->condition, "not-authorized") != 0 || !a->localpart)
         return false;
+    if (sasl_mechanism_is_token(c->mechanism)) /* nobody guesses one; a client may try an old one */
+        return false;
     if (strcmp(sasl_mechanism_name(c->mechanism), "PLAIN") == 0)
         return true;
     if (!c->throttled) /* not even a challenge was sent */
@@ -223,7 +224,7 @@ static void answer(struct edge_conn *c, enum sasl_result r, const struct sasl_an
                 edge_conn_pause(c);
             return;
         }
-        write_sasl(c, "challenge", c->challenge.data, c->challenge.n);
+        edge_write_sasl(c, "challenge", c->challenge.data, c->challenge.n);
         c->state = EDGE_SASL;
         return;
     case SASL_PENDING:
@@ -251,7 +252,7 @@ void edge_on_delay(struct timer *t)
     if (c->password) {
         start_check(c, c->localpart, c->password);
     } else {
-        write_sasl(c, "challenge", c->challenge.data, c->challenge.n);
+        edge_write_sasl(c, "challenge", c->challenge.data, c->challenge.n);
         c->state = EDGE_SASL;
     }
     edge_conn_resume(c);
@@ -269,7 +270,7 @@ void edge_password_checked(struct edge_conn *c, enum sasl_check result)
 }
 
 /* Base64 of an element's text into OUT; "=" is an empty message (§6.4.2). -1: none; ERR_MALFORMED. */
-static int decode(const struct xml *x, struct buf *out)
+int edge_decode(const struct xml *x, struct buf *out)
 {
     struct arena a;
     arena_init(&a);
@@ -287,15 +288,17 @@ static int decode(const struct xml *x, struct buf *out)
     return code;
 }
 
-static void step(struct edge_conn *c, const struct xml *x)
+/* MESSAGE NULL: the exchange begins without one. */
+static void step(struct edge_conn *c, const struct xml *x, bool first)
 {
     struct buf message = {0};
     struct sasl_answer a;
-    int code = decode(x, &message);
+    int code = x ? edge_decode(x, &message) : -1;
+    /* XEP-0388 §2.2: an empty element is an empty string there; in RFC 6120 §6.4.2 that is "=". */
+    bool none = first && code == -1 && !(c->sasl2 && x);
     if (code == ERR_MALFORMED) {
         refuse(c, "incorrect-encoding", NULL, false);
     } else {
-        bool none = code == -1 && xml_is(x, "auth", NULL);
         enum sasl_result r = sasl_step(c->sasl,
                                        none           ? NULL
                                        : message.data ? message.data
@@ -308,35 +311,47 @@ static void step(struct edge_conn *c, const struct xml *x)
     buf_fini(&message);
 }
 
-void edge_auth(struct edge_conn *c, const struct xml *x)
+bool edge_may_attempt(struct edge_conn *c)
 {
-    struct c2s_edge *e = c->es->edge;
-    struct sasl_offer offer = get_offer(c);
-    const char *name = xml_attr(x, "mechanism");
-    const struct sasl_mechanism *m = name ? sasl_mechanism_find(name) : NULL;
-    if (!c2s_throttle_attempt(e->throttle, c->address, edge_settings(c->es)->logins_per_address,
-                              loop_now_ms(c->es->shard->loop))) {
-        refuse(c, "temporary-auth-failure", NULL, false);
-        return;
-    }
-    if (!m || !sasl_mechanism_is_offered(m, &offer)) {
-        refuse(c, "invalid-mechanism", NULL, false);
-        return;
-    }
+    if (c2s_throttle_attempt(c->es->edge->throttle, c->address, edge_settings(c->es)->logins_per_address,
+                             loop_now_ms(c->es->shard->loop)))
+        return true;
+    refuse(c, "temporary-auth-failure", NULL, false);
+    return false;
+}
+
+void edge_begin(struct edge_conn *c, const struct sasl_mechanism *m, const struct xml *message)
+{
+    const struct edge_offer *o = edge_offer(c);
+    const struct edge_settings *set = edge_settings(c->es);
     c->env = (struct sasl_env){
         .user = c,
         .domain = c->domain,
-        .tls = offer.tls,
-        .plain_in_clear = offer.plain_in_clear,
-        .plus_offered = edge_settings(c->es)->bind_strict && offer.local_passwords &&
-                        (offer.bind_exporter || offer.bind_server_end_point),
+        .tls = o->sasl.tls,
+        .plain_in_clear = o->sasl.plain_in_clear,
+        .plus_offered = set->bind_strict && o->sasl.local_passwords &&
+                        (o->sasl.bind_exporter || o->sasl.bind_server_end_point),
+        .advertised = set->level >= LEVEL_3 ? o->advertised : NULL,
         .binding = channel_binding,
         .find_credential = find_credential,
+        .find_tokens = find_tokens,
     };
-    memcpy(c->env.secret, e->options.secret, sizeof(c->env.secret));
+    memcpy(c->env.secret, c->es->secret, sizeof(c->env.secret));
     c->mechanism = m;
     c->sasl = sasl_new(&c->env, m);
-    step(c, x);
+    step(c, message, true);
+}
+
+void edge_auth(struct edge_conn *c, const struct xml *x)
+{
+    const char *name = xml_attr(x, "mechanism");
+    const struct sasl_mechanism *m = name ? sasl_mechanism_find(name) : NULL;
+    if (!edge_may_attempt(c))
+        return;
+    if (!m || sasl_mechanism_is_token(m) || !sasl_mechanism_is_offered(m, &edge_offer(c)->sasl))
+        refuse(c, "invalid-mechanism", NULL, false);
+    else
+        edge_begin(c, m, x);
 }
 
 void edge_auth_in_clear(struct edge_conn *c, const struct xml *x)
@@ -349,7 +364,7 @@ void edge_auth_in_clear(struct edge_conn *c, const struct xml *x)
 
 void edge_response(struct edge_conn *c, const struct xml *x)
 {
-    step(c, x);
+    step(c, x, false);
 }
 
 void edge_abort(struct edge_conn *c, const struct xml *x)

@@ -11,7 +11,7 @@
 #define NS_STREAMS "http://etherx.jabber.org/streams"
 #define NS_TLS "urn:ietf:params:xml:ns:xmpp-tls"
 #define NS_SASL "urn:ietf:params:xml:ns:xmpp-sasl"
-#define NS_CLIENT "jabber:client"
+#define NS_SASL2 "urn:xmpp:sasl:2"
 
 /* ---- headers and features ---- */
 
@@ -40,17 +40,8 @@ void edge_write_header(struct edge_conn *c, const char *to)
 
 static void write_features(struct edge_conn *c)
 {
-    struct buf out = {0};
-    buf_adds(&out, "<stream:features>");
-    bool tls = stream_is_tls(c->stream), required = edge_settings(c->es)->require_tls;
-    if (!tls)
-        buf_adds(&out, required ? "<starttls xmlns='" NS_TLS "'><required/></starttls>"
-                                : "<starttls xmlns='" NS_TLS "'/>");
-    if (tls || !required)
-        edge_write_mechanisms(c, &out);
-    buf_adds(&out, "</stream:features>");
-    stream_write(c->stream, out.data, out.n);
-    buf_fini(&out);
+    const struct edge_offer *o = edge_offer(c);
+    stream_write(c->stream, o->features, o->n_features);
 }
 
 /* 1.0 and above (§4.7.5); a later minor or major version is answered with ours. */
@@ -71,6 +62,7 @@ static void on_header_element(struct edge_conn *c, const struct xml *x)
     }
     const char *to = xml_attr(x, "to"), *from = xml_attr(x, "from");
     char domain[JID_PART_MAX + 1], jid[JID_MAX + 1];
+    struct jid parsed;
     if (!to && c->es->shard->domain) {
         snprintf(domain, sizeof(domain), "%s", c->es->shard->domain);
     } else if (!to || address_prep_domain(domain, to, strlen(to), NULL) != 0 ||
@@ -86,6 +78,15 @@ static void on_header_element(struct edge_conn *c, const struct xml *x)
     if (has_from)
         jid_format_bare(jid, &who); /* §4.7.2 */
     edge_write_header(c, has_from ? jid : NULL);
+    mem_free(c->from);
+    c->from = NULL;
+    if (has_from && jid_parse(&parsed, jid, strlen(jid), NULL) == 0 && *parsed.local) {
+        if (strcmp(parsed.domain, domain) != 0) { /* XEP-0388 §2.1 */
+            edge_conn_close(c, "invalid-from", "the address in 'from' is not of the domain in 'to'");
+            return;
+        }
+        c->from = mem_strdup(parsed.local);
+    }
     if (!is_version_ok(xml_attr(x, "version"))) {
         edge_conn_close(c, "unsupported-version", NULL);
         return;
@@ -119,6 +120,27 @@ static void refuse_order(struct edge_conn *c, const struct xml *x)
     edge_conn_close(c, "policy-violation", "not at this point of the negotiation");
 }
 
+/* An answer must be of the exchange's own profile. */
+static void response(struct edge_conn *c, const struct xml *x)
+{
+    (c->sasl2 ? refuse_order : edge_response)(c, x);
+}
+
+static void response2(struct edge_conn *c, const struct xml *x)
+{
+    (c->sasl2 ? edge_response : refuse_order)(c, x);
+}
+
+static void abort_exchange(struct edge_conn *c, const struct xml *x)
+{
+    (c->sasl2 ? refuse_order : edge_abort)(c, x);
+}
+
+static void abort2(struct edge_conn *c, const struct xml *x)
+{
+    (c->sasl2 ? edge_abort : refuse_order)(c, x);
+}
+
 static void end_stream(struct edge_conn *c, const struct xml *x)
 {
     edge_conn_write(c, "</stream:stream>");
@@ -135,6 +157,11 @@ static element_fn *const table[N_EDGE_STATES][N_EDGE_ELEMENTS] = {
                     [ELEMENT_AUTH] = edge_auth_in_clear,
                     [ELEMENT_RESPONSE] = refuse_order,
                     [ELEMENT_ABORT] = refuse_order,
+                    [ELEMENT_AUTHENTICATE] = refuse_other,
+                    [ELEMENT_RESPONSE2] = refuse_order,
+                    [ELEMENT_ABORT2] = refuse_order,
+                    [ELEMENT_NEXT] = refuse_order,
+                    [ELEMENT_TASK_DATA] = refuse_order,
                     [ELEMENT_STANZA] = refuse_stanza,
                     [ELEMENT_OTHER] = refuse_other,
                     [ELEMENT_END] = end_stream},
@@ -142,13 +169,35 @@ static element_fn *const table[N_EDGE_STATES][N_EDGE_ELEMENTS] = {
                      [ELEMENT_AUTH] = edge_auth,
                      [ELEMENT_RESPONSE] = refuse_order,
                      [ELEMENT_ABORT] = refuse_order,
-                     [ELEMENT_STANZA] = refuse_stanza,
+                     [ELEMENT_AUTHENTICATE] = edge_authenticate,
+                     [ELEMENT_RESPONSE2] = refuse_order,
+                     [ELEMENT_ABORT2] = refuse_order,
+                     [ELEMENT_NEXT] = refuse_order,
+                     [ELEMENT_TASK_DATA] = refuse_order,
+                     [ELEMENT_STANZA] = edge_stanza,
                      [ELEMENT_OTHER] = refuse_other,
                      [ELEMENT_END] = end_stream},
     [EDGE_SASL] = {[ELEMENT_STARTTLS] = refuse_order,
                    [ELEMENT_AUTH] = refuse_order,
-                   [ELEMENT_RESPONSE] = edge_response,
-                   [ELEMENT_ABORT] = edge_abort,
+                   [ELEMENT_RESPONSE] = response,
+                   [ELEMENT_ABORT] = abort_exchange,
+                   [ELEMENT_AUTHENTICATE] = refuse_order,
+                   [ELEMENT_RESPONSE2] = response2,
+                   [ELEMENT_ABORT2] = abort2,
+                   [ELEMENT_NEXT] = refuse_order,
+                   [ELEMENT_TASK_DATA] = refuse_order,
+                   [ELEMENT_STANZA] = refuse_stanza,
+                   [ELEMENT_OTHER] = refuse_other,
+                   [ELEMENT_END] = end_stream},
+    [EDGE_TASK] = {[ELEMENT_STARTTLS] = refuse_order,
+                   [ELEMENT_AUTH] = refuse_order,
+                   [ELEMENT_RESPONSE] = refuse_order,
+                   [ELEMENT_ABORT] = refuse_order,
+                   [ELEMENT_AUTHENTICATE] = refuse_order, /* XEP-0388 §4.8 */
+                   [ELEMENT_RESPONSE2] = refuse_order,
+                   [ELEMENT_ABORT2] = edge_abort,
+                   [ELEMENT_NEXT] = edge_next,
+                   [ELEMENT_TASK_DATA] = edge_task_data,
                    [ELEMENT_STANZA] = refuse_stanza,
                    [ELEMENT_OTHER] = refuse_other,
                    [ELEMENT_END] = end_stream},
@@ -169,6 +218,9 @@ static enum edge_element classify(const struct xml *x)
     } names[] = {
         {"starttls", NS_TLS, ELEMENT_STARTTLS},  {"auth", NS_SASL, ELEMENT_AUTH},
         {"response", NS_SASL, ELEMENT_RESPONSE}, {"abort", NS_SASL, ELEMENT_ABORT},
+        {"authenticate", NS_SASL2, ELEMENT_AUTHENTICATE},
+        {"response", NS_SASL2, ELEMENT_RESPONSE2}, {"abort", NS_SASL2, ELEMENT_ABORT2},
+        {"next", NS_SASL2, ELEMENT_NEXT}, {"task-data", NS_SASL2, ELEMENT_TASK_DATA},
         {"message", NS_CLIENT, ELEMENT_STANZA},  {"presence", NS_CLIENT, ELEMENT_STANZA},
         {"iq", NS_CLIENT, ELEMENT_STANZA},
     };

@@ -1,4 +1,5 @@
 /* Accounts in the store, and checks of passwords that take a while. */
+#include "im/credential_row.h"
 #include "protocols/xmpp/c2s_edge_impl.h"
 
 #include <stdio.h>
@@ -6,31 +7,13 @@
 
 enum { MAX_CHECKS = 512 }; /* at once, on this node: attackers must not fill the thread pool's queue */
 
-static void copy_keys(struct scram_keys *out, const Imp__ScramKeys *in, enum credential_hash hash)
-{
-    size_t n = credential_key_bytes(hash);
-    *out = (struct scram_keys){0};
-    if (!in || in->salt.len == 0 || in->salt.len > CREDENTIAL_MAX_SALT || in->stored_key.len != n ||
-        in->server_key.len != n || in->iterations == 0 || in->iterations > CREDENTIAL_MAX_ITERATIONS)
-        return;
-    out->iterations = in->iterations;
-    out->n_salt = (uint8_t)in->salt.len;
-    memcpy(out->salt, in->salt.data, in->salt.len);
-    memcpy(out->stored_key, in->stored_key.data, n);
-    memcpy(out->server_key, in->server_key.data, n);
-}
-
 static bool read_credential(struct edge_shard *es, uint64_t uid, struct credential *out, struct arena *a)
 {
     struct key k;
     key_init(&k);
     key_u64(&k, uid);
     Imp__CredentialRow *row = store_find_row(shard_txn(es->shard), TABLE_CREDENTIAL, &k, a);
-    if (!row)
-        return false;
-    copy_keys(&out->keys[CREDENTIAL_SHA1], row->sha1, CREDENTIAL_SHA1);
-    copy_keys(&out->keys[CREDENTIAL_SHA256], row->sha256, CREDENTIAL_SHA256);
-    return credential_has(out, CREDENTIAL_SHA1) || credential_has(out, CREDENTIAL_SHA256);
+    return row && credential_row_read(out, row);
 }
 
 void edge_find_user(struct edge_shard *es, const char *localpart, const char *domain, struct edge_user *out)

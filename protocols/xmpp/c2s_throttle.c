@@ -188,6 +188,20 @@ bool c2s_throttle_attempt(struct c2s_throttle *t, const char *address, unsigned 
     return ok;
 }
 
+bool c2s_throttle_register(struct c2s_throttle *t, const char *address, unsigned per_minute, uint64_t now_ms)
+{
+    char key[KEY_MAX];
+    size_t n = address_key(key, address);
+    key[0] = 'r';
+    pthread_mutex_lock(&t->lock);
+    struct entry *e = get(t, key, n);
+    bool ok = wait_of(&e->attempts, per_minute, now_ms) == 0;
+    if (ok)
+        fill(&e->attempts, per_minute, now_ms);
+    pthread_mutex_unlock(&t->lock);
+    return ok;
+}
+
 static size_t account_key(char key[KEY_MAX], const char *account)
 {
     int n = snprintf(key, KEY_MAX, "u%s", account);

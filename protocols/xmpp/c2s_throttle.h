@@ -19,6 +19,8 @@ bool c2s_throttle_attempt(struct c2s_throttle *t, const char *address, unsigned 
 /* An attempt failed. ACCOUNT: bare JID, NULL if it is to count for the address alone. */
 void c2s_throttle_failed(struct c2s_throttle *t, const char *address, const char *account,
                          unsigned per_minute, uint64_t now_ms);
+/* One more account made from ADDRESS: false when there were more than PER_MINUTE. */
+bool c2s_throttle_register(struct c2s_throttle *t, const char *address, unsigned per_minute, uint64_t now_ms);
 /* Milliseconds until another attempt may be decided; 0: now. */
 unsigned c2s_throttle_wait_ms(struct c2s_throttle *t, const char *address, const char *account,
                               unsigned per_minute, uint64_t now_ms);

@@ -54,6 +54,7 @@ static void on_later(struct deferred *d)
     mem_free(h->bind_id);
     mem_free(h->bind_resource);
     mem_free(h->resumed_jid);
+    mem_free(h->last_words);
     mem_free(h);
 }
 
@@ -206,6 +207,9 @@ static void close_session(struct session *s, enum session_reason reason)
         [SESSION_OVERLOAD] = {"policy-violation", "stanzas are read too slowly"},
         [SESSION_NO_LEASE] = {"system-shutdown", "this node has lost the cluster's majority"},
     };
+    struct c2s_home *h = home_of(s);
+    if (reason == SESSION_REMOVED && h->last_words)
+        home_write(h, h->last_words, strlen(h->last_words));
     /* Who does not read, or comes back on a new connection, has perhaps not got what was written last. */
     fail(home_of(s), ends[reason].condition, ends[reason].text,
          reason == SESSION_CONFLICT || reason == SESSION_OVERLOAD);

@@ -54,6 +54,7 @@ struct c2s_home {
     struct list inlining;        /* in xs->inlined then */
     bool bind2;                  /* bound by Bind 2 (XEP-0386) */
     char *resumed_jid;           /* of INLINE_RESUMED */
+    char *last_words;            /* XML to be written when the account is removed */
     struct deferred later;
 };
 

@@ -5,7 +5,9 @@
 
 /* Strongest first: the order in which they are advertised. */
 static const struct sasl_mechanism *const mechanisms[] = {
-    &sasl_scram_sha256_plus, &sasl_scram_sha256, &sasl_scram_sha1_plus, &sasl_scram_sha1, &sasl_plain,
+    &sasl_scram_sha512_plus, &sasl_scram_sha512, &sasl_scram_sha256_plus, &sasl_scram_sha256,
+    &sasl_scram_sha1_plus,   &sasl_scram_sha1,   &sasl_plain,             &sasl_ht_exporter,
+    &sasl_ht_end_point,      &sasl_ht_none,
 };
 
 const struct sasl_mechanism *sasl_mechanism_at(unsigned index)
@@ -31,8 +33,31 @@ bool sasl_mechanism_binds(const struct sasl_mechanism *m)
     return m->plus;
 }
 
+bool sasl_mechanism_is_token(const struct sasl_mechanism *m)
+{
+    return m->token;
+}
+
+static bool is_token_offered(const struct sasl_mechanism *m, const struct sasl_offer *offer)
+{
+    if (!offer->tokens || !offer->tls)
+        return false;
+    switch (m->token_binding) {
+    case SASL_BIND_EXPORTER:
+        return offer->bind_exporter;
+    case SASL_BIND_END_POINT:
+        return offer->bind_server_end_point;
+    default:
+        return true;
+    }
+}
+
 bool sasl_mechanism_is_offered(const struct sasl_mechanism *m, const struct sasl_offer *offer)
 {
+    if (m->token)
+        return is_token_offered(m, offer);
+    if (m->hash == CREDENTIAL_SHA512 && !offer->sha512)
+        return false;
     if (m->needs_tls && !(offer->plain && (offer->tls || offer->plain_in_clear)))
         return false;
     if (m->needs_local && !offer->local_passwords)
@@ -71,14 +96,16 @@ enum sasl_result sasl_succeed(struct sasl *s, struct sasl_answer *out)
 {
     s->ended = true;
     out->localpart = s->localpart;
+    out->has_authzid = s->has_authzid;
     return SASL_SUCCESS;
 }
 
-bool sasl_is_own_authzid(const struct sasl *s, const char *authzid)
+bool sasl_is_own_authzid(struct sasl *s, const char *authzid)
 {
     struct jid j;
     if (!*authzid)
         return true;
+    s->has_authzid = true;
     /* RFC 6120 §6.3.8: an authzid is a bare JID; nobody may act for somebody else here. */
     return jid_parse(&j, authzid, strlen(authzid), NULL) == 0 && !j.resource[0] &&
            strcmp(j.local, s->localpart) == 0 && strcmp(j.domain, s->env->domain) == 0;
@@ -89,7 +116,8 @@ enum sasl_result sasl_step(struct sasl *s, const void *data, size_t n_bytes, str
     *out = (struct sasl_answer){0};
     if (s->ended || s->pending)
         return sasl_fail(s, "malformed-request", out);
-    if (s->mechanism->needs_tls && !s->env->tls && !s->env->plain_in_clear)
+    bool clear_allowed = s->env->plain_in_clear && !s->mechanism->token;
+    if (s->mechanism->needs_tls && !s->env->tls && !clear_allowed)
         return sasl_fail(s, "encryption-required", out);
     if (!data) {
         out->data = "";

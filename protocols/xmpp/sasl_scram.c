@@ -201,6 +201,13 @@ static enum sasl_result read_first(struct sasl *s, const char *data, size_t n_by
     char salt[BASE64_LENGTH(CREDENTIAL_MAX_SALT) + 1];
     base64_encode(salt, x->keys.salt, x->keys.n_salt);
     int n = snprintf(x->out, sizeof(x->out), "r=%s,s=%s,i=%u", x->nonce, salt, (unsigned)x->keys.iterations);
+    if (s->env->advertised) { /* XEP-0474 §5.1: signed with the rest, so that nobody can shorten the list */
+        uint8_t digest[CREDENTIAL_MAX_KEY];
+        credential_digest(s->mechanism->hash, s->env->advertised, strlen(s->env->advertised), digest);
+        memcpy(x->out + n, ",h=", 3);
+        n += 3;
+        n += (int)base64_encode(x->out + n, digest, credential_key_bytes(s->mechanism->hash));
+    }
     buf_add(&x->auth, bare, (size_t)(data + n_bytes - bare));
     buf_add(&x->auth, ",", 1);
     buf_add(&x->auth, x->out, (size_t)n);
@@ -258,7 +265,7 @@ static enum sasl_result read_final(struct sasl *s, const char *data, size_t n_by
         if (!take(&f, 'p', &proof, &n_proof) && !take(&f, *f.p, &ignored, &n_ignored))
             return sasl_fail(s, "malformed-request", out);
     }
-    uint8_t decoded[CREDENTIAL_MAX_KEY + 4];
+    uint8_t decoded[CREDENTIAL_MAX_KEY + 8];
     if (!proof || f.p != f.end || n_proof > BASE64_LENGTH(CREDENTIAL_MAX_KEY) || before_proof[-1] != ',' ||
         base64_decode(decoded, proof, n_proof) != (long)credential_key_bytes(s->mechanism->hash))
         return sasl_fail(s, "malformed-request", out);
@@ -280,6 +287,8 @@ static enum sasl_result read_final(struct sasl *s, const char *data, size_t n_by
     out->data = x->out;
     out->n_bytes = 2 + base64_encode(x->out + 2, signature, n);
     out->channel_bound = s->mechanism->plus;
+    out->stored_key = x->keys.stored_key;
+    out->n_stored_key = n;
     return sasl_succeed(s, out);
 }
 
@@ -317,3 +326,5 @@ SCRAM(sasl_scram_sha1, "SCRAM-SHA-1", CREDENTIAL_SHA1, false);
 SCRAM(sasl_scram_sha1_plus, "SCRAM-SHA-1-PLUS", CREDENTIAL_SHA1, true);
 SCRAM(sasl_scram_sha256, "SCRAM-SHA-256", CREDENTIAL_SHA256, false);
 SCRAM(sasl_scram_sha256_plus, "SCRAM-SHA-256-PLUS", CREDENTIAL_SHA256, true);
+SCRAM(sasl_scram_sha512, "SCRAM-SHA-512", CREDENTIAL_SHA512, false);
+SCRAM(sasl_scram_sha512_plus, "SCRAM-SHA-512-PLUS", CREDENTIAL_SHA512, true);

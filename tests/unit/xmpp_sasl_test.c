@@ -168,10 +168,10 @@ static enum sasl_result log_in(struct server *s, const struct client *c, struct 
 
     /* ClientKey is not kept by scram_derive: by its definition here. */
     struct scram_keys keys;
-    uint8_t salted[32], client_key[32], signature[32], proof[32];
+    uint8_t salted[CREDENTIAL_MAX_KEY], client_key[CREDENTIAL_MAX_KEY], signature[CREDENTIAL_MAX_KEY], proof[CREDENTIAL_MAX_KEY];
     assert_int_equal(scram_derive(&keys, hash, c->password, salt, (size_t)n_salt, iterations), 0);
     {
-        uint8_t block[160], u[32];
+        uint8_t block[160], u[CREDENTIAL_MAX_KEY];
         memcpy(block, salt, (size_t)n_salt);
         memcpy(block + n_salt, "\0\0\0\1", 4);
         credential_hmac(hash, (const uint8_t *)c->password, strlen(c->password), block, (size_t)n_salt + 4,
@@ -194,7 +194,7 @@ static enum sasl_result log_in(struct server *s, const struct client *c, struct 
     snprintf(final, sizeof(final), "%s,p=%s", without, proof64);
     r = step(x, final, a);
     if (r == SASL_SUCCESS) {
-        uint8_t want[32], got[48];
+        uint8_t want[CREDENTIAL_MAX_KEY], got[48];
         credential_hmac(hash, keys.server_key, n, auth, (size_t)n_auth, want);
         assert_memory_equal(a->data, "v=", 2);
         assert_int_equal(base64_decode(got, a->data + 2, a->n_bytes - 2), n);

@@ -285,6 +285,11 @@ int feature_begin(struct node *n, struct err_ctx *err)
 {
     return im_start(n->im, err);
 }
+void feature_new_key(struct node *n)
+{
+    (void)n;
+}
+
 void feature_stop(struct node *n)
 {
     (void)n;
