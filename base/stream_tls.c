@@ -431,7 +431,7 @@ static int exporter(const struct stream *s, uint8_t *out, size_t *n_bytes)
 bool stream_tls_can_bind(const struct stream *s, enum tls_binding type)
 {
     int hash = NID_undef;
-    if (!stream_is_tls(s))
+    if (!s->ssl || !stream_is_tls(s)) /* not ours behind a tunnel */
         return false;
     if (type == TLS_BIND_EXPORTER)
         return SSL_version(s->ssl) >= TLS1_3_VERSION;
