@@ -4,9 +4,21 @@
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/home.h"
 #include "protocols/xmpp/shard.h"
+#include "replication/levels.h"
 #include <string.h>
 
 enum { BIND_TRIES_MAX = 8 }; /* RFC 6120 §7.7.3: at least 5, no more than 10 */
+
+/* XEP-0478: of a stream that has logged in. */
+static void add_limits(struct buf *out, const struct im_settings *set)
+{
+    if (set->level < LEVEL_3)
+        return;
+    buf_addf(out, "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>%u</max-bytes>", set->stanza_bytes);
+    if (set->idle_timeout_s)
+        buf_addf(out, "<idle-seconds>%u</idle-seconds>", set->idle_timeout_s);
+    buf_adds(out, "</limits>");
+}
 
 void home_features(struct c2s_home *h, bool with_bind)
 {
@@ -17,6 +29,7 @@ void home_features(struct c2s_home *h, bool with_bind)
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
         if ((*f)->stream_feature && feature_is_on(*f, h->conn->shard))
             buf_adds(&out, (*f)->stream_feature);
+    add_limits(&out, &h->conn->shard->settings);
     buf_adds(&out, "</stream:features>");
     home_write(h, out.data, out.n);
     buf_fini(&out);

@@ -1,5 +1,6 @@
-/* Tokens for fast log-ins (XEP-0484). What is stored names a token and says until when and for what it is good; the
- * token itself is made from that and the cluster's key, so that the store and its copies have no secret of it. */
+/* Tokens for fast log-ins (XEP-0484). What is stored names a token and says until when and for what it is
+ * good; the token itself is made from that and the cluster's key, so that the store and its copies have no
+ * secret of it. */
 #include "base/base64.h"
 #include "base/clock.h"
 #include "protocols/xmpp/c2s_edge_impl.h"
@@ -35,7 +36,8 @@ static void make_token(struct edge_shard *es, uint64_t uid, const uint8_t *clien
     buf_fini(&b);
 }
 
-static Imp__FastTokenRow *find_row(struct edge_shard *es, uint64_t uid, const uint8_t *client, struct arena *a)
+static Imp__FastTokenRow *find_row(struct edge_shard *es, uint64_t uid, const uint8_t *client,
+                                   struct arena *a)
 {
     struct key k;
     key_init(&k);
@@ -93,7 +95,8 @@ static void on_updated(void *user, const struct proposal_result *result)
         edge_sasl2_finish(c);
     } else if (must) {
         bool refused = result->code == ERR_NOTFOUND || result->code == ERR_CONFLICT;
-        edge_refuse(c, refused ? "not-authorized" : "temporary-auth-failure", NULL, c->login->localpart, false);
+        edge_refuse(c, refused ? "not-authorized" : "temporary-auth-failure", NULL, c->login->localpart,
+                    false);
     } else {
         c->sasl2->token[0] = '\0';
         edge_sasl2_finish(c);
@@ -103,7 +106,8 @@ static void on_updated(void *user, const struct proposal_result *result)
 
 static bool is_used(const struct edge_sasl2 *x, const Imp__FastToken *t)
 {
-    return x->used_token && t && t->nonce.len == sizeof x->used && memcmp(t->nonce.data, x->used, t->nonce.len) == 0;
+    return x->used_token && t && t->nonce.len == sizeof x->used &&
+           memcmp(t->nonce.data, x->used, t->nonce.len) == 0;
 }
 
 /* §3.4: long before it ends, so that a client which is seldom there keeps a good one. */
@@ -150,7 +154,7 @@ void edge_fast_update(struct edge_conn *c)
     arena_init(&a);
     edge_client_id(client, c->login->uid, x->user_agent);
     const Imp__FastTokenRow *row = find_row(c->es, c->login->uid, client, &a);
-    const Imp__FastToken *used = !row                        ? NULL
+    const Imp__FastToken *used = !row                       ? NULL
                                  : is_used(x, row->next)    ? row->next
                                  : is_used(x, row->current) ? row->current
                                                             : NULL;

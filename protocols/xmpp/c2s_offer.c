@@ -1,4 +1,5 @@
-/* What a client is offered before it logs in: rendered once for each kind of connection and set of settings. */
+/* What a client is offered before it logs in: rendered once for each kind of connection and set of settings.
+ */
 #include "base/mem.h"
 #include "protocols/xmpp/c2s_edge_impl.h"
 
@@ -30,8 +31,7 @@ static void add_sorted(struct buf *out, const char **names, size_t n)
 }
 
 /* <mechanism/> of all that are offered; TOKENS: of FAST, else of the others. */
-static size_t add_mechanisms(struct buf *out, const struct sasl_offer *offer, bool tokens, bool sasl2,
-                             const char **names)
+static size_t add_mechanisms(struct buf *out, const struct sasl_offer *offer, bool tokens, const char **names)
 {
     const struct sasl_mechanism *m;
     size_t n = 0;
@@ -57,15 +57,15 @@ static void add_bindings(struct buf *out, const struct sasl_offer *offer)
     buf_adds(out, "</sasl-channel-binding>");
 }
 
-static void add_sasl2(struct buf *out, const struct edge_settings *set, const struct sasl_offer *offer)
+static void add_sasl2(struct buf *out, struct shard *s, const struct sasl_offer *offer)
 {
     buf_adds(out, "<authentication xmlns='" NS_SASL2 "'>");
-    add_mechanisms(out, offer, false, true, NULL);
+    add_mechanisms(out, offer, false, NULL);
     buf_adds(out, "<inline>");
-    home_inline_offer(out);
+    home_inline_offer(s, out);
     if (offer->tokens) {
         buf_adds(out, "<fast xmlns='urn:xmpp:fast:0'>"); /* XEP-0484 §3.1; no 0-RTT */
-        add_mechanisms(out, offer, true, true, NULL);
+        add_mechanisms(out, offer, true, NULL);
         buf_adds(out, "</fast>");
     }
     buf_adds(out, "</inline>");
@@ -76,14 +76,14 @@ static void add_sasl2(struct buf *out, const struct edge_settings *set, const st
 }
 
 /* What belongs to SASL; keeps the string that SCRAM signs (XEP-0474). */
-static void add_login(struct buf *out, struct edge_offer *o, const struct edge_settings *set)
+static void add_login(struct buf *out, struct shard *s, struct edge_offer *o, const struct edge_settings *set)
 {
     const struct sasl_offer *offer = &o->sasl;
     const char *names[32], *bindings[2];
     struct buf signed_list = {0};
     size_t n_bindings = 0;
     buf_adds(out, "<mechanisms xmlns='" NS_SASL "'>");
-    size_t n = add_mechanisms(out, offer, false, false, names);
+    size_t n = add_mechanisms(out, offer, false, names);
     buf_adds(out, "</mechanisms>");
     if (offer->bind_exporter)
         bindings[n_bindings++] = "tls-exporter";
@@ -97,7 +97,7 @@ static void add_login(struct buf *out, struct edge_offer *o, const struct edge_s
     }
     o->advertised = buf_steal(&signed_list);
     if (set->level >= LEVEL_3 && offer->tls && n > 0) /* XEP-0388 §5: after TLS only */
-        add_sasl2(out, set, offer);
+        add_sasl2(out, s, offer);
     if (binds) /* §5: never without a mechanism that binds */
         add_bindings(out, offer);
 }
@@ -121,7 +121,7 @@ static void add_version(struct buf *out, struct edge_offer *o)
     buf_addf(out, "<config-version xmlns='urn:xmpp:iap:0' scheme='opaque' value='%s'/>", o->version);
 }
 
-static struct edge_offer *make(const struct edge_settings *set, unsigned kind)
+static struct edge_offer *make(struct shard *s, const struct edge_settings *set, unsigned kind)
 {
     struct edge_offer *o = mem_new(struct edge_offer);
     bool tls = kind & OFFER_TLS;
@@ -141,7 +141,7 @@ static struct edge_offer *make(const struct edge_settings *set, unsigned kind)
         buf_adds(&out, set->require_tls ? "<starttls xmlns='" NS_TLS "'><required/></starttls>"
                                         : "<starttls xmlns='" NS_TLS "'/>");
     if (tls || !set->require_tls)
-        add_login(&out, o, set);
+        add_login(&out, s, o, set);
     if (set->level >= LEVEL_3) {
         if (tls && set->registration)
             buf_adds(&out, "<register xmlns='http://jabber.org/features/iq-register'/>"); /* XEP-0077 §9 */
@@ -173,7 +173,7 @@ const struct edge_offer *edge_offer(struct edge_conn *c)
             kind |= OFFER_END_POINT;
     }
     if (!es->offers[kind])
-        es->offers[kind] = make(set, kind);
+        es->offers[kind] = make(es->shard, set, kind);
     return es->offers[kind];
 }
 

@@ -1,5 +1,5 @@
-/* Accounts made by clients before they log in (XEP-0077 §3.1), where xmpp.registration allows it: inside TLS alone, a
- * few per address and minute. */
+/* Accounts made by clients before they log in (XEP-0077 §3.1), where xmpp.registration allows it: inside TLS
+ * alone, a few per address and minute. */
 #include "im/credential_row.h"
 #include "im/directory_words.h"
 #include "im/envelope.h"
@@ -37,8 +37,9 @@ static void write_error(struct edge_conn *c, const char *id, enum stanza_error e
 
 static void write_form(struct edge_conn *c, const char *id)
 {
-    static const char form[] = "<query xmlns='" NS_REGISTER "'><instructions>Choose a user name and a password."
-                               "</instructions><username/><password/></query>";
+    static const char form[] =
+        "<query xmlns='" NS_REGISTER "'><instructions>Choose a user name and a password."
+        "</instructions><username/><password/></query>";
     write_iq(c, "result", id, form, sizeof form - 1);
 }
 

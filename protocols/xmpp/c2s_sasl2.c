@@ -1,5 +1,6 @@
-/* SASL2 (XEP-0388) at the edge: what goes with a log-in is read, the mechanism runs as ever (c2s_login.c), then come
- * upgrades (XEP-0480) and tokens (XEP-0484); what the rest asks for is the home's, which writes <success/>. */
+/* SASL2 (XEP-0388) at the edge: what goes with a log-in is read, the mechanism runs as ever (c2s_login.c),
+ * then come upgrades (XEP-0480) and tokens (XEP-0484); what the rest asks for is the home's, which writes
+ * <success/>. */
 #include "base/base64.h"
 #include "base/clock.h"
 #include "im/credential_row.h"

@@ -1,5 +1,5 @@
-/* XEP-0077 after log-in: what the account is, a new password (§3.3), its end (§3.2). Only for accounts whose password
- * is here; the settings say which of it is allowed. */
+/* XEP-0077 after log-in: what the account is, a new password (§3.3), its end (§3.2). Only for accounts whose
+ * password is here; the settings say which of it is allowed. */
 #include "im/address.h"
 #include "im/credential_row.h"
 #include "im/user.h"
@@ -31,7 +31,8 @@ static bool is_local(struct xmpp_iq *iq)
 
 static bool is_allowed(struct xmpp_iq *iq, enum setting setting)
 {
-    return iq->shard->settings.level >= LEVEL_3 && setting_bool(shard_txn(iq->shard), NULL, setting) && is_local(iq);
+    return iq->shard->settings.level >= LEVEL_3 && setting_bool(shard_txn(iq->shard), NULL, setting) &&
+           is_local(iq);
 }
 
 static bool is_too_often(struct xmpp_iq *iq)
@@ -67,7 +68,8 @@ struct change {
     struct credential credential;
 };
 
-static void on_changed(struct session *s, struct shard *shard, void *user, const struct proposal_result *result)
+static void on_changed(struct session *s, struct shard *shard, void *user,
+                       const struct proposal_result *result)
 {
     struct iq_later *later = user;
     if (result->code == 0)
@@ -79,7 +81,8 @@ static void on_changed(struct session *s, struct shard *shard, void *user, const
 static void derive(struct work *w)
 {
     struct change *c = container_of(w, struct change, work);
-    c->code = credential_new(&c->credential, c->password, strlen(c->password), CREDENTIAL_ITERATIONS, &c->err);
+    c->code =
+        credential_new(&c->credential, c->password, strlen(c->password), CREDENTIAL_ITERATIONS, &c->err);
     mem_wipe(c->password, sizeof c->password);
 }
 
@@ -131,7 +134,8 @@ static void change_password(struct xmpp_iq *iq)
 
 /* ---- the end of the account ---- */
 
-static void on_removed(struct session *s, struct shard *shard, void *user, const struct proposal_result *result)
+static void on_removed(struct session *s, struct shard *shard, void *user,
+                       const struct proposal_result *result)
 {
     struct iq_later *later = user;
     if (s && result->code != 0) {
@@ -145,7 +149,8 @@ static void on_removed(struct session *s, struct shard *shard, void *user, const
         iq_later_error(later, s, STANZA_RESOURCE_CONSTRAINT, NULL);
 }
 
-/* §3.2: the answer, then the stream ends. The end comes with the change of the store, so the answer waits there. */
+/* §3.2: the answer, then the stream ends. The end comes with the change of the store, so the answer waits
+ * there. */
 static void cancel(struct xmpp_iq *iq)
 {
     struct c2s_home *h = iq->home;
@@ -198,6 +203,7 @@ static const char *const features[] = {NS_REGISTER, NULL};
 const struct xmpp_feature feature_register = {
     .name = "register",
     .xep = "XEP-0077 2.4",
+    .level = LEVEL_3,
     .server_features = features,
     .handlers = handlers,
 };

@@ -99,7 +99,7 @@ bool home_inline_bind(struct c2s_home *h);
 size_t home_inline_held(const struct c2s_home *h);
 bool home_inline_hold(struct c2s_home *h, const void *data, size_t n_bytes);
 /* <inline/> of SASL2: what features and Bind 2 offer; shown by the edge. */
-void home_inline_offer(struct buf *out);
+void home_inline_offer(struct shard *s, struct buf *out);
 /* The server's stream header. */
 void home_header_write(struct c2s_home *h, struct buf *out);
 /* An iq of type set with INNER to the client, from its account: a push. KIND begins its id. */

@@ -48,17 +48,17 @@ static bool is_announced_before(const struct xmpp_feature *const *end, const str
     return false;
 }
 
-void home_inline_offer(struct buf *out)
+void home_inline_offer(struct shard *s, struct buf *out)
 {
     buf_adds(out, "<bind xmlns='" NS_BIND2 "'><inline>");
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
         for (const struct xmpp_inline *i = (*f)->inline_bind2; i && i->handle; i++)
-            if (i->announced && !is_announced_before(f, i))
+            if (i->announced && feature_is_on(*f, s) && !is_announced_before(f, i))
                 buf_addf(out, "<feature var='%s'/>", i->announced);
     buf_adds(out, "</inline></bind>");
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
         for (const struct xmpp_inline *i = (*f)->inline_sasl2; i && i->handle; i++)
-            if (i->announced)
+            if (i->announced && feature_is_on(*f, s))
                 buf_adds(out, i->announced);
 }
 
@@ -131,11 +131,11 @@ static void begin_phase(struct home_inline *in, enum phase phase)
 }
 
 /* The next handler of this phase whose request is there; NULL: none. */
-static const struct xmpp_inline *next_handler(struct home_inline *in)
+static const struct xmpp_inline *next_handler(struct shard *s, struct home_inline *in)
 {
     for (; *in->feature; in->feature++, in->at = NULL) {
         const struct xmpp_inline *first = list_of(*in->feature, in->phase);
-        if (!first)
+        if (!first || !feature_is_on(*in->feature, s))
             continue;
         for (in->at = in->at ? in->at + 1 : first; in->at->handle; in->at++)
             if (!in->at->name ? in->phase == PHASE_BIND2 : find_request(in, in->at) != NULL)
@@ -158,7 +158,8 @@ static void choose_resource(struct c2s_home *h)
     char text[64 + JID_PART_MAX];
     if (h->login->has_client) {
         int n = snprintf(text, sizeof text, "resource:%s", prepared);
-        credential_hmac(CREDENTIAL_SHA256, h->login->client, sizeof h->login->client, text, (size_t)n, digest);
+        credential_hmac(CREDENTIAL_SHA256, h->login->client, sizeof h->login->client, text, (size_t)n,
+                        digest);
         for (int i = 0; i < GENERATED; i++)
             snprintf(made + 2 * i, 3, "%02x", digest[i]);
     } else {
@@ -364,7 +365,7 @@ static void run(struct c2s_home *h)
         return;
     in->running = true;
     while (h->conn && h->inlined == in && (in->phase == PHASE_SASL2 || in->phase == PHASE_BIND2)) {
-        const struct xmpp_inline *i = next_handler(in);
+        const struct xmpp_inline *i = next_handler(h->conn->shard, in);
         if (!i) {
             if (in->phase == PHASE_BIND2)
                 begin_phase(in, PHASE_FINISH);

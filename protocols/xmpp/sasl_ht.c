@@ -1,5 +1,5 @@
-/* Hashed tokens (draft-schmaus-kitten-sasl-ht), the mechanisms of FAST (XEP-0484): the client proves a token and,
- * with -EXPR and -ENDP, the TLS channel it is used on; the server answers with a proof of its own.
+/* Hashed tokens (draft-schmaus-kitten-sasl-ht), the mechanisms of FAST (XEP-0484): the client proves a token
+ * and, with -EXPR and -ENDP, the TLS channel it is used on; the server answers with a proof of its own.
  *
  *   client: authcid NUL HMAC(token, "Initiator" binding)      server: HMAC(token, "Responder" binding) */
 #include "base/clock.h"
@@ -31,8 +31,8 @@ static bool read_binding(struct sasl *s)
 
 static void prove(const struct ht *h, const struct sasl_token *t, const char *who, uint8_t *out)
 {
-    credential_hmac2(CREDENTIAL_SHA256, (const uint8_t *)t->text, strlen(t->text), who, strlen(who), h->binding,
-                     h->n_binding, out);
+    credential_hmac2(CREDENTIAL_SHA256, (const uint8_t *)t->text, strlen(t->text), who, strlen(who),
+                     h->binding, h->n_binding, out);
 }
 
 /* As much work for a user or client that does not exist. */

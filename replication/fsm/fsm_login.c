@@ -48,8 +48,8 @@ static void make_room(struct fsm *f, uint64_t uid)
         store_delete(f->txn, TABLE_FAST_TOKEN, &first);
 }
 
-/* §3.5: the token that was used is the client's only one but for a newer one; a number that was used before is a
- * repeat. False: refused. */
+/* §3.5: the token that was used is the client's only one but for a newer one; a number that was used before
+ * is a repeat. False: refused. */
 static bool use(struct fsm *f, Imp__FastTokenRow *row, const Imp__FastTokenUse *b)
 {
     if (!row || (!has_nonce(row->next, &b->nonce) && !has_nonce(row->current, &b->nonce))) {
@@ -86,7 +86,8 @@ void fsm_do_fast_token(struct fsm *f, const void *body)
         return;
     }
     struct key k = token_key(b->uid, &b->client);
-    Imp__FastTokenRow *row = store_find_row(f->txn, TABLE_FAST_TOKEN, &k, f->arena), none = IMP__FAST_TOKEN_ROW__INIT;
+    Imp__FastTokenRow *row = store_find_row(f->txn, TABLE_FAST_TOKEN, &k, f->arena),
+                      none = IMP__FAST_TOKEN_ROW__INIT;
     bool is_new = !row;
     if (b->use && !use(f, row, b->use))
         return;
@@ -112,7 +113,8 @@ void fsm_forget_tokens(struct fsm *f, uint64_t uid)
 
 static bool is_stored(const Imp__ScramKeys *keys, const ProtobufCBinaryData *proof)
 {
-    return keys && keys->stored_key.len == proof->len && memcmp(keys->stored_key.data, proof->data, proof->len) == 0;
+    return keys && keys->stored_key.len == proof->len &&
+           memcmp(keys->stored_key.data, proof->data, proof->len) == 0;
 }
 
 void fsm_do_credential_add(struct fsm *f, const void *body)
@@ -129,7 +131,8 @@ void fsm_do_credential_add(struct fsm *f, const void *body)
         return;
     }
     /* The new keys are of the password that the client logged in with: it must still be the one. */
-    if (!is_stored(row->sha1, &b->proof) && !is_stored(row->sha256, &b->proof) && !is_stored(row->sha512, &b->proof)) {
+    if (!is_stored(row->sha1, &b->proof) && !is_stored(row->sha256, &b->proof) &&
+        !is_stored(row->sha512, &b->proof)) {
         fsm_refuse(f, ERR_CONFLICT, "the password was changed meanwhile");
         return;
     }
