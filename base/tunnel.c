@@ -15,6 +15,7 @@ enum note_kind {
     NOTE_OPEN,
     NOTE_DATA,
     NOTE_CREDIT,
+    NOTE_HELD,
     NOTE_END,
     NOTE_FENCE,
     /* to the far end: DATA, CREDIT and */
@@ -44,7 +45,7 @@ struct tunnel {
     struct stream *stream;            /* NULL: not accepted, or closed */
     void (*arrive)(void *arg, struct tunnel *t);
     void *arg;
-    size_t credit, n_unacked; /* may be sent; sent and not taken */
+    size_t window, n_unacked; /* may be sent and not taken; is */
     size_t n_in, n_credited;  /* received; told the far end as taken */
     bool accepted, far_gone, end_told, closed_told;
 
@@ -55,6 +56,7 @@ struct tunnel {
     struct loop *next_to;                   /* behind the fence; NULL: none */
     struct letter *hold_first, **hold_last; /* notes that wait for the fence */
     size_t n_out;                           /* written and not credited */
+    size_t n_held;                          /* as last told */
     bool was_full, near_closed;
 };
 
@@ -168,7 +170,6 @@ static void take_credit(struct tunnel *t, size_t n)
 {
     struct stream *s = t->stream;
     t->n_unacked -= n < t->n_unacked ? n : t->n_unacked;
-    t->credit = TUNNEL_WINDOW - (t->n_unacked < TUNNEL_WINDOW ? t->n_unacked : TUNNEL_WINDOW);
     s->blocked = false;
     stream_mark_dirty(s);
     if (s->events && s->events->on_sent)
@@ -197,6 +198,13 @@ static void on_near(struct tunnel *t, struct note *m)
     case NOTE_CREDIT:
         if (s)
             take_credit(t, m->n);
+        return;
+    case NOTE_HELD:
+        t->window = TUNNEL_WINDOW + m->n;
+        if (s) {
+            s->blocked = false;
+            stream_mark_dirty(s);
+        }
         return;
     case NOTE_END:
         t->far_gone = true;
@@ -233,7 +241,8 @@ const struct tunnel_facts *tunnel_facts(const struct tunnel *t)
 static void send_some(struct stream *s)
 {
     struct tunnel *t = s->tunnel;
-    size_t n = s->wire.n_bytes < t->credit ? s->wire.n_bytes : t->credit;
+    size_t room = t->window > t->n_unacked ? t->window - t->n_unacked : 0;
+    size_t n = s->wire.n_bytes < room ? s->wire.n_bytes : room;
     if (!n)
         return;
     struct note *m = make_note(t, NOTE_DATA, n);
@@ -244,7 +253,6 @@ static void send_some(struct stream *s)
         at += part;
     }
     out_drop(s->hub, &s->wire, n);
-    t->credit -= n;
     t->n_unacked += n;
     metrics_add(s->metrics, METRIC_STREAM_BYTES_OUT, (int64_t)n);
     m->to_far = true;
@@ -410,7 +418,7 @@ struct tunnel *tunnel_open(struct loop *far_loop, struct loop *near_loop, const 
     t->user = user;
     t->arrive = arrive;
     t->arg = arg;
-    t->credit = TUNNEL_WINDOW;
+    t->window = TUNNEL_WINDOW;
     note_near(t, NOTE_OPEN, 0);
     return t;
 }
@@ -436,6 +444,15 @@ void tunnel_taken(struct tunnel *t, size_t n_bytes)
 {
     if (!t->near_closed && n_bytes)
         note_near(t, NOTE_CREDIT, n_bytes);
+}
+
+void tunnel_set_held(struct tunnel *t, size_t n_bytes)
+{
+    size_t step = n_bytes - n_bytes % (TUNNEL_WINDOW / 4);
+    if (t->near_closed || step == t->n_held)
+        return;
+    t->n_held = step;
+    note_near(t, NOTE_HELD, step);
 }
 
 void tunnel_end(struct tunnel *t)

@@ -128,7 +128,9 @@ bool xml_stream_is_idle(const struct xml_stream *x); /* between two stanzas, so 
 bool xml_stream_park(struct xml_stream *x);
 size_t xml_stream_memory(const struct xml_stream *x); /* bytes held, for limits */
 
-/* A whole document into ARENA; *out is its root. ERR_MALFORMED, ERR_LIMIT with detail. */
+/* A whole document into ARENA; *out is its root. xml_parse: ERR_MALFORMED, ERR_LIMIT with detail. */
+enum xml_error xml_read(struct xml **out, struct arena *arena, const void *data, size_t n_bytes,
+                        const struct xml_limits *limits);
 int xml_parse(struct xml **out, struct arena *arena, const void *data, size_t n_bytes,
               const struct xml_limits *limits, struct err_ctx *err);
 

@@ -522,33 +522,50 @@ static enum xml_error scan_document(const struct xml_limits *limits, const char 
     return XML_OK;
 }
 
-int xml_parse(struct xml **out, struct arena *arena, const void *data, size_t n_bytes,
-              const struct xml_limits *limits, struct err_ctx *err)
+static enum xml_error read_document(struct xml **out, struct arena *arena, const char *d, size_t n_bytes,
+                                    const struct xml_limits *limits, size_t *at)
 {
     static const struct xml_reader_events events = {.on_tree = take_root};
-    const char *d = data;
-    if (n_bytes > limits->stanza_bytes)
-        return err_set(err, ERR_LIMIT, "document of %zu bytes, at most %zu", n_bytes, limits->stanza_bytes);
+    struct xml *root = NULL;
+    *at = 0;
     if (n_bytes >= 3 && memcmp(d, "\xef\xbb\xbf", 3) == 0) {
         d += 3;
         n_bytes -= 3;
     }
     enum xml_error e = skip_prolog(&d, &n_bytes);
     if (e == XML_OK && n_bytes == 0)
-        return err_set(err, ERR_MALFORMED, "empty document");
+        return XML_NOT_WELL_FORMED;
     if (e == XML_OK)
         e = scan_document(limits, d, n_bytes);
-    struct xml *root = NULL;
-    size_t at = 0;
     if (e == XML_OK) {
         struct xml_reader *r = xml_reader_new(false, limits, arena, &events, &root);
         e = r ? xml_reader_parse(r, d, n_bytes, true) : XML_TOO_BIG;
-        at = r ? (size_t)xml_reader_error_position(r) : 0;
+        *at = r ? (size_t)xml_reader_error_position(r) : 0;
         xml_reader_free(r);
     }
-    if (e != XML_OK)
-        return err_set(err, e == XML_TOO_BIG ? ERR_LIMIT : ERR_MALFORMED, "%s (byte %zu)", xml_error_text(e),
-                       at);
-    *out = root;
-    return 0;
+    if (e == XML_OK)
+        *out = root;
+    return e;
+}
+
+enum xml_error xml_read(struct xml **out, struct arena *arena, const void *data, size_t n_bytes,
+                        const struct xml_limits *limits)
+{
+    size_t at;
+    return n_bytes > limits->stanza_bytes ? XML_TOO_BIG
+                                          : read_document(out, arena, data, n_bytes, limits, &at);
+}
+
+int xml_parse(struct xml **out, struct arena *arena, const void *data, size_t n_bytes,
+              const struct xml_limits *limits, struct err_ctx *err)
+{
+    size_t at;
+    if (n_bytes > limits->stanza_bytes)
+        return err_set(err, ERR_LIMIT, "document of %zu bytes, at most %zu", n_bytes, limits->stanza_bytes);
+    if (n_bytes == 0)
+        return err_set(err, ERR_MALFORMED, "empty document");
+    enum xml_error e = read_document(out, arena, data, n_bytes, limits, &at);
+    if (e == XML_OK)
+        return 0;
+    return err_set(err, e == XML_TOO_BIG ? ERR_LIMIT : ERR_MALFORMED, "%s (byte %zu)", xml_error_text(e), at);
 }

@@ -7,6 +7,7 @@
 #include "node/xmpp_glue.h"
 #include "im/homes.h"
 #include "protocols/xmpp/c2s_edge.h"
+#include "protocols/xmpp/web.h"
 #include "protocols/xmpp/xmpp.h"
 #include <stdio.h>
 
@@ -172,6 +173,27 @@ static struct c2s_listen listen_of(struct node *n, const struct config_listen *l
     return (struct c2s_listen){.address = address, .port = l->off ? -1 : (int)l->port};
 }
 
+static struct store_txn *read_store(void *user)
+{
+    return control_read(user);
+}
+
+static void make_web(struct node *n)
+{
+    const struct config *c = &n->config;
+    n->web = web_new(&(struct web_options){
+        .loop = n->loop,
+        .edge = n->edge,
+        .metrics = &n->metrics,
+        .log = log_category(n->log_root, "xmpp"),
+        .node_name = n->id.name,
+        .public_name = *c->public_name ? c->public_name : c->address,
+        .https_port = c->listen_https.port,
+        .read = read_store,
+        .user = n,
+    });
+}
+
 static int make_edge(struct node *n, struct err_ctx *err)
 {
     char address[2][64];
@@ -194,6 +216,8 @@ static int make_edge(struct node *n, struct err_ctx *err)
     seal_derive(o.secret, &n->ring, EDGE_SECRET);
     int rc = c2s_edge_new(&n->edge, n->im, &o, c2s_hand_over, err);
     mem_wipe(o.secret, sizeof(o.secret));
+    if (!rc)
+        make_web(n);
     return rc;
 }
 
@@ -239,6 +263,8 @@ void feature_on_change(struct node *n, unsigned dirty)
         auth_settings_changed(n->auth);
         xmpp_glue_settings_changed(n);
     }
+    if (dirty & (DIRTY_SETTINGS | DIRTY_MEMBERS))
+        health_settings_changed(n);
 }
 
 void feature_set_certs(struct node *n)

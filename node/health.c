@@ -1,7 +1,9 @@
-/* What a node tells about itself over HTTPS: /healthz, /readyz, /metrics, /outage.json. */
+/* HTTPS: what a node tells about itself (/healthz, /readyz, /metrics, /outage.json), and the way in of XMPP's
+ * web clients. */
 #include "base/release.h"
 #include "node/node_impl.h"
 #include "protocols/http/http_server.h"
+#include "protocols/xmpp/web.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,11 +90,11 @@ static void on_metrics(void *user, const struct http_request *r, struct http_exc
     metrics_render(&n->metrics, &answer->body);
 }
 
-static const struct http_route routes[] = {{"/healthz", HTTP_GET, 0, on_healthz},
-                                           {"/readyz", HTTP_GET, 0, on_readyz},
-                                           {"/metrics", HTTP_GET, 0, on_metrics},
-                                           {"/outage.json", HTTP_GET, 0, on_outage},
-                                           {NULL, 0, 0, NULL}};
+static const struct http_route routes[] = {{.path = "/healthz", .methods = HTTP_GET, .handle = on_healthz},
+                                           {.path = "/readyz", .methods = HTTP_GET, .handle = on_readyz},
+                                           {.path = "/metrics", .methods = HTTP_GET, .handle = on_metrics},
+                                           {.path = "/outage.json", .methods = HTTP_GET, .handle = on_outage},
+                                           {.path = NULL}};
 
 static int start_https(void *user, struct err_ctx *err)
 {
@@ -106,15 +108,23 @@ static int start_https(void *user, struct err_ctx *err)
                                     .address = address,
                                     .port = n->config.listen_https.port,
                                     .sni = n->client_sni,
-                                    .max_connections = 65536,
-                                    .max_per_address = 10000,
+                                    .max_connections = 1024,
+                                    .max_per_address = 1024,
                                     .groups = {{routes, n}}};
+    if (n->web) {
+        o.groups[1] = (struct http_routes){web_routes, n->web};
+        o.socket = &web_socket;
+        o.socket_user = o.proxy_user = n->web;
+        o.is_proxy = web_is_proxy;
+        web_http_limits(n->web, &o.max_connections, &o.max_per_address);
+    }
     return http_server_open(&n->http, &o, err);
 }
 
 static void stop_https(void *user)
 {
     struct node *n = user;
+    web_stop(n->web);
     http_server_close(n->http);
     n->http = NULL;
 }
@@ -128,4 +138,15 @@ void health_set_certs(struct node *n)
 {
     if (n->http)
         http_server_set_sni(n->http, n->client_sni);
+}
+
+void health_settings_changed(struct node *n)
+{
+    unsigned connections, per_address;
+    if (!n->web)
+        return;
+    web_settings_changed(n->web);
+    web_http_limits(n->web, &connections, &per_address);
+    if (n->http)
+        http_server_set_limits(n->http, connections, per_address);
 }

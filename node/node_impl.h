@@ -33,6 +33,7 @@
 struct auth;
 struct c2s_edge;
 struct http_server;
+struct web;
 struct keys;
 struct node_tls;
 struct scrubber;
@@ -101,6 +102,7 @@ struct node {
     struct c2s_edge *edge; /* NULL: a witness */
     struct sync_glue *sync;
     struct http_server *http;
+    struct web *web; /* XMPP over HTTPS; NULL: a witness */
 
     struct watcher watcher;
     uint64_t barrier_index; /* committed when this process started; 0: not reached yet */
@@ -204,6 +206,7 @@ void feature_set_certs(struct node *n); /* n->client_sni is new */
 /* health.c: HTTPS */
 void health_start(struct node *n);
 void health_set_certs(struct node *n);
+void health_settings_changed(struct node *n);
 
 void node_notify(struct node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Ends the process at once. Any thread. */

@@ -156,13 +156,19 @@ void http_exchange_answer(struct http_exchange *x, struct http_answer *answer)
     lws_callback_on_writable(x->wsi);
 }
 
-static int handle(struct http_exchange *x)
+static struct http_request request_of(const struct http_exchange *x)
 {
     struct http_request r = http_request_of(&x->strings);
-    struct http_answer a = {.status = 200, .content_type = "text/plain; charset=utf-8"};
     r.method = x->method;
     r.body = x->in.n ? x->in.data : "";
     r.n_body = x->in.n;
+    return r;
+}
+
+static int handle(struct http_exchange *x)
+{
+    struct http_request r = request_of(x);
+    struct http_answer a = {.status = 200, .content_type = "text/plain; charset=utf-8"};
     x->state = EXCHANGE_HANDLED;
     x->status = 0;
     lws_set_timeout(x->wsi, NO_PENDING_TIMEOUT, 0);
@@ -253,8 +259,16 @@ static int on_body(struct http_exchange *x, const char *data, size_t n)
         return 0;
     if (x->in.n + n > x->max_in)
         return -1;
+    size_t early = x->route->early_body;
+    bool asks = x->route->may_go_on && x->in.n <= early && x->in.n + n > early;
     buf_add(&x->in, data, n);
-    return 0;
+    if (!asks)
+        return 0;
+    struct http_request r = request_of(x);
+    if (x->route->may_go_on(x->route_user, &r))
+        return 0;
+    x->closes = true;
+    return answer_text(x, 413, "too long\n");
 }
 
 static int on_writable(struct http_exchange *x)

@@ -102,6 +102,12 @@ static void uncount_peer(struct lws *wsi)
     mem_free(p);
 }
 
+void http_server_set_limits(struct http_server *s, unsigned connections, unsigned per_address)
+{
+    s->o.max_connections = connections;
+    s->o.max_per_address = per_address;
+}
+
 unsigned http_server_n_connections(const struct http_server *s)
 {
     return s->n_connections;

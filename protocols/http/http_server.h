@@ -45,6 +45,10 @@ struct http_route {
     /* Fills ANSWER, or calls http_exchange_hold(X) and answers later. */
     void (*handle)(void *user, const struct http_request *r, struct http_exchange *x,
                    struct http_answer *answer);
+    /* When more than EARLY_BODY bytes of a POST's body come, asked once, with what has come: false: refused.
+     * NULL: not asked. */
+    size_t early_body;
+    bool (*may_go_on)(void *user, const struct http_request *r);
 };
 /* ON_GONE: the client has left; X must not be used any more. It is not called after http_exchange_answer. */
 void http_exchange_hold(struct http_exchange *x, void (*on_gone)(void *user), void *user);
@@ -58,8 +62,8 @@ struct http_socket_events {
     void *(*on_open)(void *user, struct http_socket *s, const struct http_request *r);
     void (*on_message)(void *conn, const char *data, size_t n_bytes); /* text, whole, valid UTF-8 */
     void (*on_refused)(void *conn, unsigned code); /* a message that is binary (1003) or too big (1009) */
-    /* So many bytes of those given to http_socket_send, in order, have gone to the kernel. */
-    void (*on_sent)(void *conn, size_t n_bytes);
+    /* Messages of this weight, in order, have gone to the kernel. */
+    void (*on_sent)(void *conn, size_t weight);
     void (*on_close)(void *conn); /* the last call */
 };
 struct http_socket_route {
@@ -70,7 +74,8 @@ struct http_socket_route {
     int (*check)(void *user, const struct http_request *r);
     const struct http_socket_events *events;
 };
-void http_socket_send(struct http_socket *s, const void *data, size_t n_bytes); /* one text message; copies */
+/* One text message; copies. WEIGHT: what on_sent shall count. */
+void http_socket_send(struct http_socket *s, const void *data, size_t n_bytes, size_t weight);
 void http_socket_set_limit(struct http_socket *s, size_t max_message);
 void http_socket_pause(struct http_socket *s, bool paused);   /* read no more */
 void http_socket_close(struct http_socket *s, unsigned code); /* what was sent goes out first */
@@ -101,6 +106,7 @@ struct http_server_options {
 int http_server_open(struct http_server **out, const struct http_server_options *o, struct err_ctx *err);
 void http_server_set_sni(struct http_server *s,
                          struct tls_sni *sni); /* for new connections; takes a reference */
+void http_server_set_limits(struct http_server *s, unsigned connections, unsigned per_address);
 unsigned http_server_n_connections(const struct http_server *s);
 /* Ends the connections, over the next turns of the loop; libwebsockets does not tell when it is done, so the
  * struct itself stays until the process ends. Held exchanges and sockets are told at once that they are gone.

@@ -6,7 +6,7 @@ enum { MAX_WRITES = 16 }; /* of one socket in a turn */
 
 struct out_message {
     struct list link;
-    size_t n;
+    size_t n, weight;
     uint8_t space[]; /* LWS_PRE bytes for the library, then the message */
 };
 
@@ -19,7 +19,7 @@ struct http_socket {
     struct buf in;
     size_t max_message;
     struct list out;
-    size_t n_written; /* given to the library, which may hold some of it still */
+    size_t written; /* weight of what was given to the library, which may hold some of it still */
     unsigned close_code;
     bool open, closing, refused;
 };
@@ -139,12 +139,13 @@ void http_socket_pause(struct http_socket *k, bool paused)
 
 /* ---- out ---- */
 
-void http_socket_send(struct http_socket *k, const void *data, size_t n_bytes)
+void http_socket_send(struct http_socket *k, const void *data, size_t n_bytes, size_t weight)
 {
     if (!k->open || k->closing)
         return;
     struct out_message *m = mem_alloc(sizeof(*m) + LWS_PRE + n_bytes);
     m->n = n_bytes;
+    m->weight = weight;
     memcpy(m->space + LWS_PRE, data, n_bytes);
     list_append(&k->out, &m->link);
     lws_callback_on_writable(k->wsi);
@@ -162,10 +163,10 @@ void http_socket_close(struct http_socket *k, unsigned code)
 /* What the library could not write at once it holds: that counts as sent when the next call comes. */
 static void tell_sent(struct http_socket *k)
 {
-    size_t n = k->n_written;
+    size_t n = k->written;
     if (!n || lws_partial_buffered(k->wsi))
         return;
-    k->n_written = 0;
+    k->written = 0;
     if (k->conn)
         events_of(k)->on_sent(k->conn, n);
 }
@@ -177,13 +178,13 @@ static int on_writable(struct http_socket *k)
         struct out_message *m = list_entry(list_first(&k->out), struct out_message, link);
         list_remove(&m->link);
         int rc = lws_write(k->wsi, m->space + LWS_PRE, m->n, LWS_WRITE_TEXT);
-        k->n_written += m->n;
+        k->written += m->weight;
         mem_free(m);
         if (rc < 0)
             return -1;
     }
     tell_sent(k);
-    if (!list_is_empty(&k->out) || k->n_written) {
+    if (!list_is_empty(&k->out) || k->written) {
         lws_callback_on_writable(k->wsi);
         return 0;
     }
@@ -214,10 +215,26 @@ static void gone(struct http_socket *k)
         events_of(k)->on_close(conn);
 }
 
+/* The loop may not turn again: what can be written is written now. */
+static void write_last(struct http_socket *k)
+{
+    struct out_message *m;
+    list_for_each(m, &k->out, struct out_message, link)
+    {
+        if (lws_send_pipe_choked(k->wsi) ||
+            lws_write(k->wsi, m->space + LWS_PRE, m->n, LWS_WRITE_TEXT) < (int)m->n)
+            return;
+    }
+}
+
 void http_socket_drop_all(struct http_server *s)
 {
     struct http_socket *k;
-    list_for_each(k, &s->sockets, struct http_socket, link) gone(k);
+    list_for_each(k, &s->sockets, struct http_socket, link)
+    {
+        write_last(k);
+        gone(k);
+    }
 }
 
 int http_socket_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t n)

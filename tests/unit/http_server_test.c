@@ -88,9 +88,12 @@ static void on_held(void *user, const struct http_request *r, struct http_exchan
     http_exchange_hold(x, on_held_gone, s);
 }
 static const struct http_route routes[] = {
-    {"/ok", HTTP_GET, 0, on_ok},         {"/not", HTTP_GET, 0, on_not_ready},
-    {"/big", HTTP_GET, 0, on_big},       {"/echo", HTTP_POST | HTTP_OPTIONS, 300000, on_echo},
-    {"/held", HTTP_POST, 1000, on_held}, {NULL, 0, 0, NULL}};
+    {.path = "/ok", .methods = HTTP_GET, .max_body = 0, .handle = on_ok},
+    {.path = "/not", .methods = HTTP_GET, .max_body = 0, .handle = on_not_ready},
+    {.path = "/big", .methods = HTTP_GET, .max_body = 0, .handle = on_big},
+    {.path = "/echo", .methods = HTTP_POST | HTTP_OPTIONS, .max_body = 300000, .handle = on_echo},
+    {.path = "/held", .methods = HTTP_POST, .max_body = 1000, .handle = on_held},
+    {.path = NULL}};
 
 static unsigned free_port(void)
 {
