@@ -33,6 +33,7 @@ static const struct {
     {"resource-constraint", "wait"},
     {"service-unavailable", "cancel"},
     {"unexpected-request", "wait"},
+    {"not-authorized", "auth"},
 };
 
 const char *stanza_kind_name(enum stanza_kind kind)

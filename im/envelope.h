@@ -58,6 +58,8 @@ enum envelope_flag {
     ENVELOPE_PROBE_BACK = 8, /* answer to a probe: goes to one session */
     ENVELOPE_HOP = 16,    /* one hop: went on from a node that is no longer the home, ... */
     ENVELOPE_HOPS = 0x70, /* ... at most seven times */
+    ENVELOPE_EVENT = 0x400, /* for those sessions that want it; lang: the node's name (im/events.h), ... */
+    ENVELOPE_SUBSCRIBED = 0x800, /* ... or, when none does, for all: it has subscribed by itself */
 };
 
 struct envelope {
@@ -119,6 +121,7 @@ enum stanza_error {
     STANZA_RESOURCE_CONSTRAINT,
     STANZA_SERVICE_UNAVAILABLE,
     STANZA_UNEXPECTED_REQUEST,
+    STANZA_NOT_AUTHORIZED,
     N_STANZA_ERRORS
 };
 /* "service-unavailable" and "cancel" (RFC 6120 §8.3.3). */

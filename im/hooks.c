@@ -57,3 +57,12 @@ void im_hooks_on_feed(struct shard *s, struct user *u, const struct feed_event *
     while (mask)
         take_first(s->im, &mask)->on_feed(s, u, event);
 }
+
+void im_hooks_granted(struct shard *s, uint64_t of, uint64_t to_uid, const char *to, uint64_t index)
+{
+    for (int i = 0; i < N_IM_HOOKS; i++) {
+        const struct im_hook *hook = s->im->hooks.list[i];
+        if (hook && hook->granted)
+            hook->granted(s, of, to_uid, to, index);
+    }
+}

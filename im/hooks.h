@@ -39,6 +39,9 @@ struct im_hook {
     /* A row of a table with the uid first in its key, of a user who is in memory here; not of message_index, whose cursors
      * look after themselves. May be NULL. */
     void (*on_feed)(struct shard *s, struct user *u, const struct feed_event *event);
+    /* A subscription was granted at log index INDEX: user TO_UID (bare JID TO) now sees the presence of OF. On the shard of who
+     * granted or asked. May be NULL. */
+    void (*granted)(struct shard *s, uint64_t of, uint64_t to_uid, const char *to, uint64_t index);
 };
 
 /* Before im_start. HOOK is static. */
@@ -52,5 +55,6 @@ bool im_hooks_to_user(struct shard *s, uint64_t uid, struct user *u, const struc
 void im_hooks_delivered(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e,
                         struct session *const *to, size_t n);
 void im_hooks_on_feed(struct shard *s, struct user *u, const struct feed_event *event);
+void im_hooks_granted(struct shard *s, uint64_t of, uint64_t to_uid, const char *to, uint64_t index);
 
 #endif

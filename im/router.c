@@ -1,4 +1,5 @@
 #include "im/router.h"
+#include "im/events.h"
 #include "im/held.h"
 #include "im/homes.h"
 #include "im/hooks.h"
@@ -378,6 +379,10 @@ static void deliver(struct shard *s, struct envelope *e)
     }
     if (e->flags & ENVELOPE_BROADCAST) {
         presence_remote(s, e);
+        return;
+    }
+    if (e->flags & ENVELOPE_EVENT) {
+        events_receive(s, e);
         return;
     }
     switch (e->kind) {

@@ -1,5 +1,6 @@
 #include "im/session.h"
 #include "base/clock.h"
+#include "im/events.h"
 #include "im/im_impl.h"
 #include "im/message.h"
 #include "im/presence.h"
@@ -163,6 +164,8 @@ void session_end(struct session *s)
     metrics_add(shard->im->options.metrics, METRIC_XMPP_SESSIONS, -1);
     s->user = NULL;
     take_back_unsent(shard, &s->unsent);
+    event_nodes_unref(s->wanted);
+    s->wanted = NULL;
     mem_free(s->jid);
     s->jid = NULL;
     user_release(u);

@@ -77,6 +77,7 @@ struct session {
     struct list directed;      /* struct directed: who got directed presence */
     unsigned n_directed;
     int priority;
+    struct event_nodes *wanted; /* nodes it wants events of (im/events.h); NULL: none */
     bool wants_roster;   /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
     bool carbons;        /* XEP-0280 is enabled: im/carbons.h */
     bool behind;         /* reads too slowly: messages are stored and follow from the store */

@@ -315,6 +315,7 @@ static bool wants(void *user, enum table table, const struct key *key)
         return true;
     case TABLE_ROSTER:
     case TABLE_BLOCK:
+    case TABLE_PEP_USER:
     case TABLE_MESSAGE_INDEX:
     case TABLE_PUSH:
         key_read(&k, key->bytes, key->n);

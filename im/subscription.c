@@ -1,5 +1,6 @@
 /* Subscriptions (RFC 6121 §3 and appendix A): one command changes both rosters, what follows is routed from
  * here. */
+#include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/presence.h"
 #include "im/router.h"
@@ -93,10 +94,13 @@ static void on_done(struct session *session, struct shard *s, void *user,
         router_send(s, c, NULL);
     }
     if (flags & FSM_SUB_GRANTED && sub->to_uid) {
-        if (from_grants)
+        if (from_grants) {
             presence_show(s, sub->from_uid, sub->to_uid, e->to, false, result->index);
-        else
+            im_hooks_granted(s, sub->from_uid, sub->to_uid, e->to, result->index);
+        } else {
             presence_show(s, sub->to_uid, sub->from_uid, sub->from, false, result->index);
+            im_hooks_granted(s, sub->to_uid, sub->from_uid, sub->from, result->index);
+        }
     }
     (void)session;
     free_subscription(sub);

@@ -58,6 +58,7 @@ void user_free(struct user *u)
     list_remove(&u->leaving);
     roster_user_freed(u);
     user_forget_contacts(u);
+    mem_free(u->avatar);
     mem_free(u->jid);
     mem_free(u);
 }
@@ -316,6 +317,8 @@ void user_on_reload(struct shard *s)
     {
         struct user *u = container_of(node, struct user, node);
         user_forget_contacts(u);
+        mem_free(u->avatar);
+        u->avatar = NULL;
         u->hooks = UINT32_MAX;
         u->blocks = BLOCKS_UNKNOWN;
     }

@@ -1,5 +1,5 @@
-/* PEP (XEP-0163) as it lies in the store: nodes, items, and who may see them. Reads alone, from any transaction:
- * the state machine and the protocols share them. Rows live in the arena. */
+/* PEP (XEP-0163) as it lies in the store: nodes, items, and who may see them. Reads alone, from any
+ * transaction: the state machine and the protocols share them. Rows live in the arena. */
 #ifndef REPLICATION_PEP_H
 #define REPLICATION_PEP_H
 
@@ -39,10 +39,10 @@ bool pep_item_key(struct store_txn *t, uint64_t uid, const Imp__PepNodeRow *node
 /* May JID (bare, not the owner's) read the items and subscribe (XEP-0060 §4.5)? */
 enum pep_access {
     PEP_MAY,
-    PEP_MUST_ASK,      /* authorize: a subscription has to be approved */
-    PEP_NO_PRESENCE,   /* presence: it has no presence subscription */
-    PEP_NOT_IN_GROUP,  /* roster */
-    PEP_NOT_LISTED,    /* whitelist */
+    PEP_MUST_ASK,     /* authorize: a subscription has to be approved */
+    PEP_NO_PRESENCE,  /* presence: it has no presence subscription */
+    PEP_NOT_IN_GROUP, /* roster */
+    PEP_NOT_LISTED,   /* whitelist */
     PEP_IS_OUTCAST,
 };
 enum pep_access pep_check_access(struct store_txn *t, uint64_t uid, const Imp__PepNodeRow *node,

@@ -85,11 +85,15 @@ bool feature_is_on(const struct xmpp_feature *f, struct shard *s);
 void iq_result(struct xmpp_iq *iq, const char *inner, size_t n_bytes);
 void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text);
 void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes); /* <error> with more in it */
+/* EXTRA: a condition of the application (RFC 6120 §8.3.4), as XML. */
+void iq_error_with(struct xmpp_iq *iq, enum stanza_error error, const char *text, const char *extra);
 /* An answer that comes later: keep, then answer exactly once; SESSION is looked up again. */
 struct iq_later;
 struct iq_later *iq_keep(struct xmpp_iq *iq);
 void iq_later_result(struct iq_later *l, struct session *s, const char *inner, size_t n_bytes);
 void iq_later_error(struct iq_later *l, struct session *s, enum stanza_error error, const char *text);
+void iq_later_error_with(struct iq_later *l, struct session *s, enum stanza_error error, const char *text,
+                         const char *extra);
 /* A proposal that answers the iq: empty result, or the error that fits the refusal. */
 void iq_submit(struct xmpp_iq *iq, Imp__Command *command);
 /* xml_escape of a whole string. */

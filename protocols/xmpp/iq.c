@@ -50,10 +50,16 @@ static void write_answer(struct c2s_home *h, const char *type, const char *id, c
 }
 
 static void write_error(struct c2s_home *h, const char *id, const char *from, const char *to,
-                        enum stanza_error error, const char *text)
+                        enum stanza_error error, const char *text, const char *extra)
 {
+    static const char end[] = "</error>";
     struct buf inner = {0};
     stanza_error_write(&inner, error, text);
+    if (extra) { /* RFC 6120 §8.3.4: behind the rest */
+        inner.n -= sizeof end - 1;
+        buf_adds(&inner, extra);
+        buf_adds(&inner, end);
+    }
     write_answer(h, "error", id, from, to, inner.data, inner.n);
     buf_fini(&inner);
 }
@@ -67,7 +73,13 @@ void iq_result(struct xmpp_iq *iq, const char *inner, size_t n_bytes)
 void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text)
 {
     const struct envelope *e = iq->envelope;
-    write_error(iq->home, e->id, e->to, e->from, error, text);
+    write_error(iq->home, e->id, e->to, e->from, error, text, NULL);
+}
+
+void iq_error_with(struct xmpp_iq *iq, enum stanza_error error, const char *text, const char *extra)
+{
+    const struct envelope *e = iq->envelope;
+    write_error(iq->home, e->id, e->to, e->from, error, text, extra);
 }
 
 void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes)
@@ -108,8 +120,14 @@ void iq_later_result(struct iq_later *l, struct session *s, const char *inner, s
 
 void iq_later_error(struct iq_later *l, struct session *s, enum stanza_error error, const char *text)
 {
+    iq_later_error_with(l, s, error, text, NULL);
+}
+
+void iq_later_error_with(struct iq_later *l, struct session *s, enum stanza_error error, const char *text,
+                         const char *extra)
+{
     if (s)
-        write_error(home_of(s), l->id, l->from, l->to, error, text);
+        write_error(home_of(s), l->id, l->from, l->to, error, text, extra);
     free_later(l);
 }
 

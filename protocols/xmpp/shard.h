@@ -21,6 +21,7 @@ struct xmpp_shard {
     struct mam_shard *mam; /* queries of archives (mam.h); NULL: none yet */
     struct service *service; /* service.h */
     struct timer tick; /* 1 s */
+    struct caps_cache *caps; /* made when first used (caps.h) */
 };
 
 /* local.c */

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "im/homes.h"
 #include "protocols/xmpp/feature.h"
+#include "protocols/xmpp/caps.h"
 #include "protocols/xmpp/mam.h"
 #include "protocols/xmpp/relay.h"
 #include "protocols/xmpp/service.h"
@@ -197,6 +198,7 @@ void xmpp_free(struct xmpp *x)
         mam_shard_fini(&x->shards[i]);
         relay_shard_fini(&x->shards[i]);
         service_fini(&x->shards[i]);
+        caps_cache_free(x->shards[i].caps);
     }
     mem_free(x);
 }

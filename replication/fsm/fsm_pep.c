@@ -1,5 +1,5 @@
-/* PEP: items (XEP-0060 §7, XEP-0163). What a user can make is bounded by limits.pep_*; a node that is full lets
- * its oldest items go. */
+/* PEP: items (XEP-0060 §7, XEP-0163). What a user can make is bounded by limits.pep_*; a node that is full
+ * lets its oldest items go. */
 #include "replication/fsm/fsm_pep.h"
 #include <string.h>
 
@@ -242,13 +242,13 @@ static bool check_write(struct fsm *f, const Imp__PepWrite *b, const char *jid)
     for (size_t i = 0; i < b->n_retract; i++)
         if (!check_retraction(f, b, b->retract[i], jid))
             return false;
-    if (b->n_publish && user->bytes + sums.bytes > sums.freed +
-                            (uint64_t)setting_int(f->txn, NULL, SETTING_LIMIT_PEP_BYTES)) {
+    if (b->n_publish && user->bytes + sums.bytes >
+                            sums.freed + (uint64_t)setting_int(f->txn, NULL, SETTING_LIMIT_PEP_BYTES)) {
         fsm_refuse(f, ERR_LIMIT, "the user's items would be larger than limits.pep_bytes allows");
         return false;
     }
-    if (b->set_vcard && (*jid || (long long)b->vcard.len >
-                                     setting_int(f->txn, NULL, SETTING_LIMIT_VCARD_BYTES))) {
+    if (b->set_vcard &&
+        (*jid || (long long)b->vcard.len > setting_int(f->txn, NULL, SETTING_LIMIT_VCARD_BYTES))) {
         fsm_refuse(f, ERR_LIMIT, "the vCard is too long");
         return false;
     }

@@ -6,7 +6,8 @@
 #include "replication/pep.h"
 
 Imp__PepUserRow *fsm_pep_user(struct fsm *f, uint64_t uid); /* a new one when there is none */
-void fsm_pep_save(struct fsm *f, uint64_t uid, Imp__PepUserRow *user, Imp__PepNodeRow *node); /* NODE may be NULL */
+void fsm_pep_save(struct fsm *f, uint64_t uid, Imp__PepUserRow *user,
+                  Imp__PepNodeRow *node); /* NODE may be NULL */
 /* A node that is not there yet; not written. */
 Imp__PepNodeRow *fsm_pep_create(struct fsm *f, Imp__PepUserRow *user, char *name, Imp__PepConfig *config);
 void fsm_pep_trim(struct fsm *f, uint64_t uid, Imp__PepUserRow *user, Imp__PepNodeRow *node);

@@ -1,5 +1,6 @@
-/* PEP: nodes, affiliations and subscriptions (XEP-0060 §6, §8), and what goes step by step. The items and parties
- * of a node that is gone may be many: their number is noted as garbage, and a few go with every command. */
+/* PEP: nodes, affiliations and subscriptions (XEP-0060 §6, §8), and what goes step by step. The items and
+ * parties of a node that is gone may be many: their number is noted as garbage, and a few go with every
+ * command. */
 #include "replication/fsm/fsm_pep.h"
 #include <string.h>
 
@@ -93,7 +94,8 @@ static bool is_valid(const Imp__PepPartyChange *c)
 {
     return fsm_is_text(c->jid, 1, FSM_JID_MAX) && !strchr(c->jid, '/') &&
            c->affiliation <= IMP__PEP_AFFILIATION__PEP_PUBLISH_ONLY &&
-           c->subscription <= IMP__PEP_SUBSCRIPTION__PEP_SUBSCRIBED && strlen(c->subscriber) <= 3 * FSM_TEXT_MAX + 2;
+           c->subscription <= IMP__PEP_SUBSCRIPTION__PEP_SUBSCRIBED &&
+           strlen(c->subscriber) <= 3 * FSM_TEXT_MAX + 2;
 }
 
 /* §6.1: what becomes of somebody's own wish to subscribe. */
@@ -119,7 +121,8 @@ static bool answer_subscriber(struct fsm *f, const Imp__PepPartySet *b, const Im
     }
 }
 
-static bool check_parties(struct fsm *f, const Imp__PepPartySet *b, const Imp__PepNodeRow *node, const char *jid)
+static bool check_parties(struct fsm *f, const Imp__PepPartySet *b, const Imp__PepNodeRow *node,
+                          const char *jid)
 {
     if (!node) {
         fsm_refuse(f, ERR_NOTFOUND, "there is no such node");
@@ -209,7 +212,8 @@ static void move_party(struct fsm *f, uint64_t uid, uint32_t number, const char 
     fsm_pep_save(f, uid, fsm_pep_user(f, uid), node);
 }
 
-unsigned fsm_pep_move_parties(struct fsm *f, const char *jid, const char *new_jid, unsigned max, uint64_t *n_left)
+unsigned fsm_pep_move_parties(struct fsm *f, const char *jid, const char *new_jid, unsigned max,
+                              uint64_t *n_left)
 {
     struct key prefix = fsm_key_str(jid);
     struct store_iter i;
