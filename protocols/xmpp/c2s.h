@@ -104,6 +104,8 @@ void c2s_home_closed(struct c2s_home *h);        /* the connection is gone; free
  * <stream:error>..</stream:error></stream:stream>. CONDITION "see-other-host" takes TEXT as its content;
  * others as <text/>. */
 void c2s_stream_error(struct buf *out, const char *condition, const char *text);
+/* A stream header for who has an error to say before the stream was opened (RFC 6120 §4.9.1.2). */
+void c2s_bare_header(struct buf *out, const char *from);
 /* The header's xml:lang, "" when there is none that is a language tag. */
 void c2s_read_lang(char out[C2S_LANG_MAX + 1], const struct xml *header);
 const char *c2s_xml_error_condition(enum xml_error error); /* "not-well-formed", "restricted-xml", ... */

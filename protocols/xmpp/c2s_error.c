@@ -1,6 +1,19 @@
-#include "protocols/xmpp/c2s.h"
+#include "base/clock.h"
+#include "protocols/xmpp/home.h"
 
 #include <string.h>
+
+void c2s_bare_header(struct buf *out, const char *from)
+{
+    char id[33];
+    random_hex(id, 16); /* §4.7.3: not to be guessed */
+    buf_addf(out,
+             "<?xml version='1.0'?><stream:stream xmlns='" NS_CLIENT "' xmlns:stream='" NS_STREAM
+             "' id='%s' version='1.0' xml:lang='en' from='",
+             id);
+    xml_escape(out, from, strlen(from));
+    buf_adds(out, "'>");
+}
 
 void c2s_stream_error(struct buf *out, const char *condition, const char *text)
 {

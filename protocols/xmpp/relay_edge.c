@@ -18,6 +18,8 @@ struct relay_edge {
     struct deferred later, ack;
     struct timer retry, leave;
     unsigned n_ack_rounds;
+    char *domain;
+    bool opened; /* the client has the header of its stream */
     bool peer_ended;
     bool leaving, left;  /* the home is to close it; it has been told so */
     bool paused, closed; /* closed: the home is gone or has closed it */
@@ -77,6 +79,7 @@ static void pause(struct relay_edge *r)
     stream_pause(r->stream);
 }
 
+static void close_with(struct relay_edge *r, const char *condition);
 static void parse_error(struct relay_edge *r, enum xml_error error);
 static void detach(struct relay_edge *r);
 
@@ -121,21 +124,30 @@ static void on_retry(struct timer *t)
     flush(container_of(t, struct relay_edge, retry));
 }
 
+static void add_attr(struct buf *out, const char *name, const char *value)
+{
+    if (!value)
+        return;
+    buf_addf(out, "' %s='", name);
+    xml_escape(out, value, strlen(value));
+}
+
+/* What the home looks at; that it is a stream is seen here. */
 static void on_header(void *user, const struct xml *header)
 {
     struct relay_edge *r = user;
-    const char *to = xml_attr(header, "to"), *version = xml_attr(header, "version");
+    if (!xml_is(header, "stream", NS_STREAM)) {
+        send_gone(r);
+        close_with(r, strcmp(header->name, "stream") == 0 ? "invalid-namespace" : "bad-format");
+        return;
+    }
     const char *ns = xml_stream_default_ns(r->parser);
     buf_adds(&r->up, "<stream:stream xmlns:stream='" NS_STREAM "' xmlns='");
     xml_escape(&r->up, ns, strlen(ns));
-    if (to) {
-        buf_adds(&r->up, "' to='");
-        xml_escape(&r->up, to, strlen(to));
-    }
-    if (version) {
-        buf_adds(&r->up, "' version='");
-        xml_escape(&r->up, version, strlen(version));
-    }
+    add_attr(&r->up, "to", xml_attr(header, "to"));
+    add_attr(&r->up, "from", xml_attr(header, "from"));
+    add_attr(&r->up, "version", xml_attr(header, "version"));
+    add_attr(&r->up, "xml:lang", xml_attr_ns(header, "lang", XML_NS_XML));
     buf_adds(&r->up, "'>");
     run_later(r);
 }
@@ -182,6 +194,8 @@ static void close_with(struct relay_edge *r, const char *condition)
     if (r->closed)
         return;
     struct buf out = {0};
+    if (!r->opened)
+        c2s_bare_header(&out, r->domain);
     c2s_stream_error(&out, condition, NULL);
     detach(r);
     stream_write(r->stream, out.data, out.n);
@@ -241,11 +255,15 @@ static void on_close(void *user, int code, const char *detail)
     r->xs->shard->n_busy--;
     xml_stream_free(r->parser);
     buf_fini(&r->up);
+    mem_free(r->domain);
     mem_free(r);
 }
 
-static const struct stream_events stream_events = {
-    .on_data = on_data, .on_drain = on_drain, .on_end = on_end_of_input, .on_close = on_close, .on_sent = on_drain};
+static const struct stream_events stream_events = {.on_data = on_data,
+                                                   .on_drain = on_drain,
+                                                   .on_end = on_end_of_input,
+                                                   .on_close = on_close,
+                                                   .on_sent = on_drain};
 
 /* ---- down: to the client ---- */
 
@@ -267,6 +285,7 @@ void relay_edge_frame(struct xmpp_shard *xs, const struct relay_frame *f)
     reader_init(&in, f->data, f->n);
     switch (f->op) {
     case RELAY_DOWN:
+        r->opened = true;
         stream_write(r->stream, f->data, f->n);
         r->n_down += f->n;
         run_ack(r);
@@ -303,6 +322,8 @@ void relay_edge_open(struct shard *at, uint32_t home_node, struct stream *stream
     r->stream = stream;
     r->parser = parser;
     r->credit = RELAY_WINDOW;
+    r->domain = mem_strdup(login->domain);
+    r->opened = login->sasl2;
     list_init(&r->later.link);
     list_init(&r->ack.link);
     r->later.fn = on_later;

@@ -58,17 +58,9 @@ static const struct stream_events ignore = {.on_data = ignore_data, .on_close = 
 static void turn_away(struct stream *stream, struct xml_stream *parser, struct c2s_login *login,
                       const char *condition, const char *text)
 {
-    char id[33];
-    random_hex(id, 16);
     struct buf out = {0};
-    if (!login->sasl2) {
-        buf_addf(&out,
-                 "<?xml version='1.0'?><stream:stream xmlns='" NS_CLIENT "' xmlns:stream='" NS_STREAM
-                 "' id='%s' version='1.0' from='",
-                 id);
-        xml_escape(&out, login->domain, strlen(login->domain));
-        buf_adds(&out, "'>");
-    }
+    if (!login->sasl2)
+        c2s_bare_header(&out, login->domain);
     c2s_stream_error(&out, condition, text);
     stream_set_handler(stream, &ignore, NULL);
     stream_write(stream, out.data, out.n);

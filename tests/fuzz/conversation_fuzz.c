@@ -21,6 +21,7 @@ enum {
     ROUNDS = 8,  /* of all groups before the cluster is made anew */
     ANSWERS = 64,
     WAIT_MS = 20000,
+    UNKNOWN = 1000, /* answers: nothing can be said */
 };
 
 #define HEADER                                                                                               \
@@ -64,25 +65,30 @@ static unsigned edge_of(const struct scene *s, unsigned client)
 
 /* ---- what a client has sent, as a parser sees it ---- */
 
+/* Is there to be exactly one answer (RFC 6120 §8.2.3)? Not from here if another client would have to give it.
+ */
+static bool wants_answer(const struct xml *iq)
+{
+    const char *type = xml_attr(iq, "type"), *to = xml_attr(iq, "to");
+    return type && (strcmp(type, "get") == 0 || strcmp(type, "set") == 0) && !(to && strchr(to, '/'));
+}
+
 static void said_stanza(void *user, struct xml_stanza *stanza)
 {
     struct talker *t = user;
-    const struct xml *x = stanza->root;
-    const char *type = xml_attr(x, "type"), *id = xml_attr(x, "id"), *to = xml_attr(x, "to");
-    if (!xml_is(x, "iq", "jabber:client") || !type || (strcmp(type, "get") != 0 && strcmp(type, "set") != 0))
-        return;
-    /* to a resource the other client would have to answer */
-    if (!id || !*id || strlen(id) >= sizeof t->requests[0].id || (to && strchr(to, '/')) ||
-        t->n_requests == ANSWERS)
+    const char *id = xml_attr(stanza->root, "id");
+    if (!xml_is(stanza->root, "iq", "jabber:client") || !id || strlen(id) >= sizeof t->requests[0].id)
         return;
     for (unsigned i = 0; i < t->n_requests; i++)
         if (strcmp(t->requests[i].id, id) == 0) {
-            t->requests[i].n_answers = 1000; /* used twice: nothing can be said */
+            t->requests[i].n_answers = UNKNOWN; /* used twice */
             return;
         }
+    if (t->n_requests == ANSWERS)
+        return;
     struct request *r = &t->requests[t->n_requests++];
     strcpy(r->id, id);
-    r->n_answers = 0;
+    r->n_answers = *id && wants_answer(stanza->root) ? 0 : UNKNOWN;
 }
 
 static void said_end(void *user)

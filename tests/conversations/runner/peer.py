@@ -281,6 +281,7 @@ class Peer:
             raise Trouble("%s: mechanism '%s' is not known to this client" % (self.name, mech))
         if e.name != 'success':
             raise Trouble('%s: log-in as %s refused: %s' % (self.name, user, e))
+        self.new_parser()
 
     def channel_binding(self):
         ssl_object = self.link.transport.get_extra_info('ssl_object')
