@@ -70,8 +70,21 @@ static bool is_with(struct shard *s, const Imp__MessageIndexRow *row, struct arc
 static bool matches(struct shard *s, const Imp__MessageIndexRow *row, struct archive_id id,
                     const struct archive_filter *f, struct arena *a)
 {
-    return row && row->archived && archive_id_compare(id, f->after) > 0 &&
+    return row && (f->pending ? row->pending : row->archived) && archive_id_compare(id, f->after) > 0 &&
            archive_id_compare(id, f->before) < 0 && (!f->with || is_with(s, row, id, f->with, a));
+}
+
+struct archive_filter archive_pending(struct shard *s, uint64_t uid)
+{
+    struct archive_filter f = {.pending = true, .after = archive_last, .before = archive_last};
+    struct key k = user_key(uid);
+    struct arena a;
+    arena_init(&a);
+    const Imp__UserStateRow *row = store_find_row(shard_txn(s), TABLE_USER_STATE, &k, &a);
+    if (row)
+        f.after = row->first_index ? (struct archive_id){row->first_index - 1, UINT32_MAX} : archive_first;
+    arena_fini(&a);
+    return f;
 }
 
 bool archive_matches(struct shard *s, uint64_t uid, struct archive_id id, const struct archive_filter *f)
@@ -146,12 +159,14 @@ size_t archive_walk(struct archive_walk *w, struct archive_id *out, size_t max, 
 static bool read_item(struct shard *s, const Imp__MessageIndexRow *row, struct archive_id id,
                       struct archive_item *out, struct arena *a)
 {
-    const Imp__MessageRow *body = row && row->archived ? body_of(s, row, id, a) : NULL;
+    const Imp__MessageRow *body = row ? body_of(s, row, id, a) : NULL;
     if (!body)
         return false;
     *out = (struct archive_item){.id = id,
                                  .time_ms = body->time_ms,
                                  .outgoing = row->outgoing,
+                                 .archived = row->archived,
+                                 .pending = row->pending,
                                  .from = body->from,
                                  .to = body->to,
                                  .stanza = (const char *)body->stanza.data,
@@ -175,7 +190,7 @@ static bool read_end(struct shard *s, uint64_t uid, bool last, struct archive_it
     if (last)
         store_iter_descending(&i);
     while (!found && store_iter_next(&i))
-        found = read_item(s, store_iter_row(&i, a), id_of(&i), out, a);
+        found = read_item(s, store_iter_row(&i, a), id_of(&i), out, a) && out->archived;
     store_iter_fini(&i);
     return found;
 }

@@ -55,6 +55,7 @@ int archive_id_compare(struct archive_id a, struct archive_id b);
 
 struct archive_filter {
     const char *with;                /* a prepared bare or full JID; NULL: any */
+    bool pending;                    /* not the archive, but what waits for delivery */
     struct archive_id after, before; /* exclusive: archive_first, archive_last: no limit */
 };
 /* Goes over the messages of a user that a filter lets through, in as many steps as it takes: an object of its
@@ -75,7 +76,7 @@ size_t archive_walk(struct archive_walk *w, struct archive_id *out, size_t max, 
 struct archive_item {
     struct archive_id id;
     uint64_t time_ms;
-    bool outgoing;
+    bool outgoing, archived, pending;
     const char *from, *to;
     const char *stanza; /* as in the store (im/stored.h): without the addresses */
     size_t n_bytes;
@@ -85,11 +86,22 @@ bool archive_read(struct shard *s, uint64_t uid, struct archive_id id, struct ar
                   struct arena *a);
 bool archive_ends(struct shard *s, uint64_t uid, struct archive_item *first, struct archive_item *last,
                   struct arena *a);
+/* What waits for delivery, without looking at all that lies before it. */
+struct archive_filter archive_pending(struct shard *s, uint64_t uid);
 bool archive_has(struct shard *s, uint64_t uid, struct archive_id id);
 bool archive_matches(struct shard *s, uint64_t uid, struct archive_id id, const struct archive_filter *f);
 /* The first message that came at or after that moment, whether it is archived or waits; archive_last: none.
  */
 struct archive_id archive_at_time(struct shard *s, uint64_t uid, uint64_t ms);
+
+/* ---- what was taken back ---- */
+
+/* E, which has ARCHIVE_RETRACTS, is stored: the message that it takes back becomes a tombstone, soon, if it
+ * is among the last few thousand. from_uid and to_uid as for archive_wants. */
+void archive_retract(struct shard *s, const struct envelope *e);
+struct archive_retractions *archive_retractions_new(void);
+void archive_retractions_free(struct archive_retractions *all);
+struct archive_retractions *archive_retractions(struct shard *s);
 
 /* For shard.c. */
 void archive_shard_init(struct shard *s);

@@ -18,6 +18,7 @@ struct prefs {
 struct archive_cache {
     bool has_mode;
     Imp__ArchiveMode mode; /* of those who have not said */
+    struct archive_retractions *retractions;
     struct prefs slots[SLOTS];
 };
 
@@ -33,6 +34,7 @@ static void drop(struct prefs *p)
 void archive_shard_init(struct shard *s)
 {
     s->archive = mem_new(struct archive_cache);
+    s->archive->retractions = archive_retractions_new();
 }
 
 void archive_forget(struct shard *s)
@@ -47,8 +49,14 @@ void archive_shard_fini(struct shard *s)
     if (!s->archive)
         return;
     archive_forget(s);
+    archive_retractions_free(s->archive->retractions);
     mem_free(s->archive);
     s->archive = NULL;
+}
+
+struct archive_retractions *archive_retractions(struct shard *s)
+{
+    return s->archive->retractions;
 }
 
 void archive_on_feed(struct shard *s, const struct feed_event *event)

@@ -199,7 +199,7 @@ static bool has_pending(struct shard *s, uint64_t uid)
 void message_session_available(struct session *s)
 {
     struct user *u = s->user;
-    if (!u->mail && !has_pending(s->shard, u->uid))
+    if (s->no_flood || (!u->mail && !has_pending(s->shard, u->uid)))
         return;
     struct mailqueue *q = mail_get(u);
     q->more = true;

@@ -81,6 +81,7 @@ struct session {
     bool wants_roster;   /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
     bool carbons;        /* XEP-0280 is enabled: im/carbons.h */
     bool behind;         /* reads too slowly: messages are stored and follow from the store */
+    bool no_flood;       /* looks at what waits for it by itself (XEP-0013 §2.1) */
     uint8_t paused;      /* enum session_pause */
     uint32_t blocked_on; /* node that PAUSE_LINK is about */
     /* ordering against the log */

@@ -497,10 +497,10 @@ void shard_fini(struct shard *s)
     htab_for_each(node, &s->users) user_free(container_of(node, struct user, node));
     htab_fini(&s->users);
     htab_fini(&s->sessions);
+    archive_shard_fini(s);
     loop_free(s->loop);
     if (s->reader)
         store_reader_free(s->reader);
-    archive_shard_fini(s);
     members_free(s->members);
     mem_free(s->domain);
     buf_fini(&s->scratch);

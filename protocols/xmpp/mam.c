@@ -28,7 +28,7 @@ struct mam_query {
     struct archive_walk walk;
     size_t max;
     uint64_t skip; /* matches before the page (XEP-0059 §2.6) */
-    bool flip, only_count, complete, counts_all;
+    bool flip, offline, only_count, complete, counts_all;
     struct archive_id *ids; /* ascending; one more than a page while collecting */
     size_t n_ids, n_written;
     int64_t index, count; /* below 0: not known */
@@ -61,18 +61,12 @@ static bool write_forwarded(struct buf *out, const struct archive_item *item)
     return true;
 }
 
-static void write_result(struct mam_query *q, struct c2s_home *h, struct archive_id id)
+/* Into q->shard->scratch. */
+static bool write_archived(struct mam_query *q, const struct archive_item *item, const char *id,
+                           const char *stamp)
 {
-    struct archive_item item;
     struct buf *out = &q->shard->scratch;
-    struct arena a;
-    char text[STORED_ID_MAX], stamp[32];
-    arena_init(&a);
     buf_reset(out);
-    if (!archive_read(q->shard, q->uid, id, &item, &a))
-        goto out; /* trimmed while the page was on its way */
-    stored_id_write(text, id.index, id.place);
-    clock_format_utc(stamp, item.time_ms, 1);
     buf_adds(out, "<result xmlns='" NS_MAM "'");
     if (q->query_id) {
         buf_adds(out, " queryid='");
@@ -80,18 +74,56 @@ static void write_result(struct mam_query *q, struct c2s_home *h, struct archive
         buf_addc(out, '\'');
     }
     buf_addf(out, " id='%s'><forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>",
-             text, stamp);
-    if (!write_forwarded(out, &item))
-        goto out;
+             id, stamp);
+    if (!write_forwarded(out, item))
+        return false;
     buf_adds(out, "</forwarded></result>");
-    struct blob *payload = blob_new(out->data, out->n);
+    return true;
+}
+
+static void send_archived(struct mam_query *q, struct c2s_home *h, const struct archive_item *item,
+                          const char *id, const char *stamp)
+{
     struct session *s = &h->session;
+    if (!item->archived || !write_archived(q, item, id, stamp))
+        return;
+    struct blob *payload = blob_new(q->shard->scratch.data, q->shard->scratch.n);
     struct envelope *e = envelope_new(&(struct envelope_parts){
         .type = MESSAGE_NORMAL, .from = s->user->jid, .to = s->jid, .payload = payload});
     home_write_stanza(h, e, NULL);
     envelope_free(e);
     blob_unref(payload);
-out:
+}
+
+static void send_offline(struct mam_query *q, struct c2s_home *h, const struct archive_item *item,
+                         const char *id, const char *stamp)
+{
+    struct envelope *e =
+        item->pending ? stored_stanza(item->stanza, item->n_bytes, item->from, item->to) : NULL;
+    if (!e)
+        return;
+    struct buf extra = {0};
+    buf_addf(&extra,
+             "<offline xmlns='" NS_OFFLINE "'><item node='%s'/></offline>"
+             "<delay xmlns='urn:xmpp:delay' from='%s' stamp='%s'/>",
+             id, q->shard->domain, stamp);
+    home_write_stanza(h, e, extra.data);
+    envelope_free(e);
+    buf_fini(&extra);
+}
+
+static void write_result(struct mam_query *q, struct c2s_home *h, struct archive_id id)
+{
+    struct archive_item item;
+    struct arena a;
+    char text[STORED_ID_MAX], stamp[32];
+    arena_init(&a);
+    /* It may be gone since the page was made. */
+    if (archive_read(q->shard, q->uid, id, &item, &a)) {
+        stored_id_write(text, id.index, id.place);
+        clock_format_utc(stamp, item.time_ms, 1);
+        (q->offline ? send_offline : send_archived)(q, h, &item, text, stamp);
+    }
     arena_fini(&a);
 }
 
@@ -99,6 +131,11 @@ static void write_end(struct mam_query *q, struct session *s)
 {
     struct buf out = {0};
     char first[STORED_ID_MAX], last[STORED_ID_MAX];
+    if (q->offline) {
+        iq_later_result(q->iq, s, NULL, 0);
+        q->iq = NULL;
+        return;
+    }
     if (q->n_ids) {
         stored_id_write(first, q->ids[0].index, q->ids[0].place);
         stored_id_write(last, q->ids[q->n_ids - 1].index, q->ids[q->n_ids - 1].place);
@@ -138,6 +175,10 @@ static void end_collect(struct mam_query *q)
         q->n_ids = q->max;
     if (descending)
         reverse(q->ids, q->n_ids);
+    if (q->offline) {
+        q->step = MAM_WRITE;
+        return;
+    }
     if (!q->complete || !q->counts_all) {
         begin_count(q);
         return;
@@ -198,6 +239,14 @@ static bool write_page(struct mam_query *q, struct session *s)
     return true;
 }
 
+static void next_page(struct mam_query *q)
+{
+    q->page.after = q->ids[q->n_ids - 1];
+    q->n_ids = q->n_written = 0;
+    q->step = MAM_COLLECT;
+    archive_walk_init(&q->walk, q->shard, q->uid, &q->page, false);
+}
+
 static bool is_waiting(struct session *s)
 {
     return !home_of(s)->conn || session_queued(s) > OUTPUT_BYTES;
@@ -213,6 +262,10 @@ static bool run(struct mam_query *q, struct session *s)
         count(q, &budget);
     if (q->step != MAM_WRITE || !write_page(q, s) || q->n_written < q->n_ids)
         return false;
+    if (q->offline && !q->complete) {
+        next_page(q);
+        return false;
+    }
     write_end(q, s);
     return true;
 }
@@ -321,6 +374,7 @@ static struct mam_query *new_query(struct xmpp_iq *iq, const struct mam_request 
     q->with = r->filter.with ? mem_strdup(r->filter.with) : NULL;
     q->max = r->rsm.max;
     q->flip = r->flip;
+    q->offline = r->offline;
     q->count_left = COUNT_ROWS;
     q->skip = r->rsm.has_index ? r->rsm.index : 0;
     q->all = q->page = r->filter;

@@ -1,4 +1,4 @@
-/* Queries of an archive under way (XEP-0313 §4). Shard's thread.
+/* Queries of an archive, or of what waits for delivery, under way (XEP-0313 §4, XEP-0013). Shard's thread.
  *
  * A query walks the index for the ids of one page, perhaps counts what there is besides, and then writes the
  * page as the client's output drains; each step is bounded, and the queries of a shard take turns. It refers
@@ -11,6 +11,7 @@
 #include "protocols/xmpp/rsm.h"
 
 #define NS_MAM "urn:xmpp:mam:2"
+#define NS_OFFLINE "http://jabber.org/protocol/offline"
 
 enum {
     MAM_PAGE_MAX = 250,
@@ -25,7 +26,8 @@ struct mam_request {
     struct archive_id page_after, page_before; /* of RSM; archive_first, archive_last: not given */
     struct archive_id *ids;                    /* only these, ascending, if N_IDS */
     size_t n_ids;
-    bool flip; /* XEP-0313 §4.3.4 */
+    bool flip;    /* XEP-0313 §4.3.4 */
+    bool offline; /* XEP-0013 §2.4, §2.6: the filter's messages as they are, all pages of them */
 };
 /* Answers IQ, now or later. Strings of REQUEST are copied. */
 void mam_begin(struct xmpp_iq *iq, const struct mam_request *request);

@@ -52,17 +52,12 @@ void home_refuse(struct c2s_home *h, const struct xml *root, enum stanza_error e
 /* Is JID one that only this cluster may speak for: a local domain or an account in it? */
 static bool is_ours(struct c2s_home *h, const char *jid)
 {
-    if (!jid)
+    char prepared[JID_MAX + 1]; /* another spelling is the same address (RFC 7622) */
+    if (!jid || jid_prepare(prepared, jid, strlen(jid), NULL) < 0)
         return false;
-    const char *at = strchr(jid, '@');
-    const char *domain = at ? at + 1 : jid;
-    size_t n = strcspn(domain, "/");
-    char name[JID_PART_MAX + 1];
-    if (n >= sizeof name)
-        return false;
-    memcpy(name, domain, n);
-    name[n] = 0;
-    return shard_is_local_domain(h->session.shard, name);
+    prepared[jid_bare_length(prepared)] = 0;
+    const char *at = strchr(prepared, '@');
+    return shard_is_local_domain(h->session.shard, at ? at + 1 : prepared);
 }
 
 /* What a server alone may put into a stanza: delay (XEP-0203 §3), stanza-id (XEP-0359 §6), carbons (XEP-0280
