@@ -2,7 +2,8 @@
 # imp.sh start|stop: one imp node (or IMP_BENCH_NODES of them) with the accounts that the load generator expects: user0 ...
 # and pr0 ... pr499, password "secret", domain localhost. Prints PID, HOSTS, TLSHOSTS, DOMAIN as shell assignments. Data
 # and accounts are kept in $IMP_BENCH_DIR (default /tmp/imp-bench) for the next run. IMP_BENCH_PORT: the clients' port
-# (default 5722); direct TLS is the one after it, the cluster's is 2148 after it.
+# (default 5722); direct TLS is the one after it, the cluster's is 2148 after it. IMP_BENCH_ARCHIVE: archive.default (never).
+# IMP_BENCH_SPREAD=across: user I is at home on the node where the load generator connects it.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=${IMP_BENCH_DIR:-/tmp/imp-bench}
@@ -42,7 +43,7 @@ running() { cli --json dbreplication runtimestate "n$1" | grep -q '"services":"r
 case ${1:-} in
 stop) stop; exit 0 ;;
 start) ;;
-*) sed -n '2,6s/^# //p' "$0"; exit 2 ;;
+*) sed -n '2,7s/^# //p' "$0"; exit 2 ;;
 esac
 stop
 mkdir -p "$dir"
@@ -66,6 +67,7 @@ cli settings set xmpp.require_tls false > /dev/null
 cli settings set xmpp.plain_without_tls true > /dev/null
 cli settings set limits.connections_per_address 1000000 > /dev/null
 cli settings set limits.unauthenticated 100000 > /dev/null
+cli settings set archive.default "${IMP_BENCH_ARCHIVE:-never}" > /dev/null
 have=$(cat "$dir/users" 2>/dev/null || echo 0)
 if [ "$have" -lt "$users" ]; then
     say "adding accounts $have to $((users - 1))"
@@ -73,6 +75,10 @@ if [ "$have" -lt "$users" ]; then
         for ((i = have; i < users; i++)); do echo "user$i,secret"; done
         [ "$have" -gt 0 ] || for ((i = 0; i < 500; i++)); do echo "pr$i,secret"; done
     } | cli user import - >&2
+    if [ "${IMP_BENCH_SPREAD:-}" = across ]; then
+        for ((i = have; i < users; i++)); do echo "user$i,n$((i % nodes + 1))"; done > "$dir/homes.csv"
+        cli user assign --file "$dir/homes.csv" >&2
+    fi
     echo "$users" > "$dir/users"
 fi
 pid= hosts= tls=
