@@ -117,6 +117,8 @@ struct node {
     uint64_t epoch; /* of the proposer session, as last told to the links */
     uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, clock_checked_ms, certs_checked_ms,
         default_checked_ms, progress_ms;
+    int64_t n_logins_seen;    /* and when that was: what they needed for a moment is given back once it is quiet */
+    uint64_t logins_seen_ms;
     /* disk_check.c */
     uint64_t free_checked_ms, stuck_checked_ms;
     bool disk_was_low, was_full_told, replication_stands;
