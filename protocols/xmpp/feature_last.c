@@ -1,5 +1,5 @@
 /* XEP-0012: last activity, of accounts for those who may see their presence, and of the server. When a user's
- * last session has ended is written to the store, once a second for all of a shard. */
+ * last session has ended is written to the store. */
 #include "base/clock.h"
 #include "im/presence.h"
 #include "im/user.h"
@@ -43,22 +43,29 @@ void last_fini(struct service *sv)
     list_for_each(l, &sv->left, struct left, link) free_left(sv, l);
 }
 
+static void write_next(struct service *sv);
+
 /* The outcome is of no importance: who was missed has an older time. */
 static void on_written(void *user, const struct proposal_result *result)
 {
-    (void)user, (void)result;
+    struct service *sv = user;
+    (void)result;
+    sv->is_writing = false;
+    write_next(sv);
 }
 
-void last_tick(struct service *sv)
+/* One proposal at a time: the more leave, the more go into one. */
+static void write_next(struct service *sv)
 {
-    if (list_is_empty(&sv->left) || sv->shard->settings.level < LEVEL_3 || !shard_has_lease(sv->shard))
+    if (list_is_empty(&sv->left) || sv->is_writing || !shard_has_lease(sv->shard))
         return;
-    Imp__LastActivityItem *items = mem_zalloc(ITEMS_MAX * sizeof *items), *list[ITEMS_MAX];
+    size_t n = sv->n_left < ITEMS_MAX ? sv->n_left : ITEMS_MAX;
+    Imp__LastActivityItem *items = mem_zalloc(n * sizeof *items), **list = mem_zalloc(n * sizeof *list);
     Imp__LastActivity body = IMP__LAST_ACTIVITY__INIT;
     struct left *l;
     list_for_each(l, &sv->left, struct left, link)
     {
-        if (body.n_items == ITEMS_MAX)
+        if (body.n_items == n)
             break;
         Imp__LastActivityItem *item = list[body.n_items] = &items[body.n_items];
         imp__last_activity_item__init(item);
@@ -72,11 +79,18 @@ void last_tick(struct service *sv)
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_LAST_ACTIVITY;
     command.last_activity = &body;
-    if (shard_submit(sv->shard, &command, on_written, NULL) == 0) {
+    if (shard_submit(sv->shard, &command, on_written, sv) == 0) {
+        sv->is_writing = true;
         while (body.n_items--)
             free_left(sv, list_entry(list_first(&sv->left), struct left, link));
     }
     mem_free(items);
+    mem_free(list);
+}
+
+void last_tick(struct service *sv)
+{
+    write_next(sv);
 }
 
 static void session_presence(struct c2s_home *h, const struct envelope *e, const struct xml *root, bool was)
@@ -112,6 +126,7 @@ static void session_ended(struct c2s_home *h)
         l->status = g ? g->status : NULL;
         list_append(&sv->left, &l->link);
         sv->n_left++;
+        write_next(sv);
     } else if (g) {
         mem_free(g->status);
     }

@@ -21,6 +21,7 @@ struct service {
     char *secrets[N_XMPP_SECRETS]; /* NULL: not set */
     struct list left;              /* users whose last session has ended, not proposed yet (feature_last.c) */
     unsigned n_left;
+    bool is_writing;
     struct push *push; /* feature_push.c */
 };
 
