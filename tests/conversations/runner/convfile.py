@@ -54,6 +54,7 @@ CLIENT_NAME = re.compile(r'%s(\.%s)?$' % (NAME, NAME))
 # verbs of clients: (has a block or XML behind it, what the block is)
 CLIENT_VERBS = {
     'connect': None, 'online': None, 'raw': None, 'open': None, 'starttls': None, 'handshake': None, 'auth': None, 'bind': None,
+    'sasl2': 'options', 'upgrade': None,
     'send': 'xml', 'bytes': 'text', 'expect': 'pattern', 'seek': 'pattern', 'nothing': None, 'forget': None,
     'disconnect': None, 'kill': None, 'reconnect': None, 'closed': None, 'close': None,
 }
@@ -126,13 +127,16 @@ def read_step(step, c):
         if word in MODES:
             step.mode = word
             text = text[len(word):].lstrip()
-    if kind:
+    if kind == 'options':
+        at = text.find('<')
+        text, rest = (text, '') if at < 0 else (text[:at], text[at:])
+    elif kind:
         return text
     try:
         options_of(step, shlex.split(text))
     except ValueError as e:
         step.fail(str(e))
-    return ''
+    return rest if kind == 'options' else ''
 
 
 def finish(step, block_line, lines):
@@ -141,6 +145,9 @@ def finish(step, block_line, lines):
     if not kind:
         if step.lines and step.verb != 'impcli':
             step.fail("'%s' takes no indented lines" % step.verb)
+        return
+    if not step.lines and kind == 'options':
+        step.block = ''
         return
     if not step.lines:
         step.fail("'%s' needs %s behind it or in indented lines below" % (step.verb, 'XML' if kind != 'text' else 'a text'))

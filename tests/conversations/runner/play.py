@@ -9,6 +9,7 @@ import uuid
 from xml.sax.saxutils import escape
 
 from convfile import BadFile
+import sasl2
 from peer import Peer, Trouble
 from xml_match import Mismatch, match, match_value, parse_patterns
 
@@ -257,6 +258,15 @@ class Play:
     async def do_auth(self, step):
         options = {k: self.expand(v) for k, v in step.options.items()}
         await self.each(step, lambda p: p.authenticate(options))
+
+    async def do_sasl2(self, step):
+        options = {k: self.expand(v) for k, v in step.options.items()}
+        extra = self.expand(step.block, lambda v: escape(v, {"'": '&apos;', '"': '&quot;'}))
+        await self.each(step, lambda p: sasl2.authenticate(p, options, extra, Trouble))
+
+    async def do_upgrade(self, step):
+        options = {k: self.expand(v) for k, v in step.options.items()}
+        await self.each(step, lambda p: sasl2.upgrade(p, options, Trouble))
 
     async def do_bind(self, step):
         """On a raw stream after SASL: opens the stream anew, binds; the client is like any other from then on."""
