@@ -27,7 +27,8 @@ void home_features(struct c2s_home *h, bool with_bind)
     if (with_bind)
         buf_adds(&out, "<bind xmlns='" NS_BIND "'/>");
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
-        if ((*f)->stream_feature && feature_is_on(*f, h->conn->shard))
+        if ((*f)->stream_feature && feature_is_on(*f, h->conn->shard) &&
+            (with_bind || strcmp((*f)->name, "session") != 0))
             buf_adds(&out, (*f)->stream_feature);
     add_limits(&out, &h->conn->shard->settings);
     buf_adds(&out, "</stream:features>");
