@@ -21,12 +21,23 @@ struct http_socket {
     struct list out;
     size_t written; /* weight of what was given to the library, which may hold some of it still */
     unsigned close_code;
-    bool open, closing, refused;
+    struct deferred close_later;
+    bool open, closing, closed, refused;
 };
 
 size_t http_socket_bytes(void)
 {
     return sizeof(struct http_socket);
+}
+
+/* Not in one of its callbacks: on a uv loop libwebsockets 4.1 closes what fails there twice, and the second
+ * time cuts the closing handshake (RFC 6455 §7.1.2) short. */
+static void on_close_later(struct deferred *d)
+{
+    struct http_socket *k = container_of(d, struct http_socket, close_later);
+    k->closed = true;
+    lws_close_reason(k->wsi, (enum lws_close_status)k->close_code, NULL, 0);
+    lws_set_timeout(k->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_SYNC);
 }
 
 /* ---- the handshake ---- */
@@ -73,6 +84,8 @@ static int on_open(struct http_server *s, struct lws *wsi, struct http_socket *k
     k->max_message = s->o.socket->max_message;
     k->open = true;
     list_init(&k->out);
+    list_init(&k->close_later.link);
+    k->close_later.fn = on_close_later;
     list_append(&s->sockets, &k->link);
     http_read_strings(&strings, s, wsi, s->o.socket->path);
     struct http_request r = http_request_of(&strings);
@@ -188,10 +201,9 @@ static int on_writable(struct http_socket *k)
         lws_callback_on_writable(k->wsi);
         return 0;
     }
-    if (!k->closing)
-        return 0;
-    lws_close_reason(k->wsi, (enum lws_close_status)k->close_code, NULL, 0);
-    return -1;
+    if (k->closing && !k->closed)
+        loop_defer(k->server->o.loop, &k->close_later);
+    return 0;
 }
 
 /* ---- the end ---- */
@@ -204,6 +216,7 @@ static void gone(struct http_socket *k)
     k->open = false;
     k->conn = NULL;
     list_remove(&k->link);
+    loop_cancel_deferred(&k->close_later);
     buf_fini(&k->in);
     struct out_message *m;
     list_for_each(m, &k->out, struct out_message, link)

@@ -55,7 +55,8 @@ CLIENT_NAME = re.compile(r'%s(\.%s)?$' % (NAME, NAME))
 CLIENT_VERBS = {
     'connect': None, 'online': None, 'raw': None, 'open': None, 'starttls': None, 'handshake': None, 'auth': None, 'bind': None,
     'sasl2': 'options', 'upgrade': None,
-    'send': 'xml', 'bytes': 'text', 'expect': 'pattern', 'seek': 'pattern', 'nothing': None, 'forget': None,
+    'send': 'xml', 'bytes': 'text', 'frames': 'text', 'post': 'text', 'lose': 'text', 'expect': 'pattern', 'seek': 'pattern',
+    'nothing': None, 'forget': None,
     'disconnect': None, 'kill': None, 'reconnect': None, 'closed': None, 'close': None,
 }
 GLOBAL_VERBS = {'user', 'friends', 'follows', 'sync', 'nothing', 'forget', 'impcli', 'let', 'exclusive', 'check'}
@@ -161,7 +162,7 @@ def finish(step, block_line, lines):
         if step.mode in ('unordered', 'either') and len(step.patterns) < 2:
             step.fail("'%s' needs two elements at least" % step.mode)
     else:
-        step.block = join(step.lines)
+        step.block = join(step.lines) if step.verb != 'frames' else '\n'.join(step.lines)
 
 
 def read(path):

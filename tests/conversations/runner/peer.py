@@ -9,6 +9,7 @@ import ssl
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
+import web
 from xml_match import CLIENT, STREAMS, Parser
 
 TLS_NS = 'urn:ietf:params:xml:ns:xmpp-tls'
@@ -190,9 +191,14 @@ class Peer:
         self.link = Link(self)
         host = self.conversation.host_of(self)
         how = options.get('transport', 'tls')
-        ports = {'tls': 5223, 'starttls': 5222, 'tcp': 5222}
+        ports = {'tls': 5223, 'starttls': 5222, 'tcp': 5222, 'websocket': 8443, 'bosh': 8443}
         if how not in ports:
             raise Trouble("%s: transport '%s' is not one of %s" % (self.name, how, ' '.join(ports)))
+        if how in web.LINKS:
+            self.link = web.LINKS[how](self, host, int(options.get('port', ports[how])), self.run.tls(options))
+            await self.link.connect(options)
+            self.note('--', 'connected to %s (%s)' % (host, how))
+            return
         args = {'local_addr': (self.conversation.address, 0)}
         if how == 'tls':
             args.update(ssl=self.run.tls(options), server_hostname=self.run.domain)

@@ -241,6 +241,8 @@ class Play:
         async def act(p):
             await p.connect(**options)
             p.is_raw = True
+            if getattr(p.link, 'status', None):
+                p.received.append(p.link.status)
         options.setdefault('transport', 'tls')
         await self.each(step, act)
 
@@ -290,6 +292,27 @@ class Play:
             text = self.expand(step.block)
             p.note('->', text)
             p.link.write(to_bytes(text))
+
+    async def do_frames(self, step):
+        """WebSocket frames as they are (web.py)."""
+        for p in self.peers_of(step):
+            text = self.expand(step.block)
+            p.note('->', text)
+            p.link.frames(text, to_bytes)
+
+    async def do_post(self, step):
+        """A BOSH request; its answer is a stanza <body/>, or <http status=.../>."""
+        for p in self.peers_of(step):
+            text = self.expand(step.block)
+            p.note('->', text)
+            p.link.run(p.link.post_raw(text))
+
+    async def do_lose(self, step):
+        """A BOSH request whose connection is cut before its answer."""
+        for p in self.peers_of(step):
+            text = self.expand(step.block)
+            p.note('->', text)
+            await p.link.post_raw(text, lost=True)
 
     def matches(self, pattern, e, exactly):
         captures = {}
