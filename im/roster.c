@@ -157,6 +157,18 @@ void roster_removal_init(struct roster_removal *r, struct shard *s, struct user 
     *r = (struct roster_removal){.uid = u->uid, .jid = mem_strdup(u->jid), .contact = mem_strdup(contact)};
     if (shard_find_uid(s, contact, &r->contact_uid) != 0)
         r->contact_uid = 0;
+    struct key k;
+    key_init(&k);
+    key_u64(&k, u->uid);
+    key_str(&k, contact);
+    struct arena a;
+    arena_init(&a);
+    const Imp__RosterRow *row = store_find_row(shard_txn(s), TABLE_ROSTER, &k, &a);
+    if (row && !row->removed) {
+        r->sees = row->subscription & IMP__SUBSCRIPTION__SUB_TO;
+        r->is_seen = row->subscription & IMP__SUBSCRIPTION__SUB_FROM;
+    }
+    arena_fini(&a);
 }
 
 void roster_removal_fini(struct roster_removal *r)
@@ -285,8 +297,9 @@ void roster_on_feed(struct shard *s, const struct feed_event *event)
     Imp__RosterRow *row = u && !list_is_empty(&u->sessions)
                               ? store_find_row(shard_txn(s), TABLE_ROSTER, &event->key, &a)
                               : NULL;
-    /* A row that is gone altogether was never shown, or its mark is forgotten. */
-    if (row && is_shown(row)) {
+    /* A row that is gone altogether was never shown, or its mark is forgotten. One without a new version
+     * looks as before. */
+    if (row && is_shown(row) && row->version >= event->index) {
         bool waits = row->told_index && row->told_index == event->index;
         if (waits || !list_is_empty(&u->pushes))
             hold(u, jid, row->version, waits ? told_type(row) : -1);

@@ -37,6 +37,7 @@ void roster_deliver_requests(struct session *s);
 struct roster_removal {
     uint64_t uid, contact_uid; /* contact_uid 0: not a local user */
     char *jid, *contact;       /* bare */
+    bool sees, is_seen;        /* had the user, had the contact a subscription? */
     bool to, from;             /* it hears unsubscribe / unsubscribed: result of RosterRemove */
 };
 void roster_removal_init(struct roster_removal *r, struct shard *s, struct user *u, const char *contact);

@@ -174,10 +174,13 @@ void presence_contact_removed(struct shard *s, const struct roster_removal *r, u
 {
     if (!r->contact_uid)
         return;
+    /* §3.2.2: first unavailable. Who was never let in learns nothing of resources. */
+    if (r->is_seen)
+        presence_show(s, r->uid, r->contact_uid, r->contact, true, index);
     if (r->to)
         send_type(s, r, PRESENCE_UNSUBSCRIBE, index);
-    if (r->from) {
+    if (r->from)
         send_type(s, r, PRESENCE_UNSUBSCRIBED, index);
-        presence_show(s, r->uid, r->contact_uid, r->contact, true, index);
-    }
+    if (r->sees)
+        presence_show(s, r->contact_uid, r->uid, r->jid, true, index); /* §3.3.3 */
 }

@@ -129,6 +129,7 @@ struct roster_item {
     Imp__RosterRow row;
     bool exists;      /* a live row is there; removed ones count as none */
     bool was_removed; /* a mark of a removed item is there */
+    bool quiet;       /* what a client sees of it may be as it was: then no new version */
     bool leaves_mark; /* when nothing is left in it: it was shown, so clients must hear that it went */
 };
 void fsm_roster_load(struct fsm *f, struct roster_item *item, uint64_t uid, const char *contact);

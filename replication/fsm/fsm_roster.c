@@ -99,12 +99,26 @@ static uint64_t next_version(const struct fsm *f, const Imp__RosterMetaRow *meta
     return f->level >= LEVEL_3 && meta->version >= f->in->index ? meta->version + 1 : f->in->index;
 }
 
+/* RFC 6121 §2.6.3: a change that is not pushed is no modification, such as a request that waits. */
+static bool looks_the_same(struct fsm *f, const struct roster_item *item)
+{
+    struct roster_item was;
+    fsm_roster_load(f, &was, item->uid, item->contact);
+    const Imp__RosterRow *a = &was.row, *b = &item->row;
+    return was.exists && !is_empty(b) && a->in_roster == b->in_roster &&
+           a->subscription == b->subscription && a->ask == b->ask && a->approved == b->approved;
+}
+
 void fsm_roster_save(struct fsm *f, struct roster_item *item)
 {
     struct key k = fsm_key_u64_str(item->uid, item->contact), uid = fsm_key_u64(item->uid);
     struct key by_contact = contact_key(item->contact, item->uid);
     Imp__RosterMetaRow *meta = get_meta(f, item->uid);
     uint64_t version = next_version(f, meta);
+    if (f->level >= LEVEL_3 && item->quiet && looks_the_same(f, item)) {
+        store_put_row(f->txn, TABLE_ROSTER, &k, &item->row);
+        return;
+    }
     const Imp__RosterRow *row = row_to_store(item, version);
     bool lives = row && !row->removed;
     meta->n_items += lives - item->exists;

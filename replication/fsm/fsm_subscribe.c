@@ -197,6 +197,7 @@ static uint64_t save(struct fsm *f, struct side *s, Imp__SubscribeType told)
         s->item.row.told_index = f->in->index;
         s->item.row.told = told;
     }
+    s->item.quiet = true;
     fsm_roster_save(f, &s->item);
     return FSM_SUB_CHANGED;
 }
