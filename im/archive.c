@@ -70,8 +70,9 @@ static bool is_with(struct shard *s, const Imp__MessageIndexRow *row, struct arc
 static bool matches(struct shard *s, const Imp__MessageIndexRow *row, struct archive_id id,
                     const struct archive_filter *f, struct arena *a)
 {
-    return row && (f->pending ? row->pending : row->archived) && archive_id_compare(id, f->after) > 0 &&
-           archive_id_compare(id, f->before) < 0 && (!f->with || is_with(s, row, id, f->with, a));
+    return row && (f->pending ? row->pending && (row->archived || !f->archived_too) : row->archived) &&
+           archive_id_compare(id, f->after) > 0 && archive_id_compare(id, f->before) < 0 &&
+           (!f->with || is_with(s, row, id, f->with, a));
 }
 
 struct archive_filter archive_pending(struct shard *s, uint64_t uid)

@@ -55,7 +55,8 @@ int archive_id_compare(struct archive_id a, struct archive_id b);
 
 struct archive_filter {
     const char *with;                /* a prepared bare or full JID; NULL: any */
-    bool pending;                    /* not the archive, but what waits for delivery */
+    bool pending;                    /* not the archive, but what waits for delivery, */
+    bool archived_too;               /* as far as it is in the archive, too */
     struct archive_id after, before; /* exclusive: archive_first, archive_last: no limit */
 };
 /* Goes over the messages of a user that a filter lets through, in as many steps as it takes: an object of its

@@ -284,12 +284,16 @@ static void on_metadata(struct xmpp_iq *iq)
     buf_fini(&out);
 }
 
-/* XEP-0386 §4.2: asked for or not. */
+/* XEP-0386 §4.2: whoever binds this way is told where the archive ends, asked for or not, and takes from
+ * there what came while it was away. What is not in the archive is delivered as ever. */
 static enum inline_result on_bind2(struct c2s_home *h, const struct xml *request, struct buf *answer)
 {
+    struct session *s = &h->session;
     (void)request;
-    if (h->session.shard->settings.level >= LEVEL_3)
-        write_metadata(answer, h->session.shard, h->session.user->uid);
+    if (s->shard->settings.level < LEVEL_3)
+        return INLINE_DONE;
+    write_metadata(answer, s->shard, s->user->uid);
+    offline_forget_archived(s);
     return INLINE_DONE;
 }
 

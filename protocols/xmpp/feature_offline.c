@@ -132,21 +132,13 @@ static void handle_get(struct xmpp_iq *iq)
 
 /* ---- remove, purge (§2.5, §2.7) ---- */
 
-struct removing {
-    struct iq_later *iq;
-    struct shard *shard;
-    uint64_t uid;
-    bool all;
-};
-
-static void on_removed(struct session *s, struct shard *shard, void *user,
-                       const struct proposal_result *result);
-
-/* False: nothing is left, or nothing can be proposed. */
-static bool mark(struct removing *r, struct session *s, const struct archive_id *ids, size_t n)
+/* The result of session_submit; ERR_NOTFOUND: no ids. */
+static int mark(struct session *s, const struct archive_id *ids, size_t n, session_done_fn *on_done,
+                void *user)
 {
-    Imp__MessageRef *refs = mem_alloc((n + 1) * sizeof *refs),
-                    **pointers = mem_alloc((n + 1) * sizeof *pointers);
+    if (!n)
+        return ERR_NOTFOUND;
+    Imp__MessageRef *refs = mem_alloc(n * sizeof *refs), **pointers = mem_alloc(n * sizeof *pointers);
     for (size_t i = 0; i < n; i++) {
         imp__message_ref__init(&refs[i]);
         refs[i].index = ids[i].index;
@@ -154,47 +146,80 @@ static bool mark(struct removing *r, struct session *s, const struct archive_id 
         pointers[i] = &refs[i];
     }
     Imp__MessageMark body = IMP__MESSAGE_MARK__INIT;
-    body.uid = r->uid;
+    body.uid = s->user->uid;
     body.n_refs = n;
     body.refs = pointers;
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_MESSAGE_MARK;
     command.message_mark = &body;
-    bool done = n && session_submit(s, &command, on_removed, r) == 0;
+    int rc = session_submit(s, &command, on_done, user);
     mem_free(refs);
     mem_free(pointers);
-    return done;
+    return rc;
 }
 
-static bool mark_all(struct removing *r, struct session *s)
+struct clearing {
+    bool archived_only;
+    struct iq_later *iq; /* NULL: nobody asked */
+};
+
+static void end_clearing(struct clearing *c, struct session *s, bool ok)
+{
+    if (c->iq && ok)
+        iq_later_result(c->iq, s, NULL, 0);
+    else if (c->iq)
+        iq_later_error(c->iq, s, STANZA_RESOURCE_CONSTRAINT, NULL);
+    mem_free(c);
+}
+
+static void on_cleared(struct session *s, struct shard *shard, void *user,
+                       const struct proposal_result *result);
+
+static void clear_step(struct clearing *c, struct session *s)
 {
     struct archive_id *ids = mem_alloc(MARKS_MAX * sizeof *ids);
-    struct archive_filter f = archive_pending(r->shard, r->uid);
+    struct archive_filter f = archive_pending(s->shard, s->user->uid);
     struct archive_walk w;
     unsigned budget = ROWS_AT_ONCE;
-    archive_walk_init(&w, r->shard, r->uid, &f, false);
-    bool more = mark(r, s, ids, archive_walk(&w, ids, MARKS_MAX, &budget));
+    f.archived_too = c->archived_only;
+    archive_walk_init(&w, s->shard, s->user->uid, &f, false);
+    int rc = mark(s, ids, archive_walk(&w, ids, MARKS_MAX, &budget), on_cleared, c);
     mem_free(ids);
-    return more;
+    if (rc < 0)
+        end_clearing(c, s, rc == ERR_NOTFOUND);
+}
+
+static void on_cleared(struct session *s, struct shard *shard, void *user,
+                       const struct proposal_result *result)
+{
+    (void)shard;
+    if (s && result->code == 0)
+        clear_step(user, s);
+    else
+        end_clearing(user, s, false);
+}
+
+void offline_forget_archived(struct session *s)
+{
+    struct clearing *c = mem_new(struct clearing);
+    c->archived_only = true;
+    clear_step(c, s);
 }
 
 static void on_removed(struct session *s, struct shard *shard, void *user,
                        const struct proposal_result *result)
 {
-    struct removing *r = user;
     (void)shard;
-    if (result->code == 0 && s && r->all && mark_all(r, s))
-        return;
     if (result->code == 0)
-        iq_later_result(r->iq, s, NULL, 0);
+        iq_later_result(user, s, NULL, 0);
     else
-        iq_later_error(r->iq, s, STANZA_RESOURCE_CONSTRAINT, NULL);
-    mem_free(r);
+        iq_later_error(user, s, STANZA_RESOURCE_CONSTRAINT, NULL);
 }
 
 static void handle_set(struct xmpp_iq *iq)
 {
     struct archive_id ids[MAM_PAGE_MAX];
+    struct session *s = &iq->home->session;
     size_t n;
     bool all = xml_child(iq->payload, "purge", NS_OFFLINE);
     if (!read_items(iq, "remove", ids, &n))
@@ -203,19 +228,14 @@ static void handle_set(struct xmpp_iq *iq)
         iq_error(iq, STANZA_BAD_REQUEST, "either purge, or items to remove");
         return;
     }
-    struct removing *r = mem_new(struct removing);
-    struct session *s = &iq->home->session;
-    r->iq = iq_keep(iq);
-    r->shard = iq->shard;
-    r->uid = iq->uid;
-    r->all = all;
-    if (all ? mark_all(r, s) : mark(r, s, ids, n))
-        return;
-    if (all && !count_pending(iq))
-        iq_later_result(r->iq, s, NULL, 0);
-    else
-        iq_later_error(r->iq, s, STANZA_RESOURCE_CONSTRAINT, NULL);
-    mem_free(r);
+    struct iq_later *later = iq_keep(iq);
+    if (all) {
+        struct clearing *c = mem_new(struct clearing);
+        c->iq = later;
+        clear_step(c, s);
+    } else if (mark(s, ids, n, on_removed, later) < 0) {
+        iq_later_error(later, s, STANZA_RESOURCE_CONSTRAINT, NULL);
+    }
 }
 
 static void handle(struct xmpp_iq *iq)

@@ -32,6 +32,10 @@ struct mam_request {
 /* Answers IQ, now or later. Strings of REQUEST are copied. */
 void mam_begin(struct xmpp_iq *iq, const struct mam_request *request);
 
+/* feature_offline.c: what waits for the session's user and is in the archive, too, is not delivered any more; before
+ * the session's next stanza is looked at. */
+void offline_forget_archived(struct session *s);
+
 /* For xmpp.c, at the end: drops the queries of a shard. */
 void mam_shard_fini(struct xmpp_shard *xs);
 

@@ -227,6 +227,36 @@ static void clocks(void **state)
     assert_string_equal(text, "2026-01-31T12:00:00.123Z");
     clock_format_utc(text, UINT64_MAX, 1);
     assert_string_equal(text, "9999-12-31T23:59:59.999Z");
+    static const struct {
+        const char *text;
+        uint64_t ms; /* UINT64_MAX: none */
+    } times[] = {
+        {"2026-01-31T12:00:00.123Z", UINT64_C(1769860800123)},
+        {"2026-01-31T12:00:00.123999Z", UINT64_C(1769860800123)},
+        {"2026-01-31T13:30:00+01:30", UINT64_C(1769860800000)},
+        {"2026-01-31T11:00:00-01:00", UINT64_C(1769860800000)},
+        {"1970-01-01T00:00:00Z", 0},
+        {"2024-02-29T23:59:60Z", UINT64_C(1709251200000)}, /* a leap second */
+        {"1969-12-31T23:59:59Z", UINT64_MAX},
+        {"2026-02-29T00:00:00Z", UINT64_MAX},
+        {"2026-00-01T00:00:00Z", UINT64_MAX},
+        {"2026-13-01T00:00:00Z", UINT64_MAX},
+        {"2026-01-31T24:00:00Z", UINT64_MAX},
+        {"2026-01-31T12:00:00", UINT64_MAX},
+        {"2026-01-31T12:00:00.Z", UINT64_MAX},
+        {"2026-01-31T12:00:00Zx", UINT64_MAX},
+        {"2026-01-31T12:00:00+1:00", UINT64_MAX},
+        {"2026-01-31 12:00:00Z", UINT64_MAX},
+        {"20260131T12:00:00", UINT64_MAX}, /* XEP-0082 §3.4: of old */
+        {"", UINT64_MAX},
+        {"2026", UINT64_MAX},
+    };
+    for (size_t i = 0; i < n_elements(times); i++) {
+        uint64_t ms = UINT64_MAX;
+        int rc = clock_parse_utc(times[i].text, &ms);
+        if (rc ? times[i].ms != UINT64_MAX : ms != times[i].ms)
+            fail_msg("%s: %d, %llu", times[i].text, rc, (unsigned long long)ms);
+    }
     uint64_t a = clock_monotonic_us();
     assert_true(clock_monotonic_us() >= a);
     assert_true(clock_boot_ms() + 1 >= clock_monotonic_ms());
