@@ -5,9 +5,9 @@
  *   NEXT -> AGE -> COUNT -> EXCESS -> NEXT ... of each user in turn; then the pass is over, and the next one
  * waits */
 #include "base/clock.h"
-#include <string.h>
 #include "node/node_impl.h"
 #include "replication/levels.h"
+#include <string.h>
 
 enum {
     ROWS_PER_STEP = 2000, /* looked at in one step: a few milliseconds */
@@ -26,9 +26,10 @@ struct archive_trim {
     uint64_t due_ms; /* when the next pass begins, or a step is tried again */
     enum trim_state state;
     uint64_t uid;
-    struct key at;             /* of the row last looked at; empty: none of this user yet */
-    uint64_t n_found, excess;  /* messages of the user; those beyond the limit */
-    uint64_t before_ms, limit; /* of this step; 0: no such limit */
+    struct key at;                /* of the row last looked at; empty: none of this user yet */
+    uint64_t n_found, excess;     /* messages of the user; those beyond the limit */
+    uint64_t retention_ms, limit; /* the settings; 0: no such limit */
+    uint64_t before_ms;           /* what came before then is too old; 0: nothing is */
     Imp__ArchiveTrimUser users[USERS_PER_COMMAND]; /* the command being made */
     unsigned n_users, n_rows;
 };
@@ -47,9 +48,10 @@ static void on_trimmed(void *user, const struct proposal_result *result)
 {
     struct archive_trim *t = user;
     t->in_flight = false;
-    t->due_ms = result->code ? loop_now_ms(t->node->loop) + RETRY_MS : 0;
-    if (result->code) /* nothing is lost by looking again */
+    if (result->code) { /* nothing is lost by looking again */
         t->running = false;
+        t->due_ms = loop_now_ms(t->node->loop) + RETRY_MS;
+    }
 }
 
 static void flush(struct archive_trim *t)
@@ -183,9 +185,7 @@ static void take_rows(struct archive_trim *t, uint64_t before_ms, uint64_t rows,
 
 static void end_pass(struct archive_trim *t)
 {
-    uint64_t every = t->before_ms
-                         ? (uint64_t)setting_int(control_read(t->node), NULL, SETTING_ARCHIVE_RETENTION) * 100
-                         : PASS_MAX_MS;
+    uint64_t every = t->retention_ms ? t->retention_ms / 10 : PASS_MAX_MS;
     flush(t);
     t->running = false;
     every = every < PASS_MIN_MS ? PASS_MIN_MS : every > PASS_MAX_MS ? PASS_MAX_MS : every;
@@ -230,12 +230,20 @@ void archive_trim_step(struct node *n)
         t = n->archive_trim = mem_new(struct archive_trim);
         t->node = n;
     }
-    if (t->in_flight || loop_now_ms(n->loop) < t->due_ms)
+    if (t->in_flight)
         return;
     uint64_t retention_ms = 1000 * (uint64_t)setting_int(control_read(n), NULL, SETTING_ARCHIVE_RETENTION);
-    uint64_t now = clock_wall_ms();
+    uint64_t limit = (uint64_t)setting_int(control_read(n), NULL, SETTING_ARCHIVE_LIMIT),
+             now = clock_wall_ms();
+    if (retention_ms != t->retention_ms || limit != t->limit) { /* at once */
+        t->running = false;
+        t->due_ms = 0;
+    }
+    t->retention_ms = retention_ms;
+    t->limit = limit;
+    if (loop_now_ms(n->loop) < t->due_ms)
+        return;
     t->before_ms = retention_ms && now > retention_ms ? now - retention_ms : 0;
-    t->limit = (uint64_t)setting_int(control_read(n), NULL, SETTING_ARCHIVE_LIMIT);
     if (!t->running) {
         t->running = t->before_ms || t->limit;
         t->uid = t->n_users = t->n_rows = 0;
