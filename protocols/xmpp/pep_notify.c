@@ -2,6 +2,7 @@
  * has subscribed to the node by itself; each only as the access model allows, and but for the last ones only
  * with
  * "+notify" in its capabilities, which its home looks at (im/events.h). */
+#include "im/block.h"
 #include "im/events.h"
 #include "im/user.h"
 #include "protocols/xmpp/pep.h"
@@ -103,7 +104,7 @@ static unsigned tell_subscribers(struct shard *s, const struct pep_change *c, co
         if (!row || row->subscription != IMP__PEP_SUBSCRIPTION__PEP_SUBSCRIBED)
             continue;
         const char *bare = arena_strndup(a, row->subscriber, jid_bare_length(row->subscriber));
-        if (shard_find_uid(s, bare, &uid) < 0 ||
+        if (shard_find_uid(s, bare, &uid) < 0 || block_matches(s, c->owner, row->subscriber) ||
             pep_check_access(shard_txn(s), c->owner, node, bare, a) != PEP_MAY)
             continue;
         if (!e)
