@@ -15,6 +15,14 @@
 
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers" /* tables of cases */
 
+#define E32 "EEEEEEEEEEEEEEEEEEEEEEEEEEEEEEEE"
+#define P32 "PPPPPPPPPPPPPPPPPPPPPPPPPPPPPPPP"
+/* the client's last message in the example of XEP-0474 */
+#define FINAL_0474                                                                                            \
+    "Yz1jRDEwYkhNdFpYaHdiM0owWlhJc0xGUklTVk1nU1ZNZ1JrRkxSU0JEUWlCRVFWUkIscj0xMkM0Q0Q1Qy1FMzhFLTRBOTgtOEY2RC0x" \
+    "NUMzOEY1MUNDQzZhMDkxMTdhNi1hYzUwLTRmMmYtOTNmMS05Mzc5OWMyYmRkZjYseD0xOUM2NTMyRi0xQ0Y0LTRBMjctQTE4RC1EQzlD" \
+    "RUE0MUJCQjMscD1NL1NJRGpUK2RmY3hVaDg5alpFeXBSdkZ4QjQ9"
+
 /* ---- a server with one user ---- */
 
 struct server {
@@ -63,6 +71,9 @@ static void server_init(struct server *s)
         scram_derive(&s->credential.keys[CREDENTIAL_SHA1], CREDENTIAL_SHA1, "pencil", salt1, 12, 4096), 0);
     assert_int_equal(
         scram_derive(&s->credential.keys[CREDENTIAL_SHA256], CREDENTIAL_SHA256, "pencil", salt256, 16, 4096),
+        0);
+    assert_int_equal(
+        scram_derive(&s->credential.keys[CREDENTIAL_SHA512], CREDENTIAL_SHA512, "pencil", salt256, 16, 4096),
         0);
 }
 
@@ -124,6 +135,155 @@ static void test_rfc7677(void **state)
                                      "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="});
 }
 
+/* The channel data of the next example. */
+static int bind_fake(void *user, enum tls_binding type, uint8_t *out, size_t *n)
+{
+    static const char data[] = "THIS IS FAKE CB DATA";
+    *n = sizeof data - 1;
+    memcpy(out, data, *n);
+    return type == TLS_BIND_EXPORTER ? 0 : ERR_UNSUPPORTED;
+}
+
+/* XEP-0474 §6, whole: what was advertised is hashed into the challenge and signed. */
+static void test_xep0474(void **state)
+{
+    struct server s;
+    struct sasl_answer a;
+    server_init(&s);
+    s.env.fixed_nonce = "a09117a6-ac50-4f2f-93f1-93799c2bddf6";
+    s.env.binding = bind_fake;
+    s.env.advertised = "SCRAM-SHA-1\x1eSCRAM-SHA-1-PLUS\x1f"
+                       "tls-exporter\x1etls-server-end-point";
+    struct sasl *x = start(&s, "SCRAM-SHA-1-PLUS");
+    assert_int_equal(step(x, "p=tls-exporter,,n=user,r=12C4CD5C-E38E-4A98-8F6D-15C38F51CCC6", &a), SASL_CONTINUE);
+    static const char first[] = "r=12C4CD5C-E38E-4A98-8F6D-15C38F51CCC6a09117a6-ac50-4f2f-93f1-93799c2bddf6,"
+                                "s=QSXCR+Q6sek8bf92,i=4096,h=G6k/rBLDqgOhRRaCuuatSDFkJ08=";
+    assert_int_equal(a.n_bytes, sizeof first - 1);
+    assert_memory_equal(a.data, first, a.n_bytes);
+    char final[512], other[512];
+    long n = base64_decode((uint8_t *)final, FINAL_0474, strlen(FINAL_0474));
+    assert_true(n > 0 && n < (long)sizeof final);
+    final[n] = 0;
+    assert_int_equal(step(x, final, &a), SASL_SUCCESS);
+    assert_int_equal(a.n_bytes, 30);
+    assert_memory_equal(a.data, "v=MQrMPvv7yv4x4Cq4W4Ih25EqS2c=", 30);
+    assert_true(a.channel_bound && a.n_stored_key == 20);
+    sasl_free(x);
+    /* somebody has shortened the list on its way: the client's proof is over another hash */
+    s.env.advertised = "SCRAM-SHA-1";
+    x = start(&s, "SCRAM-SHA-1-PLUS");
+    assert_int_equal(step(x, "p=tls-exporter,,n=user,r=12C4CD5C-E38E-4A98-8F6D-15C38F51CCC6", &a), SASL_CONTINUE);
+    snprintf(other, sizeof other, "%s", final);
+    assert_int_equal(step(x, other, &a), SASL_FAILURE);
+    assert_string_equal(a.condition, "not-authorized");
+    sasl_free(x);
+}
+
+/* ---- hashed tokens ---- */
+
+static unsigned find_tokens(void *user, const char *localpart, const char *mechanism,
+                            struct sasl_token out[SASL_TOKENS])
+{
+    if (strcmp(localpart, "user") != 0 || strcmp(mechanism, "HT-SHA-256-NONE") == 0)
+        return 0;
+    strcpy(out[0].text, "new token");
+    strcpy(out[1].text, "old token");
+    memset(out[0].nonce, 'n', SASL_NONCE_BYTES);
+    memset(out[1].nonce, 'o', SASL_NONCE_BYTES);
+    out[1].expired = user && ((struct server *)user)->n_lookups == -1;
+    return 2;
+}
+
+static size_t token_message(char *out, const char *name, const char *token, const char *who, const char *binding)
+{
+    uint8_t mac[CREDENTIAL_MAX_KEY];
+    size_t n = strlen(name) + 1;
+    memcpy(out, name, n);
+    credential_hmac2(CREDENTIAL_SHA256, (const uint8_t *)token, strlen(token), who, strlen(who), binding,
+                     strlen(binding), mac);
+    memcpy(out + n, mac, 32);
+    return n + 32;
+}
+
+/* draft-schmaus-kitten-sasl-ht §3: name, token, binding and mechanism must all be right. */
+static void test_tokens(void **state)
+{
+    static const struct {
+        const char *mechanism, *name, *token, *who, *binding;
+        const char *condition; /* NULL: success, with the token that begins with */
+        char nonce;
+    } cases[] = {
+        {"HT-SHA-256-EXPR", "user", "new token", "Initiator", E32, NULL, 'n'},
+        {"HT-SHA-256-EXPR", "USER", "old token", "Initiator", E32, NULL, 'o'},
+        {"HT-SHA-256-ENDP", "user", "new token", "Initiator", P32, NULL, 'n'},
+        {"HT-SHA-256-ENDP", "user", "new token", "Initiator", E32, "not-authorized"},
+        {"HT-SHA-256-EXPR", "user", "new token", "Initiator", "", "not-authorized"},
+        {"HT-SHA-256-EXPR", "user", "new token", "Responder", E32, "not-authorized"},
+        {"HT-SHA-256-EXPR", "user", "no token", "Initiator", E32, "not-authorized"},
+        {"HT-SHA-256-EXPR", "nobody", "new token", "Initiator", E32, "not-authorized"},
+        {"HT-SHA-256-NONE", "user", "new token", "Initiator", "", "not-authorized"},
+        {"HT-SHA-256-EXPR", "", "new token", "Initiator", E32, "malformed-request"},
+    };
+    char message[256], want[64];
+    for (size_t i = 0; i < n_elements(cases); i++) {
+        struct server s;
+        struct sasl_answer a;
+        server_init(&s);
+        s.env.find_tokens = find_tokens;
+        struct sasl *x = start(&s, cases[i].mechanism);
+        size_t n = token_message(message, cases[i].name, cases[i].token, cases[i].who, cases[i].binding);
+        enum sasl_result r = sasl_step(x, message, n, &a);
+        if ((r == SASL_SUCCESS) != !cases[i].condition)
+            fail_msg("case %zu: %d", i, r);
+        if (r == SASL_FAILURE) {
+            assert_string_equal(a.condition, cases[i].condition);
+        } else {
+            assert_int_equal(a.token[0], cases[i].nonce);
+            size_t n_want = token_message(want, "", cases[i].token, "Responder", cases[i].binding);
+            assert_int_equal(a.n_bytes, n_want - 1);
+            assert_memory_equal(a.data, want + 1, a.n_bytes);
+            assert_true(a.channel_bound);
+        }
+        assert_int_equal(sasl_step(x, message, n, &a), SASL_FAILURE); /* once only */
+        sasl_free(x);
+    }
+}
+
+/* Out of date: said only to who has it (XEP-0484 §5). Shorter, longer, without TLS: refused. */
+static void test_tokens_refused(void **state)
+{
+    struct server s;
+    struct sasl_answer a;
+    char message[256];
+    server_init(&s);
+    s.env.find_tokens = find_tokens;
+    s.n_lookups = -1;
+    size_t n = token_message(message, "user", "old token", "Initiator", E32);
+    struct sasl *x = start(&s, "HT-SHA-256-EXPR");
+    assert_int_equal(sasl_step(x, message, n, &a), SASL_FAILURE);
+    assert_string_equal(a.condition, "credentials-expired");
+    sasl_free(x);
+    for (size_t k = 0; k < n; k++) {
+        char *exact = mem_dup(message, k);
+        x = start(&s, "HT-SHA-256-EXPR");
+        assert_int_equal(sasl_step(x, exact, k, &a), SASL_FAILURE);
+        assert_string_equal(a.condition, "malformed-request");
+        sasl_free(x);
+        mem_free(exact);
+    }
+    s.env.tls = false;
+    s.env.plain_in_clear = true;
+    x = start(&s, "HT-SHA-256-EXPR");
+    assert_int_equal(sasl_step(x, message, n, &a), SASL_FAILURE);
+    assert_string_equal(a.condition, "encryption-required");
+    sasl_free(x);
+    s.env.tls = true;
+    s.has_exporter = false;
+    x = start(&s, "HT-SHA-256-EXPR");
+    assert_int_equal(sasl_step(x, message, n, &a), SASL_FAILURE);
+    sasl_free(x);
+}
+
 /* ---- an own client, to make every kind of message ---- */
 
 struct client {
@@ -136,7 +296,9 @@ struct client {
 static enum sasl_result log_in(struct server *s, const struct client *c, struct sasl_answer *a,
                                char *first_answer)
 {
-    enum credential_hash hash = strstr(c->mechanism, "256") ? CREDENTIAL_SHA256 : CREDENTIAL_SHA1;
+    enum credential_hash hash = strstr(c->mechanism, "256")   ? CREDENTIAL_SHA256
+                                : strstr(c->mechanism, "512") ? CREDENTIAL_SHA512
+                                                              : CREDENTIAL_SHA1;
     size_t n = credential_key_bytes(hash);
     char bare[256], first[512], nonce[128], salt64[128], without[512], final[1024], auth[2048], c64[256];
     unsigned iterations;
@@ -208,8 +370,6 @@ static enum sasl_result log_in(struct server *s, const struct client *c, struct 
     return r;
 }
 
-#define E32 "EEEEEEEEEEEEEEEEEEEEEEEEEEEEEEEE"
-#define P32 "PPPPPPPPPPPPPPPPPPPPPPPPPPPPPPPP"
 
 /* mechanism x channel binding x authzid x password (attack "authzid / identity switch") */
 static void test_matrix(void **state)
@@ -222,6 +382,10 @@ static void test_matrix(void **state)
         {{"SCRAM-SHA-256", "n,,", "user", "pencil"}, true, NULL},
         {{"SCRAM-SHA-1", "n,,", "user", "pencil"}, true, NULL},
         {{"SCRAM-SHA-256", "n,,", "USER", "pencil"}, true, NULL},
+        {{"SCRAM-SHA-512", "n,,", "user", "pencil"}, true, NULL},
+        {{"SCRAM-SHA-512", "n,,", "user", "Pencil"}, true, "not-authorized"},
+        {{"SCRAM-SHA-512-PLUS", "p=tls-exporter,,", "user", "pencil", E32}, true, NULL},
+        {{"SCRAM-SHA-512-PLUS", "p=tls-exporter,,", "user", "pencil", P32}, true, "not-authorized"},
         {{"SCRAM-SHA-256", "y,,", "user", "pencil"}, false, NULL},
         {{"SCRAM-SHA-256", "y,,", "user", "pencil"}, true, "not-authorized"}, /* downgrade */
         {{"SCRAM-SHA-256", "n,a=user@example.com,", "user", "pencil"}, true, NULL},
@@ -607,6 +771,7 @@ static void test_gsasl(void **state)
     for (size_t i = 0; i < n_elements(names); i++) {
         struct server s;
         server_init(&s);
+        s.env.advertised = "PLAIN\x1eSCRAM-SHA-1"; /* XEP-0474: an attribute that the peer does not know */
         assert_int_equal(peer(&s, names[i], "pencil", NULL), SASL_SUCCESS);
         assert_int_equal(peer(&s, names[i], "pencil", "user@example.com"), SASL_SUCCESS);
         assert_int_equal(peer(&s, names[i], "pencil", "root@example.com"), SASL_FAILURE);
@@ -625,6 +790,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rfc5802),
         cmocka_unit_test(test_rfc7677),
+        cmocka_unit_test(test_xep0474),
+        cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_tokens_refused),
         cmocka_unit_test(test_matrix),
         cmocka_unit_test(test_no_binding),
         cmocka_unit_test(test_unknown_user),
