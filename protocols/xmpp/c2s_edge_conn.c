@@ -17,7 +17,8 @@ static struct xml_stream *new_parser(struct edge_conn *c)
     const struct xml_limits limits = {.stanza_bytes = edge_settings(c->es)->stanza_bytes_early,
                                       .depth = EARLY_DEPTH,
                                       .attrs = EARLY_ATTRS,
-                                      .elements = EARLY_ELEMENTS};
+                                      .elements = EARLY_ELEMENTS,
+                                      .no_raw = true};
     return xml_stream_new(&limits, &edge_xml_events, c);
 }
 
@@ -154,6 +155,10 @@ static void feed(struct edge_conn *c, const void *data, size_t n)
         e = xml_stream_resume(c->xml);
     }
     c->in_feed = false;
+    /* What a client says next is mostly read without expat, which takes a good part of all that a connection
+     * holds that may never log in. */
+    if (e == XML_OK && !c->paused && c->state >= EDGE_CLEAR && c->state <= EDGE_TASK)
+        xml_stream_park(c->xml);
     if (e != XML_OK)
         edge_conn_close(c, c2s_xml_error_condition(e), xml_error_text(e));
     edge_conn_after(c);
