@@ -28,7 +28,7 @@ struct mam_query {
     struct archive_walk walk;
     size_t max;
     uint64_t skip; /* matches before the page (XEP-0059 §2.6) */
-    bool flip, offline, only_count, complete, counts_all;
+    bool flip, offline, backwards, only_count, complete, counts_all;
     struct archive_id *ids; /* ascending; one more than a page while collecting */
     size_t n_ids, n_written;
     int64_t index, count; /* below 0: not known */
@@ -141,7 +141,10 @@ static void write_end(struct mam_query *q, struct session *s)
         stored_id_write(last, q->ids[q->n_ids - 1].index, q->ids[q->n_ids - 1].place);
     }
     buf_addf(&out, "<fin xmlns='" NS_MAM "'%s>", q->complete ? " complete='true'" : "");
-    rsm_write(&out, q->n_ids ? first : NULL, q->n_ids ? last : NULL, q->n_ids ? q->index : -1, q->count);
+    /* An index that reaches the count ends the set for some clients (slixmpp 1.8), also when they walk
+     * backwards. */
+    int64_t index = q->n_ids && !q->backwards ? q->index : -1;
+    rsm_write(&out, q->n_ids ? first : NULL, q->n_ids ? last : NULL, index, q->count);
     buf_adds(&out, "</fin>");
     iq_later_result(q->iq, s, out.data, out.n);
     q->iq = NULL;
@@ -350,10 +353,10 @@ static void pick_ids(struct mam_query *q, const struct mam_request *r)
     to = n;
     if (r->rsm.has_index)
         from = r->rsm.index < n ? (size_t)r->rsm.index : n;
-    if (r->rsm.before && to - from > q->max)
-        from = to - q->max;
     q->complete = to - from <= q->max;
     q->n_ids = q->complete ? to - from : q->max;
+    if (r->rsm.before)
+        from = to - q->n_ids;
     memmove(q->ids, q->ids + from, q->n_ids * sizeof *q->ids);
     q->index = (int64_t)from;
     q->count = r->page_after.index || r->rsm.before ? -1 : (int64_t)n;
@@ -375,6 +378,7 @@ static struct mam_query *new_query(struct xmpp_iq *iq, const struct mam_request 
     q->max = r->rsm.max;
     q->flip = r->flip;
     q->offline = r->offline;
+    q->backwards = r->rsm.before != NULL;
     q->count_left = COUNT_ROWS;
     q->skip = r->rsm.has_index ? r->rsm.index : 0;
     q->all = q->page = r->filter;
