@@ -15,7 +15,6 @@ enum note_kind {
     NOTE_OPEN,
     NOTE_DATA,
     NOTE_CREDIT,
-    NOTE_HELD,
     NOTE_END,
     NOTE_FENCE,
     /* to the far end: DATA, CREDIT and */
@@ -45,8 +44,8 @@ struct tunnel {
     struct stream *stream;            /* NULL: not accepted, or closed */
     void (*arrive)(void *arg, struct tunnel *t);
     void *arg;
-    size_t window, n_unacked; /* may be sent and not taken; is */
-    size_t n_in, n_credited;  /* received; told the far end as taken */
+    size_t n_unacked;        /* sent and not taken */
+    size_t n_in, n_credited; /* received; told the far end as taken */
     bool accepted, far_gone, end_told, closed_told;
 
     /* far */
@@ -56,7 +55,6 @@ struct tunnel {
     struct loop *next_to;                   /* behind the fence; NULL: none */
     struct letter *hold_first, **hold_last; /* notes that wait for the fence */
     size_t n_out;                           /* written and not credited */
-    size_t n_held;                          /* as last told */
     bool was_full, near_closed;
 };
 
@@ -199,13 +197,6 @@ static void on_near(struct tunnel *t, struct note *m)
         if (s)
             take_credit(t, m->n);
         return;
-    case NOTE_HELD:
-        t->window = TUNNEL_WINDOW + m->n;
-        if (s) {
-            s->blocked = false;
-            stream_mark_dirty(s);
-        }
-        return;
     case NOTE_END:
         t->far_gone = true;
         if (!s)
@@ -241,7 +232,7 @@ const struct tunnel_facts *tunnel_facts(const struct tunnel *t)
 static void send_some(struct stream *s)
 {
     struct tunnel *t = s->tunnel;
-    size_t room = t->window > t->n_unacked ? t->window - t->n_unacked : 0;
+    size_t room = TUNNEL_WINDOW > t->n_unacked ? TUNNEL_WINDOW - t->n_unacked : 0;
     size_t n = s->wire.n_bytes < room ? s->wire.n_bytes : room;
     if (!n)
         return;
@@ -418,7 +409,6 @@ struct tunnel *tunnel_open(struct loop *far_loop, struct loop *near_loop, const 
     t->user = user;
     t->arrive = arrive;
     t->arg = arg;
-    t->window = TUNNEL_WINDOW;
     note_near(t, NOTE_OPEN, 0);
     return t;
 }
@@ -444,15 +434,6 @@ void tunnel_taken(struct tunnel *t, size_t n_bytes)
 {
     if (!t->near_closed && n_bytes)
         note_near(t, NOTE_CREDIT, n_bytes);
-}
-
-void tunnel_set_held(struct tunnel *t, size_t n_bytes)
-{
-    size_t step = n_bytes - n_bytes % (TUNNEL_WINDOW / 4);
-    if (t->near_closed || step == t->n_held)
-        return;
-    t->n_held = step;
-    note_near(t, NOTE_HELD, step);
 }
 
 void tunnel_end(struct tunnel *t)

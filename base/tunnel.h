@@ -43,8 +43,6 @@ const struct tunnel_facts *tunnel_facts(const struct tunnel *t); /* inside ARRIV
 void tunnel_write(struct tunnel *t, const void *data, size_t n_bytes); /* copies; may exceed the room */
 size_t tunnel_room(const struct tunnel *t);                            /* 0: write no more before on_room */
 void tunnel_taken(struct tunnel *t, size_t n_bytes); /* so much of on_data has gone to the client */
-/* N bytes of on_data are held because what they begin is not complete: so much more may be written. */
-void tunnel_set_held(struct tunnel *t, size_t n_bytes);
 /* The client is gone, or on_close was seen: the near end reads what was written, then its end. The far end is
  * freed. */
 void tunnel_end(struct tunnel *t);

@@ -2,7 +2,7 @@
  */
 #include "base/clock.h"
 #include "base/mem.h"
-#include "protocols/xmpp/bosh.h"
+#include "protocols/xmpp/bosh_body.h"
 #include "protocols/xmpp/home.h"
 #include "protocols/xmpp/web_impl.h"
 #include <stdio.h>
@@ -214,7 +214,7 @@ static void on_data(void *user, const char *data, size_t n)
 {
     struct bosh_session *s = user;
     web_split_feed(&s->split, data, n, on_item, s);
-    tunnel_set_held(s->tunnel, web_split_held(&s->split));
+    tunnel_taken(s->tunnel, web_split_advance(&s->split));
     bosh_flush(&s->bosh, now_ms(s));
     set_timer(s);
 }
@@ -249,84 +249,6 @@ static void on_timer(struct timer *t)
 
 /* ---- requests ---- */
 
-static const char *attr_or(const struct xml *x, const char *name, const char *otherwise)
-{
-    const char *value = xml_attr(x, name);
-    return value ? value : otherwise;
-}
-
-/* 0 .. MAX; OTHERWISE when it is missing or no number. */
-static unsigned number(const struct xml *x, const char *name, unsigned otherwise, unsigned max)
-{
-    const char *text = xml_attr(x, name);
-    if (!text || !*text || strspn(text, "0123456789") != strlen(text))
-        return otherwise;
-    unsigned long long n = strlen(text) > 9 ? max : strtoull(text, NULL, 10);
-    return n > max ? max : (unsigned)n;
-}
-
-static bool is_true(const char *value)
-{
-    return value && (!strcmp(value, "true") || !strcmp(value, "1"));
-}
-
-/* The payload as it goes to the shard. False: character data in the wrapper (§6). */
-static bool read_payload(struct buf *out, const struct xml *body)
-{
-    for (const struct xml *c = body->children; c; c = c->next) {
-        if (c->name)
-            xml_write(out, c, NS_CLIENT);
-        else if (strspn(c->text, " \t\r\n") != strlen(c->text))
-            return false;
-    }
-    return true;
-}
-
-struct parsed {
-    struct arena arena;
-    struct xml *body;
-    struct buf payload, header;
-    struct bosh_request request;
-};
-
-static void free_parsed(struct parsed *p)
-{
-    arena_fini(&p->arena);
-    buf_fini(&p->payload);
-    buf_fini(&p->header);
-}
-
-/* NULL, or the condition. */
-static const char *read_body(struct parsed *p, const char *data, size_t n, const struct xml_limits *limits)
-{
-    enum xml_error e = xml_read(&p->body, &p->arena, data, n, limits);
-    if (e != XML_OK)
-        return e == XML_TOO_BIG ? "policy-violation" : "bad-request";
-    const char *rid = xml_attr(p->body, "rid");
-    struct bosh_request *r = &p->request;
-    if (!xml_is(p->body, "body", NS_BOSH) || !rid || !*rid || strlen(rid) > 16 ||
-        strspn(rid, "0123456789") != strlen(rid) || !read_payload(&p->payload, p->body))
-        return "bad-request";
-    r->rid = strtoull(rid, NULL, 10);
-    if (!r->rid || r->rid > BOSH_MAX_RID)
-        return "bad-request";
-    r->key = xml_attr(p->body, "key");
-    r->newkey = xml_attr(p->body, "newkey");
-    r->terminate = !strcmp(attr_or(p->body, "type", ""), "terminate");
-    r->has_pause = xml_attr(p->body, "pause") != NULL;
-    r->pause_s = number(p->body, "pause", 0, 86400);
-    r->payload = p->payload.n ? p->payload.data : "";
-    r->n_payload = p->payload.n;
-    const char *restart = xml_attr_ns(p->body, "restart", NS_XBOSH);
-    const char *version = xml_attr_ns(p->body, "version", NS_XBOSH);
-    r->restart = is_true(restart);
-    struct web_header h = web_read_header(p->body);
-    h.version = version ? version : "1.0";
-    web_write_header(&p->header, &h);
-    r->header = p->header.data;
-    return NULL;
-}
-
 /* A Content-Type that the client asks for goes into a header. */
 static bool is_content_type(const char *text)
 {
@@ -347,10 +269,10 @@ static void version_of(char out[16], const char *theirs)
     snprintf(out, 16, "%u.%u", older ? major : 1, older ? minor : 11);
 }
 
-static char *first_attributes(const struct bosh_session *s, const struct parsed *p,
+static char *first_attributes(const struct bosh_session *s, const struct bosh_body *p,
                               const struct bosh_options *o)
 {
-    const char *version = xml_attr(p->body, "ver");
+    const char *version = xml_attr(p->root, "ver");
     struct buf out = {0};
     buf_addf(&out, " sid='%s' wait='%u' requests='%u' hold='%u' inactivity='%u' polling='%u' maxpause='%u'",
              s->sid, o->wait_s, o->hold + 1, o->hold, o->inactivity_s, BOSH_POLLING_S, BOSH_MAX_PAUSE_S);
@@ -365,18 +287,18 @@ static char *first_attributes(const struct bosh_session *s, const struct parsed 
     return buf_steal(&out);
 }
 
-static struct bosh_session *create(struct web *w, const struct http_request *r, const struct parsed *p,
+static struct bosh_session *create(struct web *w, const struct http_request *r, const struct bosh_body *p,
                                    struct waiting *handle)
 {
     const struct web_settings *set = web_settings(w);
-    const char *content = attr_or(p->body, "content", "");
+    const char *content = bosh_attr_or(p->root, "content", "");
     struct tunnel_facts facts = web_facts(r);
     struct bosh_session *s = mem_new(struct bosh_session);
     struct bosh_options o = {
-        .wait_s = number(p->body, "wait", set->bosh_wait_s, set->bosh_wait_s),
-        .hold = number(p->body, "hold", 1, BOSH_MAX_HOLD),
-        .legacy = !xml_attr(p->body, "ver"),
-        .acks = is_true(xml_attr(p->body, "ack")),
+        .wait_s = bosh_number(p->root, "wait", set->bosh_wait_s, set->bosh_wait_s),
+        .hold = bosh_number(p->root, "hold", 1, BOSH_MAX_HOLD),
+        .legacy = !xml_attr(p->root, "ver"),
+        .acks = bosh_is_true(xml_attr(p->root, "ack")),
     };
     bool polls = !o.hold || !o.wait_s;
     o.inactivity_s = set->bosh_inactivity_s + (polls ? 2 * BOSH_POLLING_S : 0); /* §12 */
@@ -465,13 +387,12 @@ void bosh_handle(void *user, const struct http_request *r, struct http_exchange 
     answer->allow_origin = *r->origin ? r->origin : NULL;
     if (r->method == HTTP_OPTIONS)
         return;
-    struct parsed p = {0};
-    arena_init(&p.arena);
+    struct bosh_body p;
     struct xml_limits limits = web_xml_limits(w, true);
     limits.stanza_bytes += WRAPPER_BYTES;
     limits.depth++;
-    const char *bad = read_body(&p, r->body, r->n_body, &limits);
-    const char *sid = bad ? NULL : xml_attr(p.body, "sid");
+    const char *bad = bosh_body_read(&p, r->body, r->n_body, &limits);
+    const char *sid = bad ? NULL : xml_attr(p.root, "sid");
     struct bosh_session *s = find(w, sid);
     if (!bad && (!s || !s->logged_in) && r->n_body > set->stanza_bytes_early + WRAPPER_BYTES)
         bad = "policy-violation";
@@ -481,7 +402,7 @@ void bosh_handle(void *user, const struct http_request *r, struct http_exchange 
         bad = "system-shutdown";
     if (bad) {
         refuse(answer, bad);
-        free_parsed(&p);
+        bosh_body_fini(&p);
         return;
     }
     struct waiting *h = mem_new(struct waiting);
@@ -494,7 +415,7 @@ void bosh_handle(void *user, const struct http_request *r, struct http_exchange 
         s = create(w, r, &p, h);
     settle(h, x);
     set_timer(s);
-    free_parsed(&p);
+    bosh_body_fini(&p);
 }
 
 void bosh_stop_all(struct web *w)

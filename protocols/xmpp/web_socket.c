@@ -171,7 +171,7 @@ static void on_data(void *user, const char *data, size_t n)
     struct ws *s = user;
     web_split_feed(&s->split, data, n, on_item, s);
     if (s->tunnel)
-        tunnel_set_held(s->tunnel, web_split_held(&s->split));
+        tunnel_taken(s->tunnel, web_split_advance(&s->split));
 }
 
 static void on_close_wait(struct timer *t)

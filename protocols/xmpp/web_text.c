@@ -3,7 +3,7 @@
 #include "protocols/xmpp/home.h"
 #include <string.h>
 
-enum { KEEP_BYTES = 1024 };
+enum { KEEP_BYTES = 1024, ADVANCE_BYTES = 16 << 10 };
 
 /* ---- the splitter ---- */
 
@@ -22,8 +22,8 @@ static bool begins(const char *d, size_t n, const char *with)
 static void give(struct web_split *s, enum web_item item, web_item_fn *on_item, void *user)
 {
     const char *d = s->held.data + s->start;
-    size_t n = s->at - s->start, weight = n + s->skipped;
-    s->skipped = 0;
+    size_t n = s->at - s->start, weight = n + s->skipped - s->advanced;
+    s->skipped = s->advanced = 0;
     s->start = s->at;
     on_item(user, item, d, n, weight);
 }
@@ -104,9 +104,13 @@ void web_split_feed(struct web_split *s, const char *data, size_t n_bytes, web_i
         buf_fini(&s->held);
 }
 
-size_t web_split_held(const struct web_split *s)
+size_t web_split_advance(struct web_split *s)
 {
-    return s->held.n;
+    size_t n = s->held.n + s->skipped - s->advanced;
+    if (n < ADVANCE_BYTES)
+        return 0;
+    s->advanced += n;
+    return n;
 }
 
 void web_split_fini(struct web_split *s)

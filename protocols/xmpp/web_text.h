@@ -15,19 +15,23 @@ enum web_item {
     WEB_ELEMENT, /* a complete child of the stream */
     WEB_END,     /* </stream:stream> */
 };
-/* WEIGHT: bytes of the stream up to the end of the item since the end of the last one. */
+/* WEIGHT: bytes of the stream up to the end of the item since the end of the last one, or web_split_advance.
+ */
 typedef void web_item_fn(void *user, enum web_item item, const char *data, size_t n_bytes, size_t weight);
 
 struct web_split { /* zero-initialised is the beginning */
     struct buf held;
     size_t start, tag, at; /* of the item in work; of the tag in work; where the scan stands */
     size_t skipped;        /* white space and declarations before it */
+    size_t advanced;       /* of it, credited already */
     unsigned depth;
     char quote;
     bool in_tag;
 };
 void web_split_feed(struct web_split *s, const char *data, size_t n_bytes, web_item_fn *on_item, void *user);
-size_t web_split_held(const struct web_split *s); /* bytes of an item that is not complete */
+/* Bytes of a long item that is not complete, to be credited now: whoever sends it may wait for that. They do
+ * not count in the item's weight any more, its last byte always does. */
+size_t web_split_advance(struct web_split *s);
 void web_split_fini(struct web_split *s);
 
 /* A start tag's attributes, as they stand there. */
