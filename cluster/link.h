@@ -27,6 +27,7 @@ enum link_frame {
     LINK_PRESENCE, /* im/presence: begin, resource, end */
     LINK_RELAY,    /* protocols/xmpp: relayed client streams */
     LINK_MOVED,    /* im/home: "applied the move, detached the sessions" */
+    LINK_OUTSIDE,  /* im/outside: from level 3 on */
     N_LINK_FRAMES,
     LINK_HELLO = 64,
     LINK_PING,

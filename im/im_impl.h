@@ -3,6 +3,7 @@
 #define IM_IM_IMPL_H
 
 #include "im/hooks.h"
+#include "im/outside.h"
 #include "im/shard.h"
 #include <stdatomic.h>
 
@@ -12,6 +13,7 @@ struct im {
     struct im_options options;
     struct log *log, *homes_log;
     char origin[40]; /* "node.random": begins the origin of every message stored by this life of the node */
+    outside_deliver_fn *outside_deliver; /* written before im_start only */
     _Atomic bool serving;
     _Atomic uint64_t epoch; /* of this node's proposer session, as its links say it */
     _Atomic size_t n_sessions;

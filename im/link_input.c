@@ -63,11 +63,13 @@ void im_on_presence(void *user, uint32_t from_node, uint64_t epoch, const uint8_
 static void on_shard_link_up(void *arg, struct shard *s)
 {
     router_link_up(s, (uint32_t)(uintptr_t)arg);
+    outside_link_up(s, (uint32_t)(uintptr_t)arg);
 }
 
 static void on_shard_link_down(void *arg, struct shard *s)
 {
     router_link_down(s, (uint32_t)(uintptr_t)arg);
+    outside_link_down(s, (uint32_t)(uintptr_t)arg);
 }
 
 void im_on_link_up(void *user, uint32_t node, uint64_t epoch)
@@ -89,5 +91,6 @@ void im_attach_links(struct im *im, struct links *links)
 {
     links_handle(links, LINK_ENVELOPE, im_on_envelope, im);
     links_handle(links, LINK_PRESENCE, im_on_presence, im);
+    links_handle(links, LINK_OUTSIDE, outside_on_frame, im);
     links_watch(links, im_on_link_up, im_on_link_down, im);
 }

@@ -303,6 +303,10 @@ void router_send(struct shard *s, struct envelope *e, struct session *from)
         if (from->after_index > e->after_index)
             e->after_index = from->after_index;
     }
+    if (!e->to_uid && outside_is(s, e->to)) {
+        outside_send(s, e);
+        return;
+    }
     if (!e->to_uid && !resolve(s, e)) {
         envelope_free(e);
         return;

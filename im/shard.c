@@ -169,6 +169,7 @@ static void read_settings(struct shard *s)
     arena_fini(&a);
     archive_forget(s);
     block_on_settings(s);
+    outside_read_settings(s);
     struct shard_watcher *w;
     list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_settings) w->on_settings(w);
 }
@@ -469,6 +470,7 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     homes_shard_init(s);
     archive_shard_init(s);
     router_init(s);
+    outside_init(s);
     s->before_poll.fn = before_poll;
     loop_add_before_poll(s->loop, &s->before_poll);
     timer_init(&s->tick, s->loop, on_tick);
@@ -494,6 +496,7 @@ void shard_fini(struct shard *s)
     if (!s->loop)
         return;
     router_fini(s);
+    outside_fini(s);
     htab_for_each(node, &s->users) user_free(container_of(node, struct user, node));
     htab_fini(&s->users);
     htab_fini(&s->sessions);

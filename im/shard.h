@@ -145,6 +145,8 @@ struct shard {
     uint64_t n_stored; /* messages proposed to be stored, for their origin */
     unsigned n_sessions;
     struct router *router;
+    struct outside *outside; /* im/outside.h */
+    uint64_t next_endpoint;
     struct xmpp_shard *xmpp; /* of protocols/xmpp; not looked into here */
     struct archive_cache *archive; /* im/archive.h */
     struct buf scratch;      /* for writing one stanza; reset by its user */

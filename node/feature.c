@@ -7,6 +7,7 @@
 #include "node/xmpp_glue.h"
 #include "im/homes.h"
 #include "protocols/xmpp/c2s_edge.h"
+#include "protocols/xmpp/component.h"
 #include "protocols/xmpp/web.h"
 #include "protocols/xmpp/xmpp.h"
 #include <stdio.h>
@@ -121,6 +122,20 @@ static void stop_sync(void *user)
     sync_glue_set_active(n->sync, false);
 }
 
+static int start_components(void *user, struct err_ctx *err)
+{
+    struct node *n = user;
+    (void)err;
+    components_set_serving(n->components, true);
+    return 0;
+}
+
+static void stop_components(void *user)
+{
+    struct node *n = user;
+    components_set_serving(n->components, false);
+}
+
 /* ---- life ---- */
 
 static void make_sync(struct node *n)
@@ -162,9 +177,17 @@ static int make_im(struct node *n, struct err_ctx *err)
     im_set_serving(n->im, false);
     im_attach_links(n->im, n->links);
     n->homes = homes_new(&(struct homes_options){.im = n->im, .loop = n->loop, .links = n->links});
-    return xmpp_new(
+    rc = xmpp_new(
         &n->xmpp,
         &(struct xmpp_options){.im = n->im, .admin = xmpp_glue_admin, .admin_user = n, .links = n->links}, err);
+    if (rc)
+        return rc;
+    char address[64];
+    config_listen_address(&n->config, &n->config.listen_components, address);
+    const struct config_listen *l = &n->config.listen_components;
+    n->components = components_new(&(struct components_options){
+        .xmpp = n->xmpp, .address = address, .port = l->off || n->config.witness ? -1 : (int)l->port});
+    return 0;
 }
 
 static struct c2s_listen listen_of(struct node *n, const struct config_listen *l, char address[64])
@@ -239,6 +262,7 @@ int feature_start(struct node *n, struct err_ctx *err)
     services_set_functions(n->services, SERVICE_PRESENCE_ENGINE, start_presence_engine, stop_presence_engine,
                            n);
     services_set_functions(n->services, SERVICE_XMPP, start_xmpp, stop_xmpp, n);
+    services_set_functions(n->services, SERVICE_COMPONENTS, start_components, stop_components, n);
     int rc = make_im(n, err);
     return rc ? rc : make_edge(n, err);
 }

@@ -32,6 +32,7 @@
 
 struct auth;
 struct c2s_edge;
+struct components;
 struct http_server;
 struct web;
 struct keys;
@@ -98,6 +99,7 @@ struct node {
     struct homes *homes;
     uint64_t homes_index; /* of the last feed event that may have moved homes */
     struct xmpp *xmpp;
+    struct components *components;
     struct auth *auth;
     struct c2s_edge *edge; /* NULL: a witness */
     struct sync_glue *sync;

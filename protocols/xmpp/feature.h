@@ -15,7 +15,7 @@ enum iq_scope {
 };
 
 struct xmpp_iq {
-    struct c2s_home *home;
+    struct c2s_home *home; /* NULL: iq_from_outside */
     struct shard *shard;
     const struct envelope *envelope; /* from, to, id, type */
     struct xml *payload;             /* the one child */
@@ -29,6 +29,7 @@ struct xmpp_iq_handler {
     unsigned scopes; /* enum iq_scope */
     bool get, set;
     void (*handle)(struct xmpp_iq *iq);
+    bool outside; /* also for requests to the server that no session makes: iq->home is NULL then */
 };
 
 /* An element of a client's stream that is no stanza, such as <active/> of XEP-0352. */
@@ -73,6 +74,7 @@ struct xmpp_feature {
     const char *server_identity, *account_identity; /* XML */
     void (*disco_info)(struct xmpp_iq *iq, struct buf *out);
     void (*disco_items)(struct xmpp_iq *iq, struct buf *out);
+    bool disco_outside; /* the three also for who has no session here: iq->home is NULL then */
     /* A request about NODE, for items or for info; true: it was this feature's to answer, and is answered. */
     bool (*disco_node)(struct xmpp_iq *iq, const char *node, bool items);
     const struct xmpp_inline *inline_sasl2; /* ended by one without a handler; may be NULL */
@@ -87,6 +89,9 @@ void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text);
 void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes); /* <error> with more in it */
 /* EXTRA: a condition of the application (RFC 6120 §8.3.4), as XML. */
 void iq_error_with(struct xmpp_iq *iq, enum stanza_error error, const char *text, const char *extra);
+/* A request to the server from somebody who has no session here, such as a component: answered by the handlers that
+ * say so, as a stanza. Takes E. */
+void iq_from_outside(struct shard *s, struct envelope *e);
 /* An answer that comes later: keep, then answer exactly once; SESSION is looked up again. */
 struct iq_later;
 struct iq_later *iq_keep(struct xmpp_iq *iq);

@@ -15,6 +15,11 @@ static bool may_ask(struct xmpp_iq *iq)
     return iq->scope != IQ_ACCOUNT || presence_is_visible(iq->shard, iq->uid, iq->envelope->from);
 }
 
+static bool may_answer(const struct xmpp_feature *f, struct xmpp_iq *iq)
+{
+    return feature_is_on(f, iq->shard) && (iq->home || f->disco_outside);
+}
+
 /* True: it is answered already. */
 static bool answer_early(struct xmpp_iq *iq, bool items)
 {
@@ -26,7 +31,7 @@ static bool answer_early(struct xmpp_iq *iq, bool items)
     if (!node || !*node)
         return false;
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
-        if ((*f)->disco_node && feature_is_on(*f, iq->shard) && (*f)->disco_node(iq, node, items))
+        if ((*f)->disco_node && may_answer(*f, iq) && (*f)->disco_node(iq, node, items))
             return true;
     iq_error(iq, STANZA_ITEM_NOT_FOUND, NULL);
     return true;
@@ -77,7 +82,7 @@ static void handle_info(struct xmpp_iq *iq)
     if (server)
         add_status_addresses(&out, iq);
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
-        if ((*f)->disco_info && feature_is_on(*f, iq->shard))
+        if ((*f)->disco_info && may_answer(*f, iq))
             (*f)->disco_info(iq, &out);
     buf_adds(&out, "</query>");
     iq_result(iq, out.data, out.n);
@@ -92,7 +97,7 @@ static void handle_items(struct xmpp_iq *iq)
     struct buf out = {0};
     buf_adds(&out, "<query xmlns='" NS_ITEMS "'>");
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
-        if ((*f)->disco_items && feature_is_on(*f, iq->shard))
+        if ((*f)->disco_items && may_answer(*f, iq))
             (*f)->disco_items(iq, &out);
     buf_adds(&out, "</query>");
     iq_result(iq, out.data, out.n);
@@ -100,8 +105,8 @@ static void handle_items(struct xmpp_iq *iq)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_INFO, "query", IQ_SERVER | IQ_SELF | IQ_ACCOUNT, .get = true, .handle = handle_info},
-    {NS_ITEMS, "query", IQ_SERVER | IQ_SELF | IQ_ACCOUNT, .get = true, .handle = handle_items},
+    {NS_INFO, "query", IQ_SERVER | IQ_SELF | IQ_ACCOUNT, .get = true, .handle = handle_info, .outside = true},
+    {NS_ITEMS, "query", IQ_SERVER | IQ_SELF | IQ_ACCOUNT, .get = true, .handle = handle_items, .outside = true},
     {0},
 };
 static const char *const features[] = {NS_INFO, NS_ITEMS, NULL};

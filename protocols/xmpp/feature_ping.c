@@ -9,7 +9,7 @@ static void handle(struct xmpp_iq *iq)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_PING, "ping", IQ_SERVER | IQ_SELF, .get = true, .handle = handle},
+    {NS_PING, "ping", IQ_SERVER | IQ_SELF, .get = true, .handle = handle, .outside = true},
     {0},
 };
 static const char *const features[] = {NS_PING, NULL};

@@ -128,4 +128,5 @@ const struct xmpp_feature feature_serverinfo = {
     .handlers = handlers,
     .disco_info = disco_info,
     .disco_node = disco_node,
+    .disco_outside = true,
 };

@@ -15,7 +15,7 @@ static void handle(struct xmpp_iq *iq)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_TIME, "time", IQ_SERVER, .get = true, .handle = handle},
+    {NS_TIME, "time", IQ_SERVER, .get = true, .handle = handle, .outside = true},
     {0},
 };
 static const char *const features[] = {NS_TIME, NULL};

@@ -76,6 +76,10 @@ void home_close(struct c2s_home *h, const void *final, size_t n_bytes);
 /* stanza_in.c: the stanza as a stamped envelope (from: full JID, to: prepared, "" when none). NULL: answered
  * already (error or stream error). */
 struct envelope *home_read_stanza(struct c2s_home *h, struct xml_stanza *stanza);
+/* Takes out what a server alone may put into a stanza; true: there was something. */
+bool stanza_strip_forged(struct shard *s, struct xml *root);
+/* The content of a stanza for default namespace "jabber:client"; NS: its own. NULL: none. */
+struct blob *stanza_inner(const struct xml *root, const char *ns);
 /* Writes an error for a stanza that never became an envelope. */
 void home_refuse(struct c2s_home *h, const struct xml *root, enum stanza_error error, const char *text);
 

@@ -1,6 +1,7 @@
 /* Requests to the server and to accounts: found in the features' tables. */
 #include "im/block.h"
 #include "im/router.h"
+#include "im/stored.h"
 #include "im/user.h"
 #include "protocols/xmpp/feature.h"
 #include <string.h>
@@ -49,43 +50,66 @@ static void write_answer(struct c2s_home *h, const char *type, const char *id, c
     buf_fini(&out);
 }
 
+static void error_write(struct buf *inner, enum stanza_error error, const char *text, const char *extra)
+{
+    static const char end[] = "</error>";
+    stanza_error_write(inner, error, text);
+    if (extra) { /* RFC 6120 §8.3.4: behind the rest */
+        inner->n -= sizeof end - 1;
+        buf_adds(inner, extra);
+        buf_adds(inner, end);
+    }
+}
+
 static void write_error(struct c2s_home *h, const char *id, const char *from, const char *to,
                         enum stanza_error error, const char *text, const char *extra)
 {
-    static const char end[] = "</error>";
     struct buf inner = {0};
-    stanza_error_write(&inner, error, text);
-    if (extra) { /* RFC 6120 §8.3.4: behind the rest */
-        inner.n -= sizeof end - 1;
-        buf_adds(&inner, extra);
-        buf_adds(&inner, end);
-    }
+    error_write(&inner, error, text, extra);
     write_answer(h, "error", id, from, to, inner.data, inner.n);
     buf_fini(&inner);
+}
+
+/* To who has no session here: a stanza like any other. */
+static void send_answer(struct xmpp_iq *iq, enum stanza_type type, const void *inner, size_t n_bytes)
+{
+    const struct envelope *e = iq->envelope;
+    struct blob *payload = n_bytes ? blob_new(inner, n_bytes) : NULL;
+    struct envelope *answer = envelope_new(&(struct envelope_parts){
+        .type = type, .from = e->to, .to = e->from, .id = e->id, .payload = payload});
+    blob_unref(payload);
+    router_send(iq->shard, answer, NULL);
 }
 
 void iq_result(struct xmpp_iq *iq, const char *inner, size_t n_bytes)
 {
     const struct envelope *e = iq->envelope;
-    write_answer(iq->home, "result", e->id, e->to, e->from, inner, n_bytes);
-}
-
-void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text)
-{
-    const struct envelope *e = iq->envelope;
-    write_error(iq->home, e->id, e->to, e->from, error, text, NULL);
-}
-
-void iq_error_with(struct xmpp_iq *iq, enum stanza_error error, const char *text, const char *extra)
-{
-    const struct envelope *e = iq->envelope;
-    write_error(iq->home, e->id, e->to, e->from, error, text, extra);
+    if (iq->home)
+        write_answer(iq->home, "result", e->id, e->to, e->from, inner, n_bytes);
+    else
+        send_answer(iq, IQ_RESULT, inner, n_bytes);
 }
 
 void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes)
 {
     const struct envelope *e = iq->envelope;
-    write_answer(iq->home, "error", e->id, e->to, e->from, error, n_bytes);
+    if (iq->home)
+        write_answer(iq->home, "error", e->id, e->to, e->from, error, n_bytes);
+    else
+        send_answer(iq, IQ_ERROR, error, n_bytes);
+}
+
+void iq_error_with(struct xmpp_iq *iq, enum stanza_error error, const char *text, const char *extra)
+{
+    struct buf inner = {0};
+    error_write(&inner, error, text, extra);
+    iq_error_xml(iq, inner.data, inner.n);
+    buf_fini(&inner);
+}
+
+void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text)
+{
+    iq_error_with(iq, error, text, NULL);
 }
 
 /* ---- later ---- */
@@ -229,5 +253,28 @@ void home_iq(struct c2s_home *h, struct envelope *e, struct xml *root, struct ar
     } else {
         handler->handle(&iq);
     }
+    envelope_free(e);
+}
+
+void iq_from_outside(struct shard *s, struct envelope *e)
+{
+    struct arena arena;
+    arena_init(&arena);
+    struct xml *root = stanza_tree(e, &arena);
+    struct xmpp_iq iq = {.shard = s,
+                         .envelope = e,
+                         .payload = root ? xml_first_element(root) : NULL,
+                         .arena = &arena,
+                         .scope = IQ_SERVER};
+    bool known_ns;
+    const struct xmpp_iq_handler *handler =
+        iq.payload ? find_handler(s, iq.payload, IQ_SERVER, &known_ns) : NULL;
+    if (!iq.payload || xml_next_element(iq.payload))
+        iq_error(&iq, STANZA_BAD_REQUEST, NULL);
+    else if (!handler || !handler->outside || !(e->type == IQ_GET ? handler->get : handler->set))
+        iq_error(&iq, STANZA_SERVICE_UNAVAILABLE, NULL);
+    else
+        handler->handle(&iq);
+    arena_fini(&arena);
     envelope_free(e);
 }

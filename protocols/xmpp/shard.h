@@ -20,6 +20,7 @@ struct xmpp_shard {
     uint64_t next_relay;
     struct mam_shard *mam; /* queries of archives (mam.h); NULL: none yet */
     struct service *service; /* service.h */
+    struct components *components; /* component.h; NULL in tests without them */
     struct timer tick; /* 1 s */
     struct caps_cache *caps; /* made when first used (caps.h) */
 };

@@ -50,24 +50,24 @@ void home_refuse(struct c2s_home *h, const struct xml *root, enum stanza_error e
 /* ---- forgeries ---- */
 
 /* Is JID one that only this cluster may speak for: a local domain or an account in it? */
-static bool is_ours(struct c2s_home *h, const char *jid)
+static bool is_ours(struct shard *s, const char *jid)
 {
     char prepared[JID_MAX + 1]; /* another spelling is the same address (RFC 7622) */
     if (!jid || jid_prepare(prepared, jid, strlen(jid), NULL) < 0)
         return false;
     prepared[jid_bare_length(prepared)] = 0;
     const char *at = strchr(prepared, '@');
-    return shard_is_local_domain(h->session.shard, at ? at + 1 : prepared);
+    return shard_is_local_domain(s, at ? at + 1 : prepared);
 }
 
 /* What a server alone may put into a stanza: delay (XEP-0203 §3), stanza-id (XEP-0359 §6), carbons (XEP-0280
  * §11), archive results (XEP-0313), occupant-id (XEP-0421). */
-static bool is_forged(struct c2s_home *h, const struct xml *x)
+static bool is_forged(struct shard *s, const struct xml *x)
 {
     if (strcmp(x->ns, "urn:xmpp:delay") == 0 || strcmp(x->ns, "jabber:x:delay") == 0)
-        return is_ours(h, xml_attr(x, "from"));
+        return is_ours(s, xml_attr(x, "from"));
     if (strcmp(x->ns, "urn:xmpp:sid:0") == 0 && strcmp(x->name, "stanza-id") == 0)
-        return is_ours(h, xml_attr(x, "by"));
+        return is_ours(s, xml_attr(x, "by"));
     if (strcmp(x->ns, "urn:xmpp:carbons:2") == 0)
         return strcmp(x->name, "sent") == 0 || strcmp(x->name, "received") == 0;
     if (strcmp(x->ns, "urn:xmpp:mam:2") == 0)
@@ -75,12 +75,12 @@ static bool is_forged(struct c2s_home *h, const struct xml *x)
     return strcmp(x->ns, "urn:xmpp:occupant-id:0") == 0;
 }
 
-static bool strip_forged(struct c2s_home *h, struct xml *root)
+bool stanza_strip_forged(struct shard *s, struct xml *root)
 {
     bool found = false;
     for (struct xml *x = xml_first_element(root), *next; x; x = next) {
         next = xml_next_element(x);
-        if (!is_forged(h, x))
+        if (!is_forged(s, x))
             continue;
         xml_remove(x);
         found = true;
@@ -106,12 +106,12 @@ static struct blob *raw_inner(const struct xml_stanza *st)
     return close > from ? blob_new(from, (size_t)(close - from)) : NULL;
 }
 
-static struct blob *written_inner(const struct xml *root)
+struct blob *stanza_inner(const struct xml *root, const char *ns)
 {
     struct buf out = {0};
     for (const struct xml *x = root->children; x; x = x->next) {
         if (x->name)
-            xml_write(&out, x, NS_CLIENT);
+            xml_write(&out, x, ns);
         else
             xml_escape(&out, x->text, x->n_text);
     }
@@ -173,14 +173,14 @@ struct envelope *home_read_stanza(struct c2s_home *h, struct xml_stanza *stanza)
         home_refuse(h, root, STANZA_JID_MALFORMED, NULL);
         return NULL;
     }
-    bool stripped = strip_forged(h, root);
+    bool stripped = stanza_strip_forged(h->session.shard, root);
     struct buf extra = {0};
     struct blob *payload;
     if (!stripped && is_plain(stanza)) {
         payload = raw_inner(stanza);
         stanza_extra_attributes(&extra, stanza->raw + 1, stanza->n_start_tag - 2);
     } else {
-        payload = written_inner(root);
+        payload = stanza_inner(root, NS_CLIENT);
     }
     struct envelope *e = envelope_new(&(struct envelope_parts){.type = (enum stanza_type)type,
                                                                .from = h->session.jid,

@@ -73,10 +73,11 @@ class Run:
         return context
 
     # ---- administration ----
-    async def cli(self, data, *args, check=True):
-        p = await asyncio.create_subprocess_exec(self.impcli_path, '--data', data, *args, stdin=asyncio.subprocess.DEVNULL,
-                                                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
-        out, err = await asyncio.wait_for(p.communicate(), self.timeout * 6)
+    async def cli(self, data, *args, check=True, stdin=None):
+        pipe = asyncio.subprocess.PIPE
+        p = await asyncio.create_subprocess_exec(self.impcli_path, '--data', data, *args, stdout=pipe, stderr=pipe,
+                                                 stdin=asyncio.subprocess.DEVNULL if stdin is None else pipe)
+        out, err = await asyncio.wait_for(p.communicate(stdin.encode() if stdin is not None else None), self.timeout * 6)
         if p.returncode and check:
             raise Failure('impcli %s: exit %d: %s' % (' '.join(args), p.returncode, err.decode().strip()))
         return out.decode() + (err.decode() if p.returncode else '')
@@ -103,7 +104,9 @@ class Run:
         if args[:2] == ['settings', 'set']:
             play.to_reset.append(args[2])
         fails = args[0] == '!'
-        out = await self.cli(self.data, *(args[1:] if fails else args), check=not fails)
+        stdin = ' '.join(args[args.index('<') + 1:]) if '<' in args else None
+        args = args[:args.index('<')] if '<' in args else args
+        out = await self.cli(self.data, *(args[1:] if fails else args), check=not fails, stdin=stdin)
         if args[0] == 'settings':
             await self.settled(args[2])
         return out
