@@ -38,6 +38,7 @@ struct recorder {
     unsigned level, at_level; /* the cluster's shall be, and is */
     unsigned n_refused[GOLDEN_CASES], n_failed[GOLDEN_CASES];
     struct buf log;
+    uint64_t pep_uid; /* of the command being made */
 };
 
 /* xorshift64*: the same everywhere and for ever. */
@@ -79,10 +80,40 @@ static const char *setting(struct recorder *r, bool is_key)
     return settings[pair % n_elements(settings)][!is_key];
 }
 
+/* PEP: few users with few nodes and items, so that what is named is mostly there. */
+static bool is_pep(const char *message)
+{
+    return !strncmp(message, "Imp__Pep", 8);
+}
+
+static char *fill_pep_string(struct recorder *r, const char *field)
+{
+    if (!strcmp(field, "node"))
+        return arena_printf(&r->a, "node%u", (unsigned)rnd(r, 3));
+    if (!strcmp(field, "id"))
+        return arena_printf(&r->a, "item%u", (unsigned)rnd(r, 5));
+    return ends_in(field, "jid") ? jid(r) : user_name(r);
+}
+
+static uint64_t fill_pep_number(struct recorder *r, const char *field)
+{
+    if (!strcmp(field, "uid")) {
+        uint64_t back = 1 + rnd(r, 6);
+        return r->pep_uid = back < r->next_uid ? r->next_uid - back : 1;
+    }
+    if (!strcmp(field, "actor"))
+        return rnd(r, 5) || r->pep_uid < 2 ? r->pep_uid : r->pep_uid - 1;
+    if (!strcmp(field, "fields"))
+        return rnd(r, 6) ? 0 : 1;
+    return rnd(r, 4);
+}
+
 static char *fill_string(struct recorder *r, const char *message, const char *field)
 {
     static const char *const services[] = {"xmpp", "im", "sync", "https"};
     static const char *const alarms[] = {"DiskLow", "NodeDown", "TablesDiffer"};
+    if (is_pep(message))
+        return fill_pep_string(r, field);
     if (strstr(message, "Setting") && (!strcmp(field, "key") || !strcmp(field, "value")))
         return arena_strdup(&r->a, setting(r, !strcmp(field, "key")));
     if (strstr(message, "Alarm") && !strcmp(field, "name"))
@@ -186,7 +217,8 @@ static void look_for_archived(struct recorder *r, struct store_txn *t)
         key_init(&body);
         key_u64(&body, r->archived);
         key_u32(&body, r->archived_place);
-        const Imp__MessageRow *m = row->message ? row->message : store_find_row(t, TABLE_MESSAGE, &body, &r->a);
+        const Imp__MessageRow *m =
+            row->message ? row->message : store_find_row(t, TABLE_MESSAGE, &body, &r->a);
         snprintf(r->archived_from, sizeof r->archived_from, "%s", m ? m->from : "");
         if (nth-- == 0)
             break;
@@ -199,6 +231,8 @@ static uint64_t fill_number(struct recorder *r, const char *message, const char 
     uint64_t of_session;
     if (fill_session(r, message, field, &of_session) || fill_archived(r, message, field, &of_session))
         return of_session;
+    if (is_pep(message))
+        return fill_pep_number(r, field);
     if (!strcmp(message, "Imp__NodeRow") && !strcmp(field, "id"))
         return 1;
     if (!strcmp(message, "Imp__NodeLeave"))
