@@ -74,7 +74,6 @@ struct xml_limits {
     unsigned depth,
         attrs;         /* attrs per element, namespace declarations included; the stanza itself is depth 1 */
     unsigned elements; /* per stanza */
-    bool no_raw;       /* of a stream: stanzas come without their bytes, which are not kept either */
 };
 extern const struct xml_limits xml_limits_default; /* 256 KiB, depth 64, 64 attributes, 10,000 elements */
 
@@ -85,7 +84,7 @@ extern const struct xml_limits xml_limits_default; /* 256 KiB, depth 64, 64 attr
 struct xml_stanza {
     struct xml *root;
     struct arena *arena;
-    const char *raw; /* "" with no_raw */
+    const char *raw;
     size_t n_raw;
     size_t n_start_tag; /* raw[0 .. n_start_tag) is the start tag, "<message ...>" or "<presence/>" */
     bool raw_self_contained;

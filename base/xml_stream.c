@@ -30,7 +30,6 @@ struct xml_stream {
     struct arena arena; /* of the stanza in work */
     struct buf hold;    /* a tag whose end has not come yet */
     struct buf partial; /* the stanza in work, as far as it was parsed before this piece */
-    size_t n_partial;   /* its length, kept or not */
     struct buf header;  /* all up to the end of the root's start tag, to be parsed again after parking */
     bool has_header;
     struct buf waiting; /* came while paused */
@@ -99,8 +98,6 @@ static void on_header(void *user, const struct xml *header)
 static const char *collect_raw(struct xml_stream *x, const struct xml_span *span)
 {
     size_t n = (size_t)(span->end - span->start);
-    if (x->limits.no_raw)
-        return "";
     char *raw = arena_alloc(&x->arena, n + 1);
     size_t n_before = span->start < x->piece_at ? x->partial.n : 0;
     size_t from = span->start < x->piece_at ? 0 : (size_t)(span->start - x->piece_at);
@@ -118,11 +115,10 @@ static void on_tree(void *user, struct xml *root)
     struct xml_stanza stanza = {.root = root,
                                 .arena = &x->arena,
                                 .raw = collect_raw(x, &span),
-                                .n_raw = x->limits.no_raw ? 0 : (size_t)(span.end - span.start),
-                                .n_start_tag = x->limits.no_raw ? 0 : span.n_start_tag,
+                                .n_raw = (size_t)(span.end - span.start),
+                                .n_start_tag = span.n_start_tag,
                                 .raw_self_contained = !span.inherited_ns && !span.has_cdata};
     forget(&x->partial);
-    x->n_partial = 0;
     if (x->events->on_stanza)
         x->events->on_stanza(x->user, &stanza);
     reset_arena(x);
@@ -179,7 +175,6 @@ static void reset(struct xml_stream *x)
     xml_scan_init(&x->scan);
     reset_arena(x);
     forget(&x->partial);
-    x->n_partial = 0;
     forget(&x->header);
     x->has_header = false;
     x->restart = false;
@@ -203,10 +198,7 @@ static enum xml_error keep_rest(struct xml_stream *x)
         return XML_TOO_BIG;
     uint64_t piece_start = at - x->n_piece;
     size_t from = start > piece_start ? (size_t)(start - piece_start) : 0;
-    size_t n = (size_t)(end - x->piece) - from;
-    x->n_partial += n;
-    if (!x->limits.no_raw)
-        buf_add(&x->partial, x->piece + from, n);
+    buf_add(&x->partial, x->piece + from, (size_t)(end - x->piece) - from);
     return XML_OK;
 }
 
@@ -245,7 +237,7 @@ static enum xml_error feed_piece(struct xml_stream *x, const char *d, size_t n, 
 /* Bytes of the stanza in work that were parsed, for the limit. */
 static size_t n_parsed(const struct xml_stream *x)
 {
-    return x->has_header ? x->n_partial : x->header.n;
+    return x->has_header ? x->partial.n : x->header.n;
 }
 
 /* Goes on with the tag in x->hold. */

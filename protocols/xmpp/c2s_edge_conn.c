@@ -17,8 +17,7 @@ static struct xml_stream *new_parser(struct edge_conn *c)
     const struct xml_limits limits = {.stanza_bytes = edge_settings(c->es)->stanza_bytes_early,
                                       .depth = EARLY_DEPTH,
                                       .attrs = EARLY_ATTRS,
-                                      .elements = EARLY_ELEMENTS,
-                                      .no_raw = true};
+                                      .elements = EARLY_ELEMENTS};
     return xml_stream_new(&limits, &edge_xml_events, c);
 }
 
@@ -61,6 +60,7 @@ static void begin(struct edge_conn *c)
     atomic_fetch_add(&es->edge->n_waiting, 1);
     es->shard->n_busy++;
     c->xml = new_parser(c);
+    xml_frame_init(&c->frame);
     timer_start(&c->deadline, set->handshake_ms, 0);
     c->state = c->direct_tls ? EDGE_TLS : EDGE_OPENING;
     if (c->direct_tls)
@@ -100,6 +100,7 @@ static void forget(struct edge_conn *c)
     timer_stop(&c->delay);
     edge_login_fini(c);
     c2s_login_free(c->login);
+    buf_fini(&c->early);
     mem_free(c->domain);
     mem_free(c->from);
     mem_free(c);
@@ -175,6 +176,8 @@ static void start_tls(struct edge_conn *c)
     /* What came in clear after <starttls/> goes with the old parser (RFC 6120 §5.3.4, CVE-2011-0411). */
     xml_stream_free(c->xml);
     c->xml = new_parser(c);
+    xml_frame_init(&c->frame);
+    buf_fini(&c->early);
     c->header_sent = false;
     mem_free(c->domain);
     mem_free(c->from);
@@ -192,6 +195,8 @@ static void hand_over(struct edge_conn *c)
     struct xml_limits limits = xml_limits_default;
     limits.stanza_bytes = edge_settings(es)->stanza_bytes;
     xml_stream_set_limits(xml, &limits);
+    /* it is paused: what came behind the log-in waits in it */
+    (void)xml_stream_feed(xml, c->early.data, c->early.n);
     memcpy(login->lang, c->lang, sizeof login->lang);
     c->login = NULL;
     forget(c);
@@ -218,11 +223,31 @@ static void on_open(void *user)
     c->state = EDGE_OPENING;
 }
 
+/* Elements go to the parser when they are whole. Until then their bytes are all that is kept, and they are
+ * few. */
 static void on_data(void *user, const uint8_t *data, size_t n)
 {
     struct edge_conn *c = user;
-    if (c->state != EDGE_CLOSING)
-        feed(c, data, n);
+    if (c->state == EDGE_CLOSING)
+        return;
+    const char *d = (const char *)data;
+    size_t whole = xml_frame_scan(&c->frame, EARLY_ATTRS, d, n);
+    if (whole == n && !c->early.n) {
+        feed(c, d, n);
+        return;
+    }
+    struct buf ready = {0};
+    if (whole) {
+        ready = c->early;
+        c->early = (struct buf){0};
+        buf_add(&ready, d, whole);
+    }
+    buf_add(&c->early, d + whole, n - whole);
+    if (c->early.n > edge_settings(c->es)->stanza_bytes_early)
+        edge_conn_close(c, c2s_xml_error_condition(XML_TOO_BIG), xml_error_text(XML_TOO_BIG));
+    else if (whole)
+        feed(c, ready.data, ready.n); /* C may be gone */
+    buf_fini(&ready);
 }
 
 static void on_end(void *user)

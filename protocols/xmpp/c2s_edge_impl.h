@@ -7,6 +7,7 @@
 #ifndef XMPP_C2S_EDGE_IMPL_H
 #define XMPP_C2S_EDGE_IMPL_H
 
+#include "base/xml_frame.h"
 #include "base/htab.h"
 #include "protocols/xmpp/c2s_edge.h"
 #include "protocols/xmpp/home.h"
@@ -125,6 +126,8 @@ struct edge_conn {
     struct edge_shard *es;
     struct stream *stream;
     struct xml_stream *xml;
+    struct xml_frame frame;
+    struct buf early; /* of an element that is not whole yet; nothing else is kept of it */
     enum edge_state state;
     enum edge_after after;
     bool in_feed, paused, header_sent, direct_tls;

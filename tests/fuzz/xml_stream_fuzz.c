@@ -2,6 +2,7 @@
  * the same tree; raw bytes called self-contained mean the same in another stream. */
 #include "base/mem.h"
 #include "base/xml.h"
+#include "base/xml_frame.h"
 #include "fuzz.h"
 
 #include <string.h>
@@ -114,6 +115,35 @@ static enum xml_error run(struct run *r, const uint8_t *data, size_t n, size_t s
     return e;
 }
 
+/* The same with elements that are kept until they are whole. */
+static void run_frames(struct run *r, const uint8_t *data, size_t n, size_t step)
+{
+    struct xml_frame frame;
+    struct buf early = {0};
+    xml_frame_init(&frame);
+    r->stream = xml_stream_new(&limits, &events, r);
+    enum xml_error e = XML_OK;
+    for (size_t i = 0; i < n && e == XML_OK; i += step) {
+        size_t n_piece = n - i < step ? n - i : step;
+        size_t whole = xml_frame_scan(&frame, limits.attrs, (const char *)data + i, n_piece);
+        FUZZ_ASSERT(whole <= n_piece);
+        if (whole) {
+            buf_add(&early, data + i, whole);
+            e = xml_stream_feed(r->stream, early.data, early.n);
+            xml_stream_park(r->stream);
+            buf_reset(&early);
+        }
+        buf_add(&early, data + i + whole, n_piece - whole);
+    }
+    xml_stream_free(r->stream);
+    buf_fini(&early);
+}
+
+static bool has(const uint8_t *data, size_t n, const char *word)
+{
+    return memmem(data, n, word, strlen(word));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
     if (n_bytes < 1 || n_bytes > 4096)
@@ -127,6 +157,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     FUZZ_ASSERT(whole.n_ends == cut.n_ends);
     FUZZ_ASSERT(whole.out.n == cut.out.n &&
                 (whole.out.n == 0 || !memcmp(whole.out.data, cut.out.data, cut.out.n)));
+    /* where a new document may begin is for who restarts a stream to say, and the frames */
+    if (!has(data, n_bytes, "restart") && !has(data, n_bytes, "pause") && !has(data, n_bytes, "stop")) {
+        struct run framed = {0};
+        run_frames(&framed, data + 1, n_bytes - 1, step);
+        FUZZ_ASSERT(whole.n_stanzas == framed.n_stanzas && whole.n_headers == framed.n_headers);
+        FUZZ_ASSERT(whole.n_ends == framed.n_ends && whole.out.n == framed.out.n);
+        FUZZ_ASSERT(whole.out.n == 0 || !memcmp(whole.out.data, framed.out.data, framed.out.n));
+        buf_fini(&framed.out);
+    }
     buf_fini(&whole.out);
     buf_fini(&cut.out);
     return 0;
