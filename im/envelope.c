@@ -163,12 +163,18 @@ struct envelope *envelope_copy(const struct envelope *e, const char *to)
     c->to_uid = to ? 0 : e->to_uid;
     c->session = e->session;
     c->after_index = e->after_index;
+    c->n_in = e->n_in;
+    c->row = e->row;
+    c->row_place = e->row_place;
+    c->stored = e->stored;
+    c->stored_place = e->stored_place;
     return c;
 }
 
 static bool may_bounce(const struct envelope *e, enum stanza_error error)
 {
-    if ((e->flags & (ENVELOPE_NO_BOUNCE | ENVELOPE_BROADCAST | ENVELOPE_THROTTLE | ENVELOPE_PROBE_BACK)) ||
+    if ((e->flags & (ENVELOPE_NO_BOUNCE | ENVELOPE_BROADCAST | ENVELOPE_THROTTLE | ENVELOPE_SETTLED |
+                     ENVELOPE_PROBE_BACK)) ||
         !*e->from)
         return false;
     switch ((enum stanza_type)e->type) {
@@ -265,6 +271,12 @@ static void encode_string(struct buf *out, const char *s)
     buf_add(out, s, n + 1); /* with its NUL: the reader borrows it in place */
 }
 
+/* Such are sent at level 3 only: no node of a former release meets them. */
+static bool is_counted(unsigned flags)
+{
+    return flags & (ENVELOPE_COUNTED | ENVELOPE_SETTLED);
+}
+
 void envelope_encode(struct buf *out, const struct envelope *e)
 {
     buf_add_u8(out, e->type);
@@ -283,6 +295,11 @@ void envelope_encode(struct buf *out, const struct envelope *e)
     buf_add_u32(out, e->payload ? e->payload->n : NO_STRING);
     if (e->payload)
         buf_add(out, e->payload->data, e->payload->n);
+    if (!is_counted(e->flags))
+        return;
+    buf_add_u64(out, e->n_in);
+    buf_add_u64(out, e->row);
+    buf_add_u32(out, e->row_place);
 }
 
 static const char *decode_string(struct reader *r)
@@ -314,6 +331,8 @@ int envelope_decode(struct envelope **out, const uint8_t *data, size_t n_bytes)
     p.extra = decode_string(&r);
     uint32_t n = read_u32(&r);
     const void *payload = r.failed || n == NO_STRING ? NULL : read_bytes(&r, n);
+    uint64_t n_in = is_counted(flags) ? read_u64(&r) : 0, row = is_counted(flags) ? read_u64(&r) : 0;
+    uint32_t row_place = is_counted(flags) ? read_u32(&r) : 0;
     if (r.failed || type >= N_STANZA_TYPES || !p.from || !p.to || reader_left(&r))
         return ERR_MALFORMED;
     if (n != NO_STRING)
@@ -327,6 +346,9 @@ int envelope_decode(struct envelope **out, const uint8_t *data, size_t n_bytes)
     e->after_index = after;
     e->order_index = order_index;
     e->order = order;
+    e->n_in = n_in;
+    e->row = row;
+    e->row_place = row_place;
     *out = e;
     return 0;
 }

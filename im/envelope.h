@@ -60,6 +60,9 @@ enum envelope_flag {
     ENVELOPE_HOPS = 0x70, /* ... at most seven times */
     ENVELOPE_EVENT = 0x400, /* for those sessions that want it; lang: the node's name (im/events.h), ... */
     ENVELOPE_SUBSCRIBED = 0x800, /* ... or, when none does, for all: it has subscribed by itself */
+    ENVELOPE_COUNTED = 0x80, /* the sender's client is told when it is safe (XEP-0198): n_in, row, row_place */
+    ENVELOPE_SETTLED = 0x100, /* not a stanza: n_in of the session it is addressed to is safe */
+    ENVELOPE_SHARED = 0x200, /* several sessions of the user were given it; not between nodes */
 };
 
 struct envelope {
@@ -81,7 +84,13 @@ struct envelope {
      * handled, and a count of that shard; 0, 0: not sent by anybody. */
     uint64_t order_index, order;
     uint64_t out_end;     /* place of its last byte in the session's output, until that is known to be sent */
-    uint64_t queued_ms;   /* CLOCK_MONOTONIC when a queue took it */
+    uint64_t queued_ms;   /* CLOCK_MONOTONIC when a queue took it, or a session was given it */
+    uint64_t n_in;        /* its number among the stanzas of its session; 0: they are not counted */
+    uint64_t row;         /* log index and place of that session's row; 0: it has none */
+    uint64_t stored;      /* log index and place at which it is stored (im/stored.h); 0: it is not */
+    uint32_t row_place, stored_place;
+    uint8_t wants;        /* enum archive_keep, while it waits at the sender; 0: goes to the recipient */
+    bool storing;         /* delivered, and a proposal to store it is in flight, which owns it */
     const char *from, *to; /* full or bare; never NULL */
     const char *id, *lang; /* NULL when missing */
     const char *extra;     /* other attributes of the start tag as raw text with a leading space, or NULL */

@@ -37,6 +37,7 @@ void user_on_reload(struct shard *s);
 void user_free(struct user *u);
 void session_gate_changed(struct session *s);
 void session_check_sent(struct shard *s);
+void session_store_unacked(struct shard *s);
 void router_homes_changed(struct shard *s);
 bool router_is_holding(struct shard *s);
 void message_check_sent(struct shard *s);

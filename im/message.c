@@ -1,10 +1,14 @@
 #include "im/message.h"
+#include "base/clock.h"
 #include "im/archive.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
 #include "im/router.h"
+#include "im/sm_session.h"
+#include "im/store_out.h"
 #include "im/user.h"
+#include "replication/levels.h"
 #include <string.h>
 
 enum {
@@ -12,9 +16,12 @@ enum {
     THROTTLE_EVERY_MS = 2,
     THROTTLE_STEP_MS = 10, /* per SLOW_BYTES that are queued */
     PICK_MAX = 32,
+    WAITING_SOFT = 256, /* stored messages behind the window of a session that reads */
+    WAITING_THROTTLE_MS = 200,
 };
 
-/* RFC 6121 §8.5.2.1.1: the "most available" resources, that is those of the highest non-negative priority. */
+/* RFC 6121 §8.5.2.1.1: the "most available" resources, that is those of the highest non-negative priority.
+ * What the first one has got is delivered, so it is one with a connection, where there is one. */
 size_t message_pick(const struct user *u, struct session **out, size_t max)
 {
     size_t n = 0;
@@ -30,13 +37,30 @@ size_t message_pick(const struct user *u, struct session **out, size_t max)
         }
         if (n < max)
             out[n++] = s;
+        if (n > 1 && out[0]->detached && !s->detached && out[n - 1] == s) {
+            out[n - 1] = out[0];
+            out[0] = s;
+        }
     }
     return n;
+}
+
+size_t message_pick_for(const struct user *u, const char *to, struct session **out, size_t max)
+{
+    const char *resource = jid_resource(to);
+    struct session *match = *resource ? user_find_session(u, resource) : NULL;
+    if (!match || match->behind || match->detached)
+        return message_pick(u, out, max);
+    out[0] = match;
+    return 1;
 }
 
 static void watch_speed(struct shard *s, const struct envelope *e, struct session *to)
 {
     size_t queued = session_queued(to);
+    /* Who acknowledges nothing has the rest from the store, too. */
+    if (to->sm && to->sm->n_out - to->sm->n_acked >= MAIL_WINDOW_ROWS)
+        to->behind = true;
     if (queued <= SLOW_BYTES)
         return;
     uint64_t now = loop_now_ms(s->loop);
@@ -63,13 +87,11 @@ void message_deliver(struct shard *s, struct envelope *e, struct session **sessi
         watch_speed(s, e, sessions[i]);
     if (n)
         im_hooks_delivered(s, e->to_uid, sessions[0]->user, e, sessions, n);
-    if (n == 1) {
-        session_deliver_kept(sessions[0], e);
-        return;
-    }
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 1; i < n; i++)
         sessions[i]->ops->deliver(sessions[i], e, NULL);
-    envelope_free(e);
+    if (n > 1)
+        e->flags |= ENVELOPE_SHARED;
+    session_deliver_kept(sessions[0], e);
 }
 
 /* chat and normal, for the bare JID or a resource that is gone. Takes E. */
@@ -78,14 +100,17 @@ static void to_best_or_store(struct shard *s, struct envelope *e)
     struct user *u = user_find(s, e->to_uid);
     struct session *sessions[PICK_MAX];
     size_t n = u ? message_pick(u, sessions, PICK_MAX) : 0;
-    if (u && (mail_is_busy(u) || (!n && message_has_behind(u))))
+    bool away = !n || sessions[0]->detached;
+    if (u && (mail_is_busy(u) || (away && message_has_behind(u)))) {
         mail_queue(s, u, e);
-    else if (n)
+    } else if (!away) {
         message_deliver(s, e, sessions, n);
-    else if (archive_is_worth_storing(e))
-        mail_store(s, e);
-    else
+    } else if (archive_is_worth_storing(e)) {
+        store_out_away(s, e);
+    } else {
+        sm_settle(s, e);
         envelope_free(e);
+    }
 }
 
 static void to_all(struct shard *s, struct envelope *e)
@@ -127,6 +152,8 @@ static void to_session(struct shard *s, struct envelope *e, struct session *sess
         envelope_free(e);
     } else if (mail_is_busy(session->user) || session->behind) {
         mail_queue(s, session->user, e);
+    } else if (session->detached) {
+        to_best_or_store(s, e);
     } else {
         message_deliver(s, e, &session, 1);
     }
@@ -171,14 +198,32 @@ void message_receive(struct shard *s, struct envelope *e)
     }
 }
 
+/* Another session of the user was given it, too, and answers for it from now on. */
+static bool pass_on(struct shard *s, struct envelope *e)
+{
+    struct user *u = e->flags & ENVELOPE_SHARED ? user_find(s, e->to_uid) : NULL;
+    struct session *to[PICK_MAX];
+    if (!u || !message_pick(u, to, PICK_MAX))
+        return false;
+    session_keep(to[0], e);
+    return true;
+}
+
 void message_take_back(struct shard *s, struct envelope *e)
 {
-    if (shard_home_of(s, e->to_uid) != im_node_id(s->im))
+    if (e->storing)
+        return; /* its row will be there for others */
+    if (shard_home_of(s, e->to_uid) != im_node_id(s->im)) {
         router_forward(s, e);
-    else if (e->type == MESSAGE_CHAT || e->type == MESSAGE_NORMAL)
+    } else if (pass_on(s, e)) {
+        /* kept */
+    } else if (e->type == MESSAGE_CHAT || e->type == MESSAGE_NORMAL) {
+        e->flags &= (uint16_t)~ENVELOPE_SHARED;
         to_best_or_store(s, e);
-    else
+    } else {
+        sm_settle(s, e);
         envelope_free(e);
+    }
 }
 
 /* ---- sessions come, go and drain ---- */
@@ -196,49 +241,84 @@ static bool has_pending(struct shard *s, uint64_t uid)
     return pending;
 }
 
-void message_session_available(struct session *s)
+static void begin_anew(struct user *u)
 {
-    struct user *u = s->user;
-    if (s->no_flood || (!u->mail && !has_pending(s->shard, u->uid)))
+    if (!u->mail && !has_pending(u->shard, u->uid))
         return;
     struct mailqueue *q = mail_get(u);
-    q->more = true;
+    mail_rewind(q);
+    mail_note_backlog(q);
     mail_pump(q);
+}
+
+void message_session_available(struct session *s)
+{
+    if (s->no_flood)
+        return;
+    begin_anew(s->user);
 }
 
 void message_session_drained(struct session *s)
 {
     if (!s->user)
         return;
-    s->behind = false;
-    if (s->user->mail)
+    if (s->behind) {
+        s->behind = false;
+        s->live_ms = clock_wall_ms();
+        begin_anew(s->user);
+    } else if (s->user->mail) {
         mail_pump(s->user->mail);
+    }
 }
 
 void message_session_ended(struct session *s)
 {
-    struct mailqueue *q = s->user->mail;
-    if (!q)
+    mail_session_ended(s);
+}
+
+/* It waits for a user of whom nobody is here to take it: for whoever wants to know, such as XEP-0357. */
+static void tell_stored(struct shard *s, uint64_t uid, uint64_t index, uint32_t place, struct user *u)
+{
+    if (shard_place_of(s, uid, NULL, NULL) != PLACE_HERE)
         return;
-    uint64_t written, sent;
-    s->ops->output(s, &written, &sent);
-    struct mail_ref *r;
-    list_for_each(r, &q->refs, struct mail_ref, link)
-    {
-        if (r->session != s->id || r->sent)
-            continue;
-        if (r->out_end <= sent) {
-            r->sent = true;
-            continue;
-        }
-        /* Never left this process: pending again, for the next session. */
-        list_remove(&r->link);
-        mem_free(r);
-        q->n_refs--;
-        q->at_index = 0;
-        q->at_place = 0;
-        q->more = true;
+    struct envelope *e = mail_read(s, uid, index, place);
+    const char *resource = e ? jid_resource(e->to) : "";
+    if (e && e->type == MESSAGE_NORMAL && *resource && !(u && user_find_session(u, resource))) {
+        /* RFC 6121 §8.5.3.2.1, which the sender's home could not know. */
+        router_bounce(s, e, STANZA_SERVICE_UNAVAILABLE, NULL);
+        mail_was_given(mail_get(user_get(s, uid, e->to)), index, place, 0, 0);
+    } else if (e) {
+        im_hooks_delivered(s, uid, u, e, NULL, 0);
     }
+    envelope_free(e);
+}
+
+static bool has_taker(const struct user *u)
+{
+    struct session *s;
+    list_for_each(s, &u->sessions, struct session,
+                  link) if (s->presence && s->priority >= 0 && !s->detached) return true;
+    return false;
+}
+
+/* The session reads, but more slowly than is sent. */
+static bool user_has_reader(const struct user *u)
+{
+    struct session *any[1];
+    return message_pick(u, any, 1) && !any[0]->detached;
+}
+
+static void slow_sender(struct mailqueue *q, uint64_t index, uint32_t place)
+{
+    struct shard *s = q->user->shard;
+    q->n_waiting++;
+    unsigned every = q->n_waiting < WAITING_SOFT * 4 ? 16 : 4;
+    if (q->n_waiting < WAITING_SOFT || q->n_waiting % every)
+        return;
+    struct envelope *e = mail_read(s, q->user->uid, index, place);
+    if (e)
+        router_throttle(s, e, WAITING_THROTTLE_MS);
+    envelope_free(e);
 }
 
 void message_on_feed(struct shard *s, const struct feed_event *event)
@@ -247,33 +327,46 @@ void message_on_feed(struct shard *s, const struct feed_event *event)
     key_read(&k, event->key.bytes, event->key.n);
     uint64_t uid = key_read_u64(&k), index = key_read_u64(&k);
     uint32_t place = key_read_u32(&k);
-    struct user *u = k.failed ? NULL : user_find(s, uid);
-    struct session *any[1];
-    if (!u || (!u->mail && !message_pick(u, any, 1)))
+    if (k.failed || im_shard_of(s->im, uid) != s || event->deleted || event->index != index) /* marks */
         return;
-    struct mailqueue *q = u->mail;
-    if (q && (index < q->at_index || (index == q->at_index && place <= q->at_place)))
-        return; /* marks of rows that were handed out */
+    struct user *u = user_find(s, uid);
+    if (s->settings.level >= LEVEL_3 && !(u && has_taker(u)))
+        tell_stored(s, uid, index, place, u);
+    u = user_find(s, uid);
+    struct mailqueue *q = u ? u->mail : NULL;
     if (!q) {
-        /* Nothing was pending before this row, else there would be a queue. */
+        if (!u || list_is_empty(&u->sessions) || !mail_is_pending(s, uid, index, place))
+            return;
+        /* What was pending before this row waits for a session that becomes available. */
         q = mail_get(u);
         q->at_index = index - 1;
         q->at_place = UINT32_MAX;
+    } else if (index < q->at_index || (index == q->at_index && place <= q->at_place)) {
+        return; /* handed out already */
     }
     q->more = true;
     mail_pump(q);
+    q = (u = user_find(s, uid)) ? u->mail : NULL;
+    if (q && q->more && user_has_reader(u))
+        slow_sender(q, index, place);
 }
 
 void message_output_moved(struct shard *s)
 {
-    if (!list_is_empty(&s->mail))
-        mail_look_at_output(s);
+    if (!list_is_empty(&s->mail_check))
+        s->check_done = false;
 }
 
 void message_check_sent(struct shard *s)
 {
+    /* Those whose output is not all out stay. */
     struct mailqueue *q;
-    list_for_each(q, &s->mail, struct mailqueue, link) if (q->n_refs) mail_check_sent(q);
+    list_for_each(q, &s->mail_check, struct mailqueue, check)
+    {
+        mail_check_sent(q);
+        if (q->n_refs == q->n_sent)
+            list_remove(&q->check);
+    }
 }
 
 void message_tick(struct shard *s)
@@ -287,8 +380,7 @@ void message_reload(struct shard *s)
     htab_for_each(node, &s->users)
     {
         struct user *u = container_of(node, struct user, node);
-        struct session *any[1];
-        if (message_pick(u, any, 1) && (u->mail || has_pending(s, u->uid)))
-            mail_get(u)->more = true;
+        if (!list_is_empty(&u->sessions) && (u->mail || has_pending(s, u->uid)))
+            mail_rewind(mail_get(u));
     }
 }

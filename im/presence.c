@@ -1,5 +1,6 @@
 #include "im/presence.h"
 #include "im/block.h"
+#include "base/clock.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/message.h"
@@ -284,6 +285,8 @@ void presence_update(struct session *s, struct envelope *e, int priority)
     envelope_free(s->presence);
     s->presence = e;
     s->priority = priority;
+    if (!was_available || old_priority < 0)
+        s->live_ms = clock_wall_ms();
     broadcast(s->shard, s->user, e);
     if (!was_available)
         first_presence(s);

@@ -8,6 +8,8 @@
 #include "im/message.h"
 #include "im/presence.h"
 #include "im/session.h"
+#include "im/sm_session.h"
+#include "im/store_out.h"
 #include "im/user.h"
 #include <assert.h>
 #include <string.h>
@@ -226,6 +228,7 @@ void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error 
     struct envelope *back = envelope_bounce(e, error, text);
     if (back)
         router_send(s, back, NULL);
+    sm_settle(s, e);
 }
 
 static void route(struct shard *s, struct envelope *e, struct session *from)
@@ -296,6 +299,12 @@ static void refuse_outlived(struct shard *s, struct envelope *e)
 
 void router_send(struct shard *s, struct envelope *e, struct session *from)
 {
+    if (!from || !store_out_queue(from, e))
+        router_send_now(s, e, from);
+}
+
+void router_send_now(struct shard *s, struct envelope *e, struct session *from)
+{
     if (from) {
         e->session = from->id;
         from->n_fed += e->n_bytes;
@@ -333,9 +342,14 @@ void router_forward(struct shard *s, struct envelope *e)
     route(s, e, NULL);
 }
 
+void router_pass(struct shard *s, struct envelope *e)
+{
+    route(s, e, NULL);
+}
+
 void router_throttle(struct shard *s, const struct envelope *e, unsigned ms)
 {
-    if (!e->session || !e->from_uid)
+    if (!e->from_uid)
         return;
     struct envelope *t = envelope_new(&(struct envelope_parts){.type = MESSAGE_NORMAL, .to = e->from});
     t->flags = ENVELOPE_THROTTLE | ENVELOPE_NO_BOUNCE;
@@ -374,10 +388,20 @@ bool router_is_void(struct shard *s, const struct envelope *e)
 static void deliver(struct shard *s, struct envelope *e)
 {
     if (e->flags & ENVELOPE_THROTTLE) {
-        struct session *session = session_find(s, e->session);
+        /* Of a message that came out of the store only the name is known. */
+        struct user *u = e->session ? NULL : user_find(s, e->to_uid);
+        struct session *session =
+            u ? user_find_session(u, jid_resource(e->to)) : session_find(s, e->session);
         if (session)
             session_throttle(session,
                              e->from_uid < THROTTLE_MAX_MS ? (unsigned)e->from_uid : THROTTLE_MAX_MS);
+        envelope_free(e);
+        return;
+    }
+    if (e->flags & ENVELOPE_SETTLED) {
+        struct session *session = session_find(s, e->session);
+        if (session)
+            sm_settled(session, e->n_in);
         envelope_free(e);
         return;
     }
@@ -413,7 +437,7 @@ static enum home_place place_of(struct shard *s, uint64_t uid)
  * home. */
 static bool take(struct shard *s, struct envelope *e)
 {
-    bool bound = !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE));
+    bool bound = !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE | ENVELOPE_SETTLED));
     enum shard_lease lease = shard_check_lease(s);
     if (e->after_index > s->applied_index)
         return false;
@@ -446,7 +470,7 @@ static bool take(struct shard *s, struct envelope *e)
 void router_receive(struct shard *s, struct envelope *e)
 {
     struct router *r = s->router;
-    bool in_turn = e->flags & ENVELOPE_THROTTLE || !held_has(&r->held, held_key(e));
+    bool in_turn = e->flags & (ENVELOPE_THROTTLE | ENVELOPE_SETTLED) || !held_has(&r->held, held_key(e));
     if (in_turn && take(s, e))
         return;
     if (r->held.n_bytes + e->n_bytes > HELD_MAX) {
@@ -507,7 +531,7 @@ bool router_holds_strays(struct shard *s)
     bool found = false;
     for (size_t i = 0; i < n && !found; i++) {
         const struct envelope *e = held_first(&s->router->held, keys[i]);
-        found = !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE)) &&
+        found = !(e->flags & (ENVELOPE_BROADCAST | ENVELOPE_THROTTLE | ENVELOPE_SETTLED)) &&
                 shard_place_of(s, keys[i], NULL, NULL) == PLACE_ELSEWHERE;
     }
     mem_free(keys);
@@ -635,6 +659,7 @@ void router_link_up(struct shard *s, uint32_t node)
         if (session->presence)
             p->sync_ids[p->n_sync++] = session->id;
     }
+    sm_send_again(s, node); /* the former link may have lost it */
     router_advance(s);
 }
 

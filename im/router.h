@@ -19,6 +19,10 @@ void router_fini(struct shard *s);
  * to_uid 0 is looked up. Envelopes to the server's own domain are not handled here: they are dropped with
  * service-unavailable. */
 void router_send(struct shard *s, struct envelope *e, struct session *from);
+/* The same, past what waits behind messages of the session that are being stored (im/store_out.h). */
+void router_send_now(struct shard *s, struct envelope *e, struct session *from);
+/* To the user to_uid, for whom it is no stanza. Takes E. */
+void router_pass(struct shard *s, struct envelope *e);
 /* Answers E with an error towards its sender, if it may be answered. Takes nothing. */
 void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error error, const char *text);
 /* An envelope for a user of this shard has arrived from a shard or a node: waits for after_index, then is

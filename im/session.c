@@ -1,9 +1,13 @@
 #include "im/session.h"
 #include "base/clock.h"
 #include "im/events.h"
+#include "im/archive.h"
 #include "im/im_impl.h"
+#include "im/mail.h"
 #include "im/message.h"
 #include "im/presence.h"
+#include "im/sm_session.h"
+#include "im/store_out.h"
 #include "im/user.h"
 #include <assert.h>
 #include <string.h>
@@ -26,9 +30,7 @@ struct session *session_find(struct shard *shard, uint64_t id)
 
 size_t session_queued(const struct session *s)
 {
-    uint64_t written, sent;
-    s->ops->output(s, &written, &sent);
-    return (size_t)(written - sent);
+    return s->ops->queued(s);
 }
 
 /* ---- opening ---- */
@@ -88,12 +90,14 @@ static int open_for_user(struct session *s, struct shard *shard, uint64_t uid, c
     s->user = u;
     s->ops = ops;
     s->id = s->shard->next_session += 256;
-    s->since_ms = clock_wall_ms();
+    s->since_ms = s->live_ms = clock_wall_ms();
     s->jid = mem_printf("%s/%s", u->jid, resource);
     s->resource = jid_resource(s->jid);
     list_init(&s->directed);
     list_init(&s->flush_link);
     list_init(&s->unsent);
+    list_init(&s->queued);
+    list_init(&s->stalled);
     list_append(&u->sessions, &s->link);
     u->n_sessions++;
     htab_add(&shard->sessions, &s->node, &s->id, sizeof s->id);
@@ -125,12 +129,28 @@ int session_open(struct session *s, struct shard *shard, uint64_t uid, const cha
 
 /* ---- ending ---- */
 
+/* What the client has leaves the list, and its sender's home hears of it. */
+static void check_output(struct session *s)
+{
+    uint64_t written, sent;
+    s->ops->output(s, &written, &sent);
+    struct envelope *e;
+    list_for_each(e, &s->unsent, struct envelope, link)
+    {
+        if (e->out_end > sent)
+            break;
+        sm_settle(s->shard, e);
+        store_out_drop(e);
+    }
+}
+
 /* What was written but never reached the kernel is not lost: it is received once more, now without this
  * session. */
 static void take_back_unsent(struct shard *shard, struct list *unsent)
 {
     for (struct list *item; (item = list_first(unsent));) {
         list_remove(item);
+        list_init(item);
         message_take_back(shard, list_entry(item, struct envelope, link));
     }
 }
@@ -141,20 +161,13 @@ void session_end(struct session *s)
     if (!u)
         return;
     struct shard *shard = s->shard;
-    uint64_t written, sent;
-    s->ops->output(s, &written, &sent);
-    struct envelope *e;
-    list_for_each(e, &s->unsent, struct envelope, link)
-    {
-        if (e->out_end > sent)
-            continue;
-        list_remove(&e->link);
-        envelope_free(e);
-    }
+    store_out_session_ended(s);
+    check_output(s);
     list_remove(&s->flush_link);
     timer_stop(&s->throttle);
     presence_session_ended(s);
     message_session_ended(s);
+    sm_free(s);
     list_remove(&s->link);
     if (--u->n_sessions == 0)
         user_left(u);
@@ -193,8 +206,11 @@ static void on_submitted(void *user, const struct proposal_result *result)
     if (sub->on_done)
         sub->on_done(s, sub->shard, sub->user, result);
     s = session_find(sub->shard, sub->session); /* the callback may have ended it */
-    if (s && s->n_in_flight == 0)
+    if (s && s->n_in_flight == 0) {
+        if (s->sm)
+            sm_settled(s, 0);
         session_resume(s, PAUSE_ORDER);
+    }
     user_proposal_ends(sub->shard, sub->uid);
     mem_free(sub);
 }
@@ -265,15 +281,22 @@ void session_throttle(struct session *s, unsigned ms)
 
 /* ---- what the client was given ---- */
 
+void session_keep(struct session *s, struct envelope *e)
+{
+    uint64_t sent;
+    s->ops->output(s, &e->out_end, &sent);
+    e->queued_ms = loop_now_ms(s->shard->loop);
+    list_append(&s->unsent, &e->link);
+    if (!s->sm)
+        s->shard->check_done = false;
+    if (list_is_empty(&s->flush_link))
+        list_append(s->sm ? &s->shard->unacked : &s->shard->flushing, &s->flush_link);
+}
+
 void session_deliver_kept(struct session *s, struct envelope *e)
 {
     s->ops->deliver(s, e, NULL);
-    uint64_t sent;
-    s->ops->output(s, &e->out_end, &sent);
-    list_append(&s->unsent, &e->link);
-    s->shard->check_done = false;
-    if (list_is_empty(&s->flush_link))
-        list_append(&s->shard->flushing, &s->flush_link);
+    session_keep(s, e);
 }
 
 void session_check_sent(struct shard *shard)
@@ -281,17 +304,53 @@ void session_check_sent(struct shard *shard)
     struct session *s;
     list_for_each(s, &shard->flushing, struct session, flush_link)
     {
-        uint64_t written, sent;
-        s->ops->output(s, &written, &sent);
-        struct envelope *e;
-        list_for_each(e, &s->unsent, struct envelope, link)
-        {
-            if (e->out_end > sent)
-                break;
-            list_remove(&e->link);
-            envelope_free(e);
-        }
+        check_output(s);
         if (list_is_empty(&s->unsent))
             list_remove(&s->flush_link);
     }
+}
+
+void session_check_output(struct session *s)
+{
+    check_output(s);
+    if (list_is_empty(&s->unsent))
+        list_remove(&s->flush_link);
+    struct mailqueue *q = s->user->mail;
+    if (q && q->n_refs > q->n_sent)
+        mail_check_sent(q);
+    if (s->user->mail)
+        mail_pump(s->user->mail);
+}
+
+/* Of what the client has not acknowledged for MS, what its sender waits for; ALL: whoever sent it. */
+static void store_late(struct session *s, uint64_t ms, bool all)
+{
+    uint64_t now = loop_now_ms(s->shard->loop);
+    struct envelope *e;
+    list_for_each(e, &s->unsent, struct envelope, link)
+    {
+        if (!e->storing && (all || e->flags & ENVELOPE_COUNTED) && now - e->queued_ms >= ms &&
+            archive_is_worth_storing(e))
+            store_out_late(s, e);
+    }
+}
+
+void session_store_unacked(struct shard *shard)
+{
+    enum { UNACKED_MS = 200 }; /* architecture: Messages */
+    struct session *s;
+    list_for_each(s, &shard->unacked, struct session, flush_link) store_late(s, UNACKED_MS, s->detached);
+}
+
+void session_detach(struct session *s)
+{
+    s->detached = true;
+    store_late(s, 0, true);
+}
+
+void session_attach(struct session *s)
+{
+    s->detached = false;
+    s->behind = true; /* what came meanwhile is in the store */
+    message_session_drained(s);
 }

@@ -39,9 +39,12 @@ struct session_info {
 struct session_ops {
     /* Writes the stanza to the client. EXTRA_XML (may be NULL) goes before the end tag (delayed delivery). */
     void (*deliver)(struct session *s, const struct envelope *e, const char *extra_xml);
-    /* Bytes of output since the session began: written by deliver and others, and given to the client's
-     * socket. */
+    /* Output since the session began: written by deliver and others, and of that what the client has. In bytes,
+     * which it has when they are with its socket; from sm_begin on each stanza counts as one, which it has when
+     * it has acknowledged it. Both never fall. */
     void (*output)(const struct session *s, uint64_t *written, uint64_t *sent);
+    size_t (*queued)(const struct session *s); /* bytes that are not with its socket */
+    void (*counted)(struct session *s);        /* sm_n_counted has risen; may be NULL */
     void (*roster_push)(struct session *s, const struct roster_item *item);
     /* Ends the client's stream; session_end is called before this returns or later in the turn, and the
      * struct lives until the turn ends. deliver, roster_push and the others never end a session themselves.
@@ -59,7 +62,10 @@ enum session_pause {
     PAUSE_THROTTLE = 2, /* it feeds a slow reader */
     PAUSE_LINK = 4,     /* it feeds a node that cannot take more */
     PAUSE_ORDER = 8,    /* a proposal of its own is in flight: what follows must not overtake it */
+    PAUSE_SETTLE = 16,  /* too much of what it sent is not stored or delivered yet */
 };
+/* In the row of a session that can be resumed. */
+enum session_flag { SESSION_FLAG_ROSTER = 1, SESSION_FLAG_CARBONS = 2 };
 
 struct session {
     struct hnode node;      /* in shard->sessions by id */
@@ -80,6 +86,8 @@ struct session {
     struct event_nodes *wanted; /* nodes it wants events of (im/events.h); NULL: none */
     bool wants_roster;   /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
     bool carbons;        /* XEP-0280 is enabled: im/carbons.h */
+    uint64_t live_ms;    /* wall clock: since then messages come as they are sent; earlier ones are delayed */
+    bool detached;       /* has no connection now and may be resumed: messages wait in the store */
     bool behind;         /* reads too slowly: messages are stored and follow from the store */
     bool no_flood;       /* looks at what waits for it by itself (XEP-0013 §2.1) */
     uint8_t paused;      /* enum session_pause */
@@ -91,7 +99,11 @@ struct session {
     uint64_t n_fed;        /* bytes it has sent to others, */
     uint64_t n_fed_paused; /* and those when it was throttled last */
     uint64_t throttled_ms; /* CLOCK_MONOTONIC of the last throttle sent because of this session's slowness */
-    struct list unsent;    /* envelopes delivered directly, until their bytes are with the kernel */
+    struct list unsent;    /* envelopes delivered directly, until their bytes are with the kernel, or acknowledged */
+    struct list queued;    /* envelopes that it sent, behind messages that are being stored */
+    unsigned n_queued, n_storing;
+    struct list stalled;   /* in shard->stalled: the first of them waits for the node */
+    struct session_sm *sm; /* NULL: its client acknowledges nothing */
 };
 
 /* Adds the session of UID with RESOURCE (prepared; unique or NULL to have one made) to its user. 0,
@@ -121,6 +133,13 @@ void session_throttle(struct session *s, unsigned ms);
 /* Writes a message to the client and keeps it until its bytes are sent; if the session ends before, the
  * message goes on to whoever else there is, or to the store. Takes E. */
 void session_deliver_kept(struct session *s, struct envelope *e);
+/* The same with what it was given already. */
+void session_keep(struct session *s, struct envelope *e);
+/* Looks what of the session's output has arrived. */
+void session_check_output(struct session *s);
+/* It has lost its connection: what its client has not acknowledged is stored. */
+void session_detach(struct session *s);
+void session_attach(struct session *s);
 size_t session_queued(const struct session *s);
 
 #endif

@@ -4,11 +4,14 @@
 #include "im/block.h"
 #include "im/homes.h"
 #include "im/im_impl.h"
+#include "im/marks.h"
 #include "im/message.h"
 #include "im/presence.h"
 #include "im/roster.h"
 #include "im/router.h"
 #include "im/session.h"
+#include "im/sm_session.h"
+#include "im/store_out.h"
 #include "im/user.h"
 #include "replication/levels.h"
 #include "replication/settings.h"
@@ -275,9 +278,14 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         else if (events[i].table != TABLE_MESSAGE_INDEX && !comes_again(events, n, i))
             user_on_feed(s, &events[i]);
     }
-    if (members)
+    if (members) {
         user_check_homes(s);
-    /* Stored messages last: they must not go to a session whose user is at home elsewhere by now. */
+        sm_send_again(s, 0);
+    }
+    /* Stored messages last: they must not go to a session whose user is at home elsewhere by now, nor before what
+     * their senders sent earlier and was held for the log. */
+    if (router_is_holding(s))
+        router_advance(s);
     for (size_t i = 0; i < n; i++)
         if (events[i].table == TABLE_MESSAGE_INDEX)
             user_on_feed(s, &events[i]);
@@ -334,16 +342,13 @@ static void on_check_sent(struct deferred *d)
     struct shard *s = container_of(d, struct shard, check_sent);
     s->check_done = true;
     session_check_sent(s);
-    if (s->has_mail_out) {
-        s->has_mail_out = false;
-        message_check_sent(s);
-    }
+    message_check_sent(s);
 }
 
 static void before_poll(struct loop_hook *hook)
 {
     struct shard *s = container_of(hook, struct shard, before_poll);
-    if ((!list_is_empty(&s->flushing) || s->has_mail_out) && !s->check_done &&
+    if ((!list_is_empty(&s->flushing) || !list_is_empty(&s->mail_check)) && !s->check_done &&
         list_is_empty(&s->check_sent.link))
         loop_defer(s->loop, &s->check_sent);
     drop_reader(s);
@@ -379,8 +384,12 @@ static void on_tick(struct timer *timer)
     if (!im_is_serving(s->im) && s->n_sessions)
         close_sessions(s);
     router_advance(s);
+    session_store_unacked(s);
+    store_out_tick(s);
     message_tick(s);
     roster_tick(s);
+    marks_tick(s);
+    sm_tick(s);
     homes_touch(s); /* whatever else a question waits for */
 }
 
@@ -461,8 +470,13 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     htab_init(&s->sessions, has_id);
     list_init(&s->watchers);
     list_init(&s->flushing);
+    list_init(&s->unacked);
     list_init(&s->mail);
     list_init(&s->pushing);
+    list_init(&s->mail_check);
+    list_init(&s->sm_waiting);
+    list_init(&s->stalled);
+    marks_init(s);
     list_init(&s->check_sent.link);
     s->check_sent.fn = on_check_sent;
     s->lease = LEASE_WAIT;
@@ -501,6 +515,7 @@ void shard_fini(struct shard *s)
     htab_fini(&s->users);
     htab_fini(&s->sessions);
     archive_shard_fini(s);
+    marks_fini(s);
     loop_free(s->loop);
     if (s->reader)
         store_reader_free(s->reader);

@@ -155,10 +155,16 @@ struct shard {
     struct timer tick; /* 100 ms: lease, queues, time-outs */
     struct list mail;  /* struct mailqueue */
     struct list pushing; /* struct user: roster pushes wait (roster.c) */
+    struct list mail_check;    /* those of them that wait for output */
+    struct marks *marks;       /* im/marks.h */
+    struct list sm_waiting;    /* struct session_sm: of what their clients sent something is not settled */
+    uint64_t sm_tick_ms;
+    struct list stalled;       /* struct session: what they send waits for the node (im/store_out.h) */
+    unsigned n_sending;        /* messages of sessions here that are being stored */
     struct deferred check_sent;
-    bool has_mail_out;          /* stored messages were given to sessions */
     bool check_done;            /* this turn's output was looked at */
-    struct list flushing;       /* struct session with messages not known to be sent */
+    struct list flushing;       /* struct session with messages not known to be sent, */
+    struct list unacked;        /* and those whose clients acknowledge */
     uint64_t throttled_ms;      /* when a sender was last slowed because of the inbox */
     _Atomic size_t inbox_bytes; /* of envelopes posted to this shard and not taken yet */
     struct list watchers;       /* struct shard_watcher */

@@ -279,10 +279,8 @@ void user_on_feed(struct shard *s, const struct feed_event *event)
         }
         break;
     case TABLE_MESSAGE_INDEX:
-        u = find_by_key(s, &event->key);
-        if (u && !event->deleted)
-            message_on_feed(s, event);
-        break;
+        message_on_feed(s, event);
+        return;
     default:
         u = find_by_key(s, &event->key);
         break;

@@ -4,6 +4,7 @@
 #include "im/presence.h"
 #include "im/roster.h"
 #include "im/router.h"
+#include "im/store_out.h"
 #include "im/user.h"
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/shard.h"
@@ -168,6 +169,12 @@ static void output(const struct session *s, uint64_t *written, uint64_t *sent)
     *sent = queued < h->n_written ? h->n_written - queued : 0;
 }
 
+static size_t queued(const struct session *s)
+{
+    const struct c2s_home *h = home_of(s);
+    return h->conn ? h->conn->ops->queued(h->conn) + home_inline_held(h) : 0;
+}
+
 void home_push(struct c2s_home *h, const char *kind, const void *inner, size_t n_bytes)
 {
     struct session *s = &h->session;
@@ -243,6 +250,7 @@ static void describe(const struct session *s, struct session_info *out)
 const struct session_ops c2s_session_ops = {
     .deliver = deliver,
     .output = output,
+    .queued = queued,
     .roster_push = roster_push,
     .close = close_session,
     .pause = pause_session,
@@ -299,13 +307,12 @@ void c2s_home_closed(struct c2s_home *h)
 
 static void handle_message(struct c2s_home *h, struct envelope *e)
 {
-    struct shard *s = h->session.shard;
     if (!*e->to) { /* RFC 6121 §8.1.1.1: to oneself */
         struct envelope *c = envelope_copy(e, h->session.user->jid);
         envelope_free(e);
         e = c;
     }
-    router_send(s, e, &h->session);
+    message_send(&h->session, e);
 }
 
 /* RFC 6121 §4.7.2.3; below -128: it is not one integer from -128 to 127. */

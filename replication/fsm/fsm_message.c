@@ -15,6 +15,7 @@
 enum {
     ORIGIN_BYTES_MAX = 255,
     STANZA_BYTES_MAX = 1 << 20,
+    KEPT_PENDING_MAX = 100000,
     FIRST_STEPS = 64, /* rows looked at for the first one that is pending */
 };
 
@@ -75,13 +76,17 @@ static uint64_t bytes_limit(struct fsm *f)
                                  SETTING_XMPP_OFFLINE_BYTES); /* below level 2 it cannot be set */
 }
 
-static bool is_full(struct fsm *f, uint64_t uid, size_t n_bytes)
+/* KEPT: in the archive it stays anyway, so that it waits costs little; and at level 3 what is on its way to a
+ * client that reads is pending, too. */
+static bool is_full(struct fsm *f, uint64_t uid, size_t n_bytes, bool kept)
 {
     struct key k = fsm_key_u64(uid);
     const Imp__UserStateRow none = IMP__USER_STATE_ROW__INIT,
                             *row = store_find_row(f->txn, TABLE_USER_STATE, &k, f->arena);
     if (!row)
         row = &none;
+    if (kept)
+        return row->n_pending >= KEPT_PENDING_MAX;
     return row->n_pending >= setting_int(f->txn, NULL, SETTING_XMPP_OFFLINE_LIMIT) ||
            row->pending_bytes + n_bytes > bytes_limit(f);
 }
@@ -188,7 +193,7 @@ static void store_at_level_3(struct fsm *f, const Imp__MessageStore *b)
         f->out->value2 = fsm_stored_pack(0, counted ? session.row.n_in : 0, true);
         return;
     }
-    if (b->to_uid && b->pending && is_full(f, b->to_uid, b->stanza.len)) {
+    if (b->to_uid && b->pending && is_full(f, b->to_uid, b->stanza.len, b->archive_to)) {
         refuse_full(f);
         return;
     }
@@ -226,7 +231,7 @@ void fsm_do_message_store(struct fsm *f, const void *body)
     }
     if (b->session_epoch_node && !fsm_is_at_home(f, user))
         return;
-    if (is_full(f, b->to_uid, b->stanza.len)) {
+    if (is_full(f, b->to_uid, b->stanza.len, false)) {
         refuse_full(f);
         return;
     }

@@ -9,6 +9,7 @@ static struct fix *fix;
 static int setup(void **state)
 {
     fix = fix_new(3, 2, 12);
+    fix_set(fix, "archive.default", "never"); /* the direct way of messages */
     return 0;
 }
 

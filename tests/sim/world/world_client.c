@@ -120,6 +120,11 @@ static void on_output(const struct session *s, uint64_t *written, uint64_t *sent
     (void)s;
     *written = *sent = 0;
 }
+static size_t on_queued(const struct session *s)
+{
+    (void)s;
+    return 0;
+}
 static void on_roster_push(struct session *s, const struct roster_item *item)
 {
     (void)s, (void)item;
@@ -143,6 +148,7 @@ static void on_describe(const struct session *s, struct session_info *out)
 }
 static const struct session_ops session_ops = {.deliver = on_deliver,
                                                .output = on_output,
+                                               .queued = on_queued,
                                                .roster_push = on_roster_push,
                                                .close = on_close,
                                                .pause = on_pause,

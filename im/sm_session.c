@@ -1,0 +1,246 @@
+#include "im/sm_session.h"
+#include "im/im_impl.h"
+#include "im/marks.h"
+#include "im/router.h"
+#include "im/user.h"
+#include <string.h>
+
+enum { AGAIN_MS = 15000 /* without an answer; what is held anywhere comes back as an error before that */ };
+
+struct unsettled {
+    struct list link;
+    uint64_t n_in, sent_ms;
+    struct envelope *copy; /* NULL: a proposal of this node is in flight */
+    uint32_t node;         /* where it went, */
+    uint64_t epoch;        /* and that node's epoch then */
+};
+
+static uint64_t epoch_of(const struct shard *s, uint32_t node)
+{
+    const struct member *m = members_find(s->members, node);
+    return m ? m->epoch : 0;
+}
+
+struct session_sm *sm_begin(struct session *s)
+{
+    struct session_sm *sm = mem_new(struct session_sm);
+    uint64_t sent;
+    s->ops->output(s, &sm->base, &sent);
+    sm->session = s;
+    list_init(&sm->link);
+    list_init(&sm->marks);
+    list_init(&sm->waiting);
+    s->sm = sm;
+    return sm;
+}
+
+static void drop(struct session_sm *sm, struct unsettled *w)
+{
+    list_remove(&w->link);
+    sm->n_waiting--;
+    envelope_free(w->copy);
+    mem_free(w);
+}
+
+void sm_free(struct session *s)
+{
+    struct session_sm *sm = s->sm;
+    if (!sm)
+        return;
+    for (struct list *item; (item = list_first(&sm->waiting));)
+        drop(sm, list_entry(item, struct unsettled, link));
+    list_remove(&sm->link);
+    list_remove(&sm->marks);
+    s->sm = NULL;
+    mem_free(sm);
+}
+
+/* ---- from the client ---- */
+
+void sm_count(struct session *s)
+{
+    s->sm->n_in++;
+}
+
+void sm_watch(struct session *s, struct envelope *e, bool storing)
+{
+    struct session_sm *sm = s->sm;
+    struct unsettled *w = mem_new(struct unsettled);
+    e->n_in = w->n_in = sm->n_in;
+    e->row = sm->row;
+    e->row_place = sm->row_place;
+    if (!storing) {
+        e->flags |= ENVELOPE_COUNTED;
+        e->session = s->id;
+        w->copy = envelope_copy(e, NULL);
+        w->node = shard_home_of(s->shard, e->to_uid);
+        w->epoch = epoch_of(s->shard, w->node);
+    }
+    w->sent_ms = loop_now_ms(s->shard->loop);
+    list_append(&sm->waiting, &w->link);
+    if (list_is_empty(&sm->link))
+        list_append(&s->shard->sm_waiting, &sm->link);
+    if (++sm->n_waiting >= SM_WINDOW)
+        session_pause(s, PAUSE_SETTLE);
+}
+
+uint64_t sm_n_settled(const struct session *s)
+{
+    const struct session_sm *sm = s->sm;
+    struct unsettled *first = NULL;
+    if (!list_is_empty(&sm->waiting))
+        first = list_entry(list_first(&sm->waiting), struct unsettled, link);
+    /* Of what is no message only the last one can be under way: the session is not read meanwhile. */
+    uint64_t n = sm->n_in - (s->n_in_flight && sm->n_in ? 1 : 0);
+    return first && first->n_in <= n ? first->n_in - 1 : n;
+}
+
+uint64_t sm_n_counted(const struct session *s)
+{
+    uint64_t n = sm_n_settled(s);
+    return s->sm->row && s->sm->n_covered < n ? s->sm->n_covered : n;
+}
+
+static void tell(struct session *s)
+{
+    if (s->ops->counted)
+        s->ops->counted(s);
+}
+
+void sm_settled(struct session *s, uint64_t n_in)
+{
+    struct session_sm *sm = s->sm;
+    struct unsettled *w;
+    if (!sm)
+        return;
+    list_for_each(w, &sm->waiting, struct unsettled, link)
+    {
+        if (w->n_in > n_in)
+            break;
+        if (w->n_in == n_in) {
+            drop(sm, w);
+            break;
+        }
+    }
+    if (list_is_empty(&sm->waiting))
+        list_remove(&sm->link);
+    tell(s);
+    if (sm->n_waiting < SM_WINDOW)
+        session_resume(s, PAUSE_SETTLE);
+}
+
+void sm_covered(struct session *s, uint64_t n_in)
+{
+    if (!s->sm || n_in <= s->sm->n_covered)
+        return;
+    s->sm->n_covered = n_in;
+    tell(s);
+}
+
+void sm_want_counted(struct session *s)
+{
+    if (s->sm->row && s->sm->n_covered < sm_n_settled(s))
+        marks_of_session(s);
+}
+
+void sm_state_changed(struct session *s)
+{
+    if (!s->sm || !s->sm->row)
+        return;
+    s->sm->state_changed = true;
+    marks_of_session(s);
+}
+
+/* ---- to the client ---- */
+
+void sm_acked(struct session *s, uint64_t n_out)
+{
+    if (n_out <= s->sm->n_acked)
+        return;
+    s->sm->n_acked = n_out;
+    session_check_output(s);
+}
+
+/* ---- between homes ---- */
+
+void sm_settle(struct shard *s, const struct envelope *e)
+{
+    if (!(e->flags & ENVELOPE_COUNTED) || !e->from_uid)
+        return;
+    if (im_shard_of(s->im, e->from_uid) == s && !e->from_node) {
+        struct session *session = session_find(s, e->session);
+        if (session)
+            sm_settled(session, e->n_in);
+        return;
+    }
+    struct envelope *t = envelope_new(&(struct envelope_parts){.type = MESSAGE_NORMAL, .to = e->from});
+    t->flags = ENVELOPE_SETTLED | ENVELOPE_NO_BOUNCE;
+    t->to_uid = e->from_uid;
+    t->session = e->session;
+    t->n_in = e->n_in;
+    router_pass(s, t);
+}
+
+static void again(struct session_sm *sm, struct unsettled *w, uint64_t now)
+{
+    struct session *s = sm->session;
+    w->sent_ms = now;
+    w->node = shard_home_of(s->shard, w->copy->to_uid);
+    w->epoch = epoch_of(s->shard, w->node);
+    struct envelope *e = envelope_copy(w->copy, NULL);
+    router_send(s->shard, e, s);
+}
+
+/* What a session waits for may end while it is sent again: only those that it had. */
+static void send_again(struct session *s, uint32_t node, uint64_t older_than)
+{
+    struct session_sm *sm = s->sm;
+    uint64_t now = loop_now_ms(s->shard->loop), last = sm->n_in, at = 0;
+    for (;;) {
+        struct unsettled *w, *next = NULL;
+        list_for_each(w, &sm->waiting, struct unsettled, link)
+        {
+            if (w->n_in > at) {
+                next = w;
+                break;
+            }
+        }
+        if (!next || next->n_in > last)
+            return;
+        at = next->n_in;
+        bool lost = next->epoch != epoch_of(s->shard, next->node);
+        if (next->copy && (lost || next->node == node || next->sent_ms < older_than))
+            again(sm, next, now);
+    }
+}
+
+static void for_each_waiting(struct shard *s, uint32_t node, uint64_t older_than)
+{
+    size_t n = 0, max = 0;
+    struct session_sm *sm;
+    list_for_each(sm, &s->sm_waiting, struct session_sm, link) max++;
+    if (!max)
+        return;
+    uint64_t *ids = mem_alloc(max * sizeof *ids);
+    list_for_each(sm, &s->sm_waiting, struct session_sm, link) ids[n++] = sm->session->id;
+    for (size_t i = 0; i < n; i++) {
+        struct session *session = session_find(s, ids[i]);
+        if (session && session->sm)
+            send_again(session, node, older_than);
+    }
+    mem_free(ids);
+}
+
+void sm_send_again(struct shard *s, uint32_t node)
+{
+    for_each_waiting(s, node, 0);
+}
+
+void sm_tick(struct shard *s)
+{
+    uint64_t now = loop_now_ms(s->loop);
+    if (!list_is_empty(&s->sm_waiting) && now - s->sm_tick_ms >= 1000 && now > AGAIN_MS) {
+        s->sm_tick_ms = now;
+        for_each_waiting(s, 0, now - AGAIN_MS);
+    }
+}

@@ -1,0 +1,62 @@
+/* What a session owes a client that acknowledges (XEP-0198), whatever its protocol: which of the client's
+ * stanzas are safe, and which of its own the client has got. Shard's thread; from sm_begin to session_end.
+ *
+ * Inbound, a stanza is settled when nothing can happen to it any more (architecture: Messages): a message
+ * when it is stored or its recipient's client has it, anything else when it was handled. The client is told a
+ * number up to which all are settled; of a session that can be resumed only as far as its row has it, too, so
+ * that a new home never knows less than the client. */
+#ifndef IM_SM_SESSION_H
+#define IM_SM_SESSION_H
+
+#include "im/session.h"
+
+enum {
+    SM_HASH_BYTES = 32,
+    SM_WINDOW = 256 /* stanzas that are not settled, before the client is not read */
+};
+
+struct session_sm {
+    struct session *session;
+    struct list link;  /* in shard->sm_waiting, while something is not settled */
+    struct list marks; /* in shard->marks.sessions, while the row is to be written */
+    uint64_t row;      /* log index and place of the row; 0: it cannot be resumed */
+    uint32_t row_place;
+    bool state_changed;       /* presence or flags are not in the row */
+    bool marking;             /* a proposal with the row's new values is in flight */
+    uint64_t n_in, n_covered; /* stanzas that came; those of them that the row has */
+    struct list waiting;      /* struct unsettled, ascending */
+    unsigned n_waiting;
+    uint64_t n_out, n_acked;
+    uint64_t n_marked; /* n_acked as last proposed */
+    uint64_t base;     /* of session_ops.output: bytes written before counting began */
+};
+
+/* Counting begins; the session has no row yet. */
+struct session_sm *sm_begin(struct session *s);
+void sm_free(struct session *s); /* of session_end */
+/* One more stanza of the client is being handled. */
+void sm_count(struct session *s);
+/* E is on its way: its number is written into it, and it is watched until sm_settled. STORING: a proposal of
+ * this node settles it. */
+void sm_watch(struct session *s, struct envelope *e, bool storing);
+void sm_settled(struct session *s, uint64_t n_in);
+/* The row counts up to here; of a proposal's result. */
+void sm_covered(struct session *s, uint64_t n_in);
+uint64_t sm_n_settled(const struct session *s);
+/* What the client may be told; when it rises session_ops.counted is called. */
+uint64_t sm_n_counted(const struct session *s);
+/* The client is waiting to hear of what it sent: the row is written soon. */
+void sm_want_counted(struct session *s);
+/* The client has got the stanzas up to N_OUT. */
+void sm_acked(struct session *s, uint64_t n_out);
+/* Presence or flags have changed. */
+void sm_state_changed(struct session *s);
+
+/* E came to where it is safe, or went back as an error: tells the sender's session, if it counts. */
+void sm_settle(struct shard *s, const struct envelope *e);
+/* Sends again what was on its way to NODE (0: none in particular), or to a node that has gone down since; the
+ * tick also what nobody answers. */
+void sm_send_again(struct shard *s, uint32_t node);
+void sm_tick(struct shard *s);
+
+#endif
