@@ -174,6 +174,8 @@ static void sent_done(struct storing *st, const struct proposal_result *result)
     /* Not executed for ever: this node was taken down, and a client that counts sends it to the next home. */
     bool lost = result->code == ERR_UNAVAILABLE && e->n_in;
     s->n_sending--;
+    if (result->code == 0 && e->wants & ARCHIVE_RETRACTS)
+        archive_retract(s, e);
     if (result->code != 0 && !lost)
         refuse(s, e, result->code);
     if (!session) {
