@@ -12,6 +12,7 @@ except ImportError:
     print('SKIP: python3-slixmpp is not installed')
     sys.exit(77)
 
+import slixmpp_pep
 from harness import SLOW, run_test, wait
 
 DOMAIN = 'example.com'
@@ -191,6 +192,7 @@ async def run(cluster):
     c.send_message(mto=b.boundjid.full, mbody='relayed', mtype='chat')
     await b.expect_body('relayed')
     await end(a, b, c)
+    await slixmpp_pep.run(lambda: Client(cluster, first, hosts[2]), lambda: Client(cluster, second, hosts[0]), 20 * SLOW)
 
 
 def test(cluster):
