@@ -240,7 +240,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     if (!n_bytes)
         return 0;
     size_t n = n_bytes - 1;
-    char *exact = mem_dup(data + 1, n ? n : 1);
+    char *exact = n ? mem_dup(data + 1, n) : mem_alloc(1);
     switch (data[0] % 5) {
     case 0:
     case 1:

@@ -1,0 +1,19 @@
+// What both clients have: commands come as lines of JSON on stdin, what happens goes as lines of JSON to stdout.
+import readline from 'node:readline';
+import ws from 'ws';
+
+// Node 22 has one of its own
+globalThis.WebSocket ??= ws;
+
+export const say = (what, more) => console.log(JSON.stringify({what, ...more}));
+
+export function obey(commands) {
+  readline.createInterface({input: process.stdin}).on('line', async (line) => {
+    const command = JSON.parse(line);
+    try {
+      await commands[command.do](command);
+    } catch (error) {
+      say('error', {text: String(error)});
+    }
+  });
+}
