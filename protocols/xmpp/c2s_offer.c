@@ -145,7 +145,8 @@ static struct edge_offer *make(struct shard *s, const struct edge_settings *set,
     if (set->level >= LEVEL_3) {
         if (tls && set->registration)
             buf_adds(&out, "<register xmlns='http://jabber.org/features/iq-register'/>"); /* XEP-0077 §9 */
-        add_limits(&out, set);
+        if (tls || !set->require_tls) /* RFC 6120 §5.3.1: nothing beside a required STARTTLS */
+            add_limits(&out, set);
         if (tls)
             add_version(&out, o);
     }

@@ -1,5 +1,6 @@
 imp_unit_test(xmpp_sasl LINK imp_protocols_xmpp)
 imp_unit_test(xmpp_edge SOURCES test_certs.c LINK imp_protocols_xmpp PkgConfig::SSL TIMEOUT 180)
+imp_unit_test(xmpp_sasl2 SOURCES test_certs.c LINK imp_protocols_xmpp PkgConfig::SSL TIMEOUT 180)
 # GNU SASL as the client, where it is installed.
 pkg_check_modules(GSASL IMPORTED_TARGET libgsasl)
 if(GSASL_FOUND)
