@@ -1,5 +1,6 @@
 /* SASL: no message sequence succeeds without the password, and none crashes. Input: a byte for the mechanism,
  * then messages separated by newlines. */
+#include "base/clock.h"
 #include "base/mem.h"
 #include "fuzz.h"
 #include "protocols/xmpp/sasl.h"
@@ -20,6 +21,17 @@ static int find(void *user, const char *localpart, struct credential *out)
     return 0;
 }
 
+static unsigned find_tokens(void *user, const char *localpart, const char *mechanism,
+                            struct sasl_token out[SASL_TOKENS])
+{
+    FUZZ_ASSERT(*localpart);
+    for (unsigned i = 0; i < SASL_TOKENS; i++) {
+        random_hex(out[i].text, 20);
+        memset(out[i].nonce, (int)i, SASL_NONCE_BYTES);
+    }
+    return SASL_TOKENS;
+}
+
 static int bind_channel(void *user, enum tls_binding type, uint8_t *out, size_t *n)
 {
     FUZZ_ASSERT(*n >= 64);
@@ -35,10 +47,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
                                  .iterations = 4096,
                                  .binding = bind_channel,
                                  .find_credential = find,
+                                 .find_tokens = find_tokens,
+                                 .advertised = "PLAIN\x1eSCRAM-SHA-256\x1ftls-exporter",
                                  .fixed_nonce = "nonce"};
     if (n_bytes < 1)
         return 0;
-    struct sasl *s = sasl_new(&env, sasl_mechanism_at(data[0] % 5));
+    unsigned n_mechanisms = 0;
+    while (sasl_mechanism_at(n_mechanisms))
+        n_mechanisms++;
+    struct sasl *s = sasl_new(&env, sasl_mechanism_at(data[0] % n_mechanisms));
     const char *p = (const char *)data + 1, *end = (const char *)data + n_bytes;
     enum sasl_result r = SASL_CONTINUE;
     while (r == SASL_CONTINUE && p < end) {
