@@ -37,6 +37,7 @@ foreach(pair "UV;libuv" "LMDB;lmdb" "PROTOBUF_C;libprotobuf-c" "SSL;openssl" "EX
 endforeach()
 pkg_check_modules(CMOCKA IMPORTED_TARGET cmocka)
 pkg_check_modules(STROPHE IMPORTED_TARGET libstrophe)
+pkg_check_modules(LIBXML2 IMPORTED_TARGET libxml-2.0)
 find_program(PROTOC_C protoc-c REQUIRED)
 
 # imp_library(base SOURCES a.c b.c LINK PkgConfig::UV ...)

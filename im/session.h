@@ -61,6 +61,7 @@ enum session_pause {
     PAUSE_LEASE = 1,
     PAUSE_THROTTLE = 2, /* it feeds a slow reader */
     PAUSE_LINK = 4,     /* it feeds a node that cannot take more */
+    PAUSE_OUTPUT = 16,  /* its client does not read what it has asked for */
     PAUSE_ORDER = 8,    /* a proposal of its own is in flight: what follows must not overtake it */
     PAUSE_SETTLE = 16,  /* too much of what it sent is not stored or delivered yet */
 };

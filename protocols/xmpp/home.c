@@ -13,7 +13,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { LOW_BYTES = 64 << 10 };
+enum { LOW_BYTES = 64 << 10, READ_MAX_BYTES = 256 << 10 };
 
 struct c2s_login *c2s_login_new(void)
 {
@@ -290,8 +290,10 @@ void c2s_home_parse_error(struct c2s_home *h, enum xml_error error)
 
 void c2s_home_drained(struct c2s_home *h)
 {
-    if (h->state == HOME_BOUND && h->conn->ops->queued(h->conn) <= LOW_BYTES)
-        message_session_drained(&h->session);
+    if (h->state != HOME_BOUND || h->conn->ops->queued(h->conn) > LOW_BYTES)
+        return;
+    message_session_drained(&h->session);
+    session_resume(&h->session, PAUSE_OUTPUT);
 }
 
 void c2s_home_closed(struct c2s_home *h)
@@ -431,6 +433,13 @@ static bool handle_element(struct c2s_home *h, struct xml_stanza *stanza)
     return false;
 }
 
+/* Answers are made as fast as they are read: a small request may have a large one. */
+static void slow_down(struct c2s_home *h)
+{
+    if (h->conn && session_is_open(&h->session) && h->conn->ops->queued(h->conn) > READ_MAX_BYTES)
+        session_pause(&h->session, PAUSE_OUTPUT);
+}
+
 void c2s_home_stanza(struct c2s_home *h, struct xml_stanza *stanza)
 {
     struct shard *s = h->conn->shard;
@@ -449,5 +458,6 @@ void c2s_home_stanza(struct c2s_home *h, struct xml_stanza *stanza)
                     "this node cannot reach the cluster's majority");
     } else if (h->state == HOME_BOUND) {
         handle(h, stanza);
+        slow_down(h);
     }
 }
