@@ -158,19 +158,27 @@ static bool find_declaration(struct text tag, const struct text *prefix, struct 
     return false;
 }
 
+/* The next '<' that begins a tag; NULL: there is none. CDATA sections are not stored as such, but old rows
+ * may be whatever they are. */
+static const char *find_tag(const char *p, const char *end)
+{
+    static const char cdata[] = "<![CDATA[";
+    while ((p = memchr(p, '<', (size_t)(end - p))) && (size_t)(end - p) >= sizeof cdata - 1 &&
+           memcmp(p, cdata, sizeof cdata - 1) == 0) {
+        p = memmem(p, (size_t)(end - p), "]]>", 3);
+        if (!p)
+            return NULL;
+        p += 3;
+    }
+    return p;
+}
+
 /* Behind the element whose start tag ends at P, '>' included; NULL: it does not end. */
 static const char *skip_element(const char *p, const char *end)
 {
     if (p[-2] == '/')
         return p;
-    for (unsigned depth = 1; (p = memchr(p, '<', (size_t)(end - p)));) {
-        if (end - p >= 9 && memcmp(p, "<![CDATA[", 9) == 0) {
-            p = memmem(p, (size_t)(end - p), "]]>", 3);
-            if (!p)
-                return NULL;
-            p += 3;
-            continue;
-        }
+    for (unsigned depth = 1; (p = find_tag(p, end));) {
         bool is_end = p + 1 < end && p[1] == '/';
         const char *close = find_tag_end(p, end);
         if (!close)
@@ -222,7 +230,7 @@ static unsigned class_of_tag(const struct text *tag, const char *extra)
 static unsigned classes_of(const char *extra, const char *p, const char *end)
 {
     unsigned all = 0;
-    while (p && (p = memchr(p, '<', (size_t)(end - p)))) {
+    while (p && (p = find_tag(p, end))) {
         const char *close = find_tag_end(p, end);
         if (!close || p + 1 == close || p[1] == '/' || p[1] == '!' || p[1] == '?')
             return all | UNKNOWN;

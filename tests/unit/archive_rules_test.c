@@ -134,6 +134,7 @@ static void by_any_spelling(void **state)
     assert_int_equal(chat("<x xmlns='urn:example'><y a='<body>'/><z a=\"/>\"></z>&lt;body&gt;</x>" ACTIVE),
                      LATER);
     assert_int_equal(chat("<x xmlns='urn:example'><![CDATA[</x><body>]]></x>" HINT("no-store")), NOTHING);
+    assert_int_equal(chat("<![CDATA[<body/>]]>" BODY "<![CDATA[<]]>" HINT("no-store")), NOTHING);
     assert_int_equal(chat("<x xmlns='urn:example'><x><x/></x><x ></x ></x>" HINT("store")), BOTH);
     assert_int_equal(chat("<composing xmlns='http://jabber.org/protocol/chatstates'><body/></composing>"),
                      NOTHING);
