@@ -155,3 +155,14 @@ bool stored_id_parse(const char *id, uint64_t *index, uint32_t *place)
     *place = (uint32_t)in_entry;
     return true;
 }
+
+void stored_id_element(struct buf *out, const struct envelope *e, const char *by)
+{
+    char id[STORED_ID_MAX];
+    if (!e->stored)
+        return;
+    stored_id_write(id, e->stored, e->stored_place);
+    buf_addf(out, "<stanza-id xmlns='urn:xmpp:sid:0' id='%s' by='", id);
+    xml_escape(out, by, strlen(by));
+    buf_adds(out, "'/>");
+}

@@ -21,5 +21,7 @@ struct xml *stanza_tree(const struct envelope *e, struct arena *arena);
 enum { STORED_ID_MAX = 32 };
 void stored_id_write(char out[STORED_ID_MAX], uint64_t index, uint32_t place);
 bool stored_id_parse(const char *id, uint64_t *index, uint32_t *place); /* false: no id of ours */
+/* Appends <stanza-id/> of the account BY (XEP-0359 §3.1) if E is stored. */
+void stored_id_element(struct buf *out, const struct envelope *e, const char *by);
 
 #endif

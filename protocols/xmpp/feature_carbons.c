@@ -1,5 +1,6 @@
 /* XEP-0280: message carbons. What is copied where: im/carbons. */
 #include "im/carbons.h"
+#include "im/stored.h"
 #include "protocols/xmpp/feature.h"
 
 #define NS_CARBONS "urn:xmpp:carbons:2"
@@ -53,10 +54,14 @@ static void delivered(struct shard *s, uint64_t uid, struct user *u, const struc
     (void)s, (void)uid;
     if (!u)
         return;
-    if (carbons_are_on(u))
-        carbons_receive(u, e, to, n, NULL);
-    else
+    if (!carbons_are_on(u)) {
         im_hook_off(u, IM_HOOK_CARBONS);
+        return;
+    }
+    struct buf id = {0};
+    stored_id_element(&id, e, u->jid);
+    carbons_receive(u, e, to, n, id.data);
+    buf_fini(&id);
 }
 
 /* ---- §4, §5 ---- */

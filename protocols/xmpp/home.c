@@ -5,6 +5,7 @@
 #include "im/roster.h"
 #include "im/router.h"
 #include "im/store_out.h"
+#include "im/stored.h"
 #include "im/user.h"
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/shard.h"
@@ -133,11 +134,24 @@ void home_fail(struct c2s_home *h, const char *condition, const char *text)
 
 /* ---- the session's operations ---- */
 
+/* EXTRA_XML behind the id under which the message is kept, so that its client finds it in the archive. */
+static const char *with_stanza_id(struct session *s, const struct envelope *e, const char *extra_xml)
+{
+    struct buf *out = &s->shard->scratch;
+    buf_reset(out);
+    stored_id_element(out, e, s->user->jid);
+    if (extra_xml)
+        buf_adds(out, extra_xml);
+    return out->data;
+}
+
 void home_write_stanza(struct c2s_home *h, const struct envelope *e, const char *extra_xml)
 {
     struct session *s = &h->session;
     if (!h->conn)
         return;
+    if (e->stored && e->kind == STANZA_MESSAGE)
+        extra_xml = with_stanza_id(s, e, extra_xml);
     struct buf *out = &s->shard->scratch_out;
     buf_reset(out);
     envelope_write(out, e, *e->to ? NULL : s->user->jid, extra_xml);

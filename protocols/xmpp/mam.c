@@ -103,6 +103,8 @@ static void send_offline(struct mam_query *q, struct c2s_home *h, const struct a
     if (!e)
         return;
     struct buf extra = {0};
+    e->stored = item->id.index;
+    e->stored_place = item->id.place;
     buf_addf(&extra,
              "<offline xmlns='" NS_OFFLINE "'><item node='%s'/></offline>"
              "<delay xmlns='urn:xmpp:delay' from='%s' stamp='%s'/>",
