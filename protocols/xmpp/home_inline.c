@@ -342,6 +342,8 @@ static void finish(struct c2s_home *h)
     buf_fini(&in->held);
     bool paused = in->paused;
     mem_free(in);
+    if (conn->home != h && h->state != HOME_ENDED) /* another session has it now: this one was none */
+        c2s_home_closed(h);
     if (paused && conn->home && (conn->home != h || !h->session.paused))
         conn->ops->resume(conn);
 }

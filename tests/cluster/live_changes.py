@@ -2,6 +2,7 @@
 """What an administrator changes while clients are connected: lock, kick, limits, redirect, services, a certificate, names
 of users; and what of it outlives a restart."""
 import asyncio
+import base64
 import json
 import os
 import re
@@ -91,6 +92,16 @@ async def redirect(cluster):
         raise AssertionError('not redirected')
     except Closed as e:
         assert re.search(r'<see-other-host[^>]*>127\.0\.0\.1<', str(e)), e
+    c = Client('ann', host=n2.address, ca=cluster.ca)
+    await c.open_socket()
+    await c.start_tls()
+    await c.open_stream()
+    plain = base64.b64encode(('\0ann\0' + c.password).encode()).decode()
+    c.write("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'><initial-response>%s</initial-response>"
+            "<bind xmlns='urn:xmpp:bind:0'/></authenticate>" % plain)
+    answer = await c.read_until('</stream:stream>')
+    assert re.match(r'<stream:error><see-other-host[^>]*>127\.0\.0\.1<', answer), answer
+    await c.close()
     await (await Client('ann', host=n1.address, ca=cluster.ca).log_in('x')).close()
     n1.cli('settings', 'set', 'xmpp.wrong_node', 'relay')
 
