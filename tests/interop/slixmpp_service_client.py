@@ -3,6 +3,9 @@
 after its node was killed and it has connected to another one; carbons (0280), client states (0352), last activity
 (0012) and the administrator's ad-hoc commands (0050, 0133) as its plugins speak them."""
 import asyncio
+import base64
+import hashlib
+import hmac
 import sys
 
 try:
@@ -187,6 +190,25 @@ async def commands(cluster, a):
     assert 'xmpp:' + a.boundjid.bare in n1.cli('audit', 'list'), 'not in the audit'
 
 
+async def turn(cluster, a):
+    """XEP-0215: credentials as a TURN server checks them that shares the secret."""
+    n1 = cluster.nodes[0]
+    n1.cli('settings', 'set', 'xmpp.external_services', 'turn:turn.example.com:3478/udp!')
+    n1.cli('settings', 'set', 'xmpp.turn_secret', stdin='north')
+
+    async def ask():
+        iq = a.make_iq_get(ito=DOMAIN)
+        iq.append(slixmpp.ET.Element('{urn:xmpp:extdisco:2}services'))
+        return (await iq.send(timeout=20 * SLOW)).xml.find('.//{urn:xmpp:extdisco:2}service')
+    for _ in range(400):
+        service = await ask()
+        if service is not None and service.get('password'):
+            break
+    mac = hmac.new(b'north', service.get('username').encode(), hashlib.sha1).digest()
+    assert service.get('password') == base64.b64encode(mac).decode(), service.attrib
+    assert service.get('username').endswith(':' + a.boundjid.local) and service.get('expires').endswith('Z'), service.attrib
+
+
 async def run(cluster):
     nodes = cluster.nodes
     homes = {}
@@ -201,6 +223,7 @@ async def run(cluster):
     await states(a, b)
     await last(a, b, stranger)
     await commands(cluster, a)
+    await turn(cluster, a)
     await component(cluster, a, b, nodes[2])
     for c in (a, b, b_phone, stranger):
         c.disconnect()
