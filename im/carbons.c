@@ -1,5 +1,9 @@
 #include "im/carbons.h"
+#include "base/xml.h"
+#include "im/hooks.h"
 #include "im/payload.h"
+#include "im/sm_session.h"
+#include "im/stored.h"
 #include <string.h>
 
 enum { ERRORS_REMEMBERED = 64 };
@@ -24,6 +28,10 @@ void carbons_enable(struct session *s, bool on)
         u->carbons->seed[1] = u->uid;
     }
     u->carbons->n_sessions += on ? 1 : -1;
+    if (on)
+        im_hook_on(u, IM_HOOK_CARBONS);
+    if (s->sm)
+        sm_state_changed(s);
     if (u->carbons->n_sessions)
         return;
     mem_free(u->carbons);
@@ -111,7 +119,23 @@ static bool is_among(struct session *const *list, size_t n, const struct session
     return false;
 }
 
-void carbons_send(struct user *u, uint64_t from, const struct envelope *e, const char *extra_xml)
+/* XEP-0359 §3: with the id that the sender's own archive has. */
+static struct blob *wrap_sent(const struct user *u, const struct envelope *e)
+{
+    struct buf id = {0};
+    char text[STORED_ID_MAX];
+    if (e->stored) {
+        stored_id_write(text, e->stored, e->stored_place);
+        buf_addf(&id, "<stanza-id xmlns='urn:xmpp:sid:0' id='%s' by='", text);
+        xml_escape(&id, u->jid, strlen(u->jid));
+        buf_adds(&id, "'/>");
+    }
+    struct blob *b = wrap(e, NULL, "sent", id.data);
+    buf_fini(&id);
+    return b;
+}
+
+void carbons_send(struct user *u, uint64_t from, const struct envelope *e)
 {
     if (!is_eligible(u->carbons, e, true))
         return;
@@ -124,7 +148,7 @@ void carbons_send(struct user *u, uint64_t from, const struct envelope *e, const
         if (!s->carbons || s->behind || s->id == from || (to_self && strcmp(s->jid, e->to) == 0))
             continue;
         if (!payload)
-            payload = wrap(e, NULL, "sent", extra_xml);
+            payload = wrap_sent(u, e);
         copy_to(s, e->type, payload);
     }
     blob_unref(payload);
@@ -141,6 +165,8 @@ void carbons_receive(struct user *u, const struct envelope *e, struct session *c
     list_for_each(s, &u->sessions, struct session, link)
     {
         if (!s->carbons || s->behind || is_among(to, n, s))
+            continue;
+        if (!n && s->presence && s->priority >= 0) /* it waits for those: they get it, not a copy */
             continue;
         if (!payload)
             payload = wrap(e, *e->to ? NULL : u->jid, "received", extra_xml);

@@ -1,4 +1,5 @@
 #include "im/router.h"
+#include "im/carbons.h"
 #include "im/events.h"
 #include "im/held.h"
 #include "im/homes.h"
@@ -311,6 +312,7 @@ void router_send_now(struct shard *s, struct envelope *e, struct session *from)
         e->from_uid = from->user->uid;
         if (from->after_index > e->after_index)
             e->after_index = from->after_index;
+        carbons_sent(from->user, from->id, e);
     }
     if (!e->to_uid && outside_is(s, e->to)) {
         outside_send(s, e);

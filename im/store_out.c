@@ -1,5 +1,6 @@
 #include "im/store_out.h"
 #include "im/archive.h"
+#include "im/carbons.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
@@ -176,6 +177,13 @@ static void sent_done(struct storing *st, const struct proposal_result *result)
     s->n_sending--;
     if (result->code == 0 && e->wants & ARCHIVE_RETRACTS)
         archive_retract(s, e);
+    if (result->code == 0 && !fsm_stored_is_repeat(result->value2)) {
+        if (e->wants & ARCHIVE_FROM) {
+            e->stored = result->value;
+            e->stored_place = fsm_stored_place(result->value2);
+        }
+        carbons_sent(user_find(s, st->uid), st->session, e);
+    }
     if (result->code != 0 && !lost)
         refuse(s, e, result->code);
     if (!session) {

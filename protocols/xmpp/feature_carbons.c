@@ -5,47 +5,9 @@
 
 #define NS_CARBONS "urn:xmpp:carbons:2"
 
-/* ---- what is looked at: nothing, while no session of the user has enabled them ---- */
-
-static enum hook_verdict from_client(struct c2s_home *h, struct envelope *e, struct xml_stanza *stanza)
-{
-    struct user *u = h->session.user;
-    (void)stanza;
-    if (carbons_are_on(u))
-        carbons_send(u, h->session.id, e, NULL);
-    return HOOK_GO_ON;
-}
-
-static void look_at_sent(struct user *u)
-{
-    struct session *s;
-    list_for_each(s, &u->sessions, struct session, link)
-    {
-        if (s->ops == &c2s_session_ops)
-            hooks_set(home_of(s), FEATURE_carbons, HOOK_FROM_CLIENT, ON_MESSAGE, carbons_are_on(u));
-    }
-}
-
-static void set(struct c2s_home *h, bool on)
-{
-    struct user *u = h->session.user;
-    bool was_on = carbons_are_on(u);
-    carbons_enable(&h->session, on);
-    if (carbons_are_on(u))
-        im_hook_on(u, IM_HOOK_CARBONS);
-    if (was_on != carbons_are_on(u))
-        look_at_sent(u);
-}
-
-static void session_bound(struct c2s_home *h)
-{
-    if (carbons_are_on(h->session.user))
-        hooks_set(h, FEATURE_carbons, HOOK_FROM_CLIENT, ON_MESSAGE, true);
-}
-
 static void session_ended(struct c2s_home *h)
 {
-    set(h, false);
+    carbons_enable(&h->session, false);
 }
 
 static void delivered(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e,
@@ -68,13 +30,13 @@ static void delivered(struct shard *s, uint64_t uid, struct user *u, const struc
 
 static void handle_enable(struct xmpp_iq *iq)
 {
-    set(iq->home, true);
+    carbons_enable(&iq->home->session, true);
     iq_result(iq, NULL, 0);
 }
 
 static void handle_disable(struct xmpp_iq *iq)
 {
-    set(iq->home, false);
+    carbons_enable(&iq->home->session, false);
     iq_result(iq, NULL, 0);
 }
 
@@ -88,7 +50,7 @@ static const struct xmpp_iq_handler handlers[] = {
 static enum inline_result bind2_enable(struct c2s_home *h, const struct xml *request, struct buf *answer)
 {
     (void)request, (void)answer;
-    set(h, true);
+    carbons_enable(&h->session, true);
     return INLINE_DONE;
 }
 
@@ -105,7 +67,7 @@ const struct xmpp_feature feature_carbons = {
     .server_features = features,
     .account_features = features,
     .handlers = handlers,
-    .hooks = {.from_client = from_client, .session_bound = session_bound, .session_ended = session_ended},
+    .hooks = {.session_ended = session_ended},
     .user_hook = &user_hook,
     .inline_bind2 = inline_bind2,
 };

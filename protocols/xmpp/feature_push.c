@@ -287,7 +287,7 @@ static bool is_attended(const struct user *u, const char *resource)
     const struct session *s = u ? user_find_session(u, resource) : NULL;
     if (!s || s->ops != &c2s_session_ops)
         return s != NULL;
-    return home_of(s)->conn && !csi_is_inactive(home_of(s));
+    return !s->detached && home_of(s)->conn && !csi_is_inactive(home_of(s));
 }
 
 static void count(struct target *t, const struct envelope *e)
