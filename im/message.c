@@ -159,6 +159,16 @@ static void to_session(struct shard *s, struct envelope *e, struct session *sess
     }
 }
 
+/* Of nobody here: no home of a sender has put it into the recipient's archive. */
+static bool is_for_archive(struct shard *s, struct envelope *e)
+{
+    bool talk = e->type == MESSAGE_CHAT || e->type == MESSAGE_NORMAL;
+    if (e->from_uid || e->stored || !talk || s->settings.level < LEVEL_3)
+        return false;
+    e->wants = archive_wants(s, e) & ARCHIVE_TO;
+    return e->wants;
+}
+
 /* RFC 6121 §8.5, table 1. */
 void message_receive(struct shard *s, struct envelope *e)
 {
@@ -169,6 +179,11 @@ void message_receive(struct shard *s, struct envelope *e)
     }
     const char *resource = jid_resource(e->to);
     struct session *match = u && *resource ? user_find_session(u, resource) : NULL;
+    bool takes = match || e->type == MESSAGE_CHAT || !*resource;
+    if (takes && is_for_archive(s, e)) {
+        store_out_away(s, e);
+        return;
+    }
     if (match) {
         to_session(s, e, match);
         return;

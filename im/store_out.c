@@ -5,6 +5,7 @@
 #include "im/im_impl.h"
 #include "im/mail.h"
 #include "im/message.h"
+#include "im/outside.h"
 #include "im/router.h"
 #include "im/sm_session.h"
 #include "im/user.h"
@@ -57,10 +58,9 @@ static void fill_level_3(const struct storing *st, Imp__MessageStore *body)
     body->from_uid = e->from_uid;
     body->at_recipient = st->kind != STORE_SENT;
     body->pending = e->to_uid != 0;
-    if (st->kind == STORE_SENT) {
-        body->archive_to = e->wants & ARCHIVE_TO;
+    body->archive_to = e->wants & ARCHIVE_TO;
+    if (st->kind == STORE_SENT)
         body->archive_from = e->wants & ARCHIVE_FROM;
-    }
     body->session = e->row;
     body->session_place = e->row_place;
     body->n_in = e->row ? e->n_in : 0;
@@ -167,6 +167,14 @@ static void late_done(struct storing *st, const struct proposal_result *result)
 
 static void flush(struct session *s);
 
+/* It is in the sender's archive; who it is for is served elsewhere. */
+static void send_outside(struct shard *s, const struct envelope *e)
+{
+    struct envelope *c = envelope_copy(e, NULL);
+    c->wants = 0;
+    router_send_now(s, c, NULL);
+}
+
 static void sent_done(struct storing *st, const struct proposal_result *result)
 {
     struct shard *s = st->shard;
@@ -186,6 +194,8 @@ static void sent_done(struct storing *st, const struct proposal_result *result)
     }
     if (result->code != 0 && !lost)
         refuse(s, e, result->code);
+    if (result->code == 0 && !e->to_uid)
+        send_outside(s, e);
     if (!session) {
         store_out_tick(s);
         return;
@@ -374,27 +384,47 @@ static bool is_conversation(const struct envelope *e)
     return e->type == MESSAGE_CHAT || e->type == MESSAGE_NORMAL;
 }
 
+/* Its uids are known: those of users here. False: nobody here, or somebody who is served elsewhere, keeps it.
+ */
+static bool find_parties(struct session *s, struct envelope *e)
+{
+    struct shard *shard = s->shard;
+    if (shard->settings.level < LEVEL_3 || !is_conversation(e) || e->to_uid)
+        return false;
+    if (shard_find_uid(shard, e->to, &e->to_uid) < 0) {
+        e->to_uid = 0;
+        if (!outside_is(shard, e->to))
+            return false;
+    }
+    e->from_uid = s->user->uid;
+    return true;
+}
+
+/* Blocked; an answer was sent if there is one. */
+static bool is_kept_out(struct session *s, struct envelope *e)
+{
+    struct shard *shard = s->shard;
+    struct user *to = im_shard_of(shard->im, e->to_uid) == shard ? user_find(shard, e->to_uid) : NULL;
+    e->session = s->id;
+    return e->to_uid && im_hooks_to_user(shard, e->to_uid, to, e, false);
+}
+
 void message_send(struct session *s, struct envelope *e)
 {
     struct shard *shard = s->shard;
-    if (shard->settings.level < LEVEL_3 || !is_conversation(e) || e->to_uid ||
-        shard_find_uid(shard, e->to, &e->to_uid) < 0) {
-        e->to_uid = 0;
+    if (!find_parties(s, e)) {
         router_send(shard, e, s);
         return;
     }
-    e->from_uid = s->user->uid;
     unsigned wants = archive_wants(shard, e);
     e->wants = wants & (ARCHIVE_TO | ARCHIVE_FROM) ? (uint8_t)wants : 0;
     if (!e->wants) {
-        if (s->sm && wants & ARCHIVE_OFFLINE)
+        if (s->sm && wants & ARCHIVE_OFFLINE && e->to_uid)
             sm_watch(s, e, false);
         router_send(shard, e, s);
         return;
     }
-    struct user *to = im_shard_of(shard->im, e->to_uid) == shard ? user_find(shard, e->to_uid) : NULL;
-    e->session = s->id;
-    if (im_hooks_to_user(shard, e->to_uid, to, e, false)) { /* blocked */
+    if (is_kept_out(s, e)) {
         envelope_free(e);
         return;
     }
