@@ -189,7 +189,8 @@ static void submit(struct xmpp_iq *iq, Imp__BlockSet *body, const struct buf *pu
     buf_add(&c->push, push_xml->data, push_xml->n);
     const uint64_t *before = user_subscribers(session->user, &c->n_before);
     c->before = mem_alloc((c->n_before + 1) * sizeof *c->before);
-    memcpy(c->before, before, c->n_before * sizeof *c->before);
+    if (c->n_before)
+        memcpy(c->before, before, c->n_before * sizeof *c->before);
     c->iq = iq_keep(iq);
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_BLOCK_SET;
