@@ -134,7 +134,8 @@ static void update_presence(struct shard *s, const struct change *c, uint64_t in
     unsigned n;
     const uint64_t *now = user_subscribers(u, &n);
     uint64_t *after = mem_alloc((n + 1) * sizeof *after); /* valid beyond what is sent below */
-    memcpy(after, now, n * sizeof *after);
+    if (n)
+        memcpy(after, now, n * sizeof *after);
     for (unsigned i = 0; i < c->n_before; i++)
         if (!has_uid(after, n, c->before[i]))
             show(s, c, c->before[i], true, index);
