@@ -39,6 +39,7 @@
 #define ROW_PepNodeRow imp__pep_node_row__descriptor
 #define ROW_PepItemRow imp__pep_item_row__descriptor
 #define ROW_PepItemRefRow imp__pep_item_ref_row__descriptor
+#define ROW_PepPlaceRow imp__pep_place_row__descriptor
 #define ROW_PepPartyRow imp__pep_party_row__descriptor
 #define ROW_ArchivePrefsRow imp__archive_prefs_row__descriptor
 #define ROW_BlockRow imp__block_row__descriptor

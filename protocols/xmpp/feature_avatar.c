@@ -38,6 +38,38 @@ static const struct xml *find_info(const struct xml *metadata)
     return x;
 }
 
+/* White space goes, as clients break lines. The number of bytes of the image, below 0: it is none. */
+static long decode(const char *text, char *clean, uint8_t *image)
+{
+    size_t n = 0;
+    for (; *text; text++)
+        if (!strchr(" \t\r\n", *text))
+            clean[n++] = *text;
+    clean[n] = 0;
+    return n ? base64_decode(image, clean, n) : ERR_MALFORMED;
+}
+
+static const char *hex_sha1(const uint8_t *data, size_t n, struct arena *a)
+{
+    uint8_t digest[EVP_MAX_MD_SIZE];
+    unsigned n_digest = 0;
+    char *text = arena_alloc(a, HASH_TEXT + 1);
+    EVP_Digest(data, n, digest, &n_digest, EVP_sha1(), NULL);
+    for (int i = 0; i < HASH_TEXT; i++)
+        text[i] = "0123456789abcdef"[i & 1 ? digest[i / 2] & 15 : digest[i / 2] >> 4];
+    text[HASH_TEXT] = 0;
+    return text;
+}
+
+/* XEP-0398 §3: the id must be that of the image. */
+static bool is_image(const char *text, const char *id, struct arena *a)
+{
+    char *clean = arena_alloc(a, strlen(text) + 1);
+    uint8_t *image = arena_alloc(a, strlen(text) + 4);
+    long n = decode(text, clean, image);
+    return n > 0 && strcmp(hex_sha1(image, (size_t)n, a), id) == 0;
+}
+
 void avatar_read(struct shard *s, uint64_t uid, struct avatar *out, struct arena *a)
 {
     struct store_txn *t = shard_txn(s);
@@ -47,10 +79,11 @@ void avatar_read(struct shard *s, uint64_t uid, struct avatar *out, struct arena
     const struct xml *info = metadata ? find_info(metadata) : NULL;
     const Imp__PepNodeRow *data = info ? pep_find_node(t, uid, NODE_AVATAR_DATA, a) : NULL;
     const struct xml *root = data ? parse(pep_find_item(t, uid, data, xml_attr(info, "id"), a), a) : NULL;
-    if (!root || !xml_is(root, "data", NODE_AVATAR_DATA))
+    const char *text = root && xml_is(root, "data", NODE_AVATAR_DATA) ? xml_text(root, a) : NULL;
+    if (!text || !is_image(text, xml_attr(info, "id"), a))
         return;
     out->type = xml_attr(info, "type");
-    out->data = xml_text(root, a);
+    out->data = text;
     out->n_data = strlen(out->data);
     memcpy(out->hash, xml_attr(info, "id"), HASH_TEXT);
 }
@@ -94,17 +127,6 @@ void avatar_write_photo(struct buf *out, const struct avatar *avatar)
     buf_adds(out, "</BINVAL></PHOTO>");
 }
 
-/* White space goes, as clients break lines. The number of bytes of the image, below 0: it is none. */
-static long decode(const char *text, char *clean, uint8_t *image)
-{
-    size_t n = 0;
-    for (; *text; text++)
-        if (!strchr(" \t\r\n", *text))
-            clean[n++] = *text;
-    clean[n] = 0;
-    return n ? base64_decode(image, clean, n) : ERR_MALFORMED;
-}
-
 /* A vCard is for everybody; so are nodes that are made because of it. */
 static const Imp__PepConfig *open_config(const char *node, struct arena *a)
 {
@@ -119,18 +141,6 @@ static void publish_metadata(struct pep_write *w, const char *id, const char *in
     struct arena *a = pep_write_arena(w);
     const char *xml = arena_printf(a, "<metadata xmlns='" NODE_AVATAR_METADATA "'>%s</metadata>", inner);
     pep_write_publish(w, NODE_AVATAR_METADATA, id, xml, strlen(xml), open_config(NODE_AVATAR_METADATA, a), 0);
-}
-
-static const char *hex_sha1(const uint8_t *data, size_t n, struct arena *a)
-{
-    uint8_t digest[EVP_MAX_MD_SIZE];
-    unsigned n_digest = 0;
-    char *text = arena_alloc(a, HASH_TEXT + 1);
-    EVP_Digest(data, n, digest, &n_digest, EVP_sha1(), NULL);
-    for (int i = 0; i < HASH_TEXT; i++)
-        text[i] = "0123456789abcdef"[i & 1 ? digest[i / 2] & 15 : digest[i / 2] >> 4];
-    text[HASH_TEXT] = 0;
-    return text;
 }
 
 static void publish_image(struct pep_write *w, const char *base64, const uint8_t *image, size_t n,

@@ -23,7 +23,7 @@ static void publish(struct c2s_home *h, const char *to, const struct xml *displa
     struct pep_write *w = pep_write_new(h, h->session.user->uid, h->session.user->jid);
     struct arena *a = pep_write_arena(w);
     struct buf xml = {0};
-    xml_write(&xml, displayed, NS_CLIENT);
+    xml_write(&xml, displayed, NULL);
     pep_write_publish(w, NODE_DISPLAYED, arena_strdup(a, to), arena_strndup(a, xml.data, xml.n), xml.n, NULL,
                       0);
     pep_write_submit(w, NULL, NULL);

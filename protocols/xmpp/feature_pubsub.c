@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE_MAX = 1000 };
+enum {
+    PAGE_MAX = 1000,
+    PAGE_BYTES = 512 << 10, /* of payloads; one item may be more */
+};
 
 /* ---- items (§6.5) ---- */
 
@@ -35,7 +38,7 @@ static void add_named(struct xmpp_iq *iq, const Imp__PepNodeRow *node, const str
                       struct buf *out)
 {
     unsigned n = 0;
-    for (const struct xml *x = xml_child(items, "item", NS_PUBSUB); x && n < PAGE_MAX;
+    for (const struct xml *x = xml_child(items, "item", NS_PUBSUB); x && n < PAGE_MAX && out->n < PAGE_BYTES;
          x = xml_next(x, "item", NS_PUBSUB), n++) {
         const char *id = xml_attr(x, "id");
         const Imp__PepItemRow *item =
@@ -53,7 +56,8 @@ static struct key iter_key(const struct store_iter *i)
     return k;
 }
 
-/* A page in the order of publication: items[0..n), oldest first. ERR_NOTFOUND: the neighbour is not there. */
+/* A page in the order of publication: items[0..n), oldest first, cut at PAGE_BYTES. ERR_NOTFOUND: the
+ * neighbour is not there. */
 struct page {
     const Imp__PepItemRow **items;
     size_t n;
@@ -72,9 +76,7 @@ static int read_page(struct xmpp_iq *iq, const Imp__PepNodeRow *node, const stru
         return ERR_NOTFOUND;
     page->items = arena_alloc(iq->arena, (max + 1) * sizeof *page->items);
     page->n = 0;
-    page->index = neighbour   ? -1
-                  : backwards ? (int64_t)node->n_items - (int64_t)(max < node->n_items ? max : node->n_items)
-                              : 0;
+    page->index = neighbour ? -1 : 0;
     pep_items_init(&i, t, iq->uid, node);
     if (backwards)
         store_iter_descending(&i);
@@ -82,15 +84,20 @@ static int read_page(struct xmpp_iq *iq, const Imp__PepNodeRow *node, const stru
         store_iter_seek(&i, &at);
     for (uint64_t skip = rsm->has_index ? rsm->index : 0; skip && store_iter_next(&i); skip--)
         page->index++;
-    while (page->n < max && store_iter_next(&i)) {
+    size_t n_bytes = 0;
+    while (page->n < max && n_bytes < PAGE_BYTES && store_iter_next(&i)) {
         struct key here = iter_key(&i);
         if (neighbour && here.n == at.n && memcmp(here.bytes, at.bytes, at.n) == 0)
             continue;
         const Imp__PepItemRow *item = store_iter_row(&i, iq->arena);
-        if (item)
-            page->items[page->n++] = item;
+        if (!item)
+            continue;
+        n_bytes += item->payload.len;
+        page->items[page->n++] = item;
     }
     store_iter_fini(&i);
+    if (backwards && !neighbour)
+        page->index = (int64_t)node->n_items - (int64_t)page->n;
     for (size_t k = 0; backwards && k < page->n / 2; k++) {
         const Imp__PepItemRow *swap = page->items[k];
         page->items[k] = page->items[page->n - 1 - k];
@@ -121,7 +128,7 @@ static bool add_page(struct xmpp_iq *iq, const Imp__PepNodeRow *node, const stru
     }
     for (size_t i = 0; i < page.n; i++)
         add_item(out, page.items[i]);
-    if (rsm.is_asked)
+    if (rsm.is_asked || page.n < max) /* §6.5.4: what is said where not all of it is */
         rsm_write(set, page.n ? page.items[0]->id : NULL, page.n ? page.items[page.n - 1]->id : NULL,
                   page.index, node->n_items);
     return true;
@@ -226,7 +233,7 @@ static void publish_item(struct xmpp_iq *iq, const char *node, const struct xml 
     const char *id = item_id(item, node, a), *why = NULL;
     struct buf xml = {0}, result = {0};
     if (payload)
-        xml_write(&xml, payload, NS_CLIENT);
+        xml_write(&xml, payload, NULL);
     int rc = 0;
     node = arena_strdup(a, node);
     if (xml.n + strlen(id) > (size_t)setting_int(shard_txn(iq->shard), NULL, SETTING_LIMIT_PEP_ITEM_BYTES)) {

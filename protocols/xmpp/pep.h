@@ -82,6 +82,7 @@ struct pep_change {
     const Imp__PepConfig *config;
     uint32_t number;       /* of the node, for its subscribers */
     const char *publisher; /* full JID; NULL: not told */
+    const char *const *subscribers; /* JIDs, ended by NULL, of a node that goes with them; NULL: as stored */
     const char *inner;     /* <event/> */
     size_t n_inner;
     uint64_t index; /* log index of the change */

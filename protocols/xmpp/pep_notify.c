@@ -49,6 +49,8 @@ void pep_event_retract(struct buf *out, const char *node, const char *id)
 /* ---- on the shard of the owner ---- */
 
 struct job {
+    struct letter letter;
+    struct shard *shard;
     struct pep_change c;
     struct arena arena;
 };
@@ -88,6 +90,21 @@ static int compare_uids(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* One subscriber by itself. False: it may not, or is not known here. */
+static bool tell_subscriber(struct shard *s, const struct pep_change *c, const Imp__PepNodeRow *node,
+                            const char *jid, struct envelope **e, uint64_t *uid, struct arena *a)
+{
+    const char *bare = arena_strndup(a, jid, jid_bare_length(jid));
+    bool gone = c->subscribers != NULL; /* with the list that said who may */
+    if (shard_find_uid(s, bare, uid) < 0 || block_matches(s, c->owner, jid) ||
+        (!gone && pep_check_access(shard_txn(s), c->owner, node, bare, a) != PEP_MAY))
+        return false;
+    if (!*e)
+        *e = make_event(c, false);
+    events_send_subscriber(s, jid, *e);
+    return true;
+}
+
 /* Explicit subscribers get theirs; their uids are left out of the others. Returns how many of SKIP are used.
  */
 static unsigned tell_subscribers(struct shard *s, const struct pep_change *c, const Imp__PepNodeRow *node,
@@ -97,20 +114,13 @@ static unsigned tell_subscribers(struct shard *s, const struct pep_change *c, co
     struct store_iter i;
     unsigned n = 0;
     struct envelope *e = NULL;
+    for (const char *const *jid = c->subscribers; jid && *jid && n < PEP_PARTIES_MAX; jid++)
+        n += tell_subscriber(s, c, node, *jid, &e, &skip[n], a);
     store_iter_init(&i, shard_txn(s), TABLE_PEP_PARTY, &prefix);
-    while (node->n_parties && n < PEP_PARTIES_MAX && store_iter_next(&i)) {
+    while (!c->subscribers && node->n_parties && n < PEP_PARTIES_MAX && store_iter_next(&i)) {
         const Imp__PepPartyRow *row = store_iter_row(&i, a);
-        uint64_t uid = 0;
-        if (!row || row->subscription != IMP__PEP_SUBSCRIPTION__PEP_SUBSCRIBED)
-            continue;
-        const char *bare = arena_strndup(a, row->subscriber, jid_bare_length(row->subscriber));
-        if (shard_find_uid(s, bare, &uid) < 0 || block_matches(s, c->owner, row->subscriber) ||
-            pep_check_access(shard_txn(s), c->owner, node, bare, a) != PEP_MAY)
-            continue;
-        if (!e)
-            e = make_event(c, false);
-        events_send_subscriber(s, row->subscriber, e);
-        skip[n++] = uid;
+        if (row && row->subscription == IMP__PEP_SUBSCRIPTION__PEP_SUBSCRIBED)
+            n += tell_subscriber(s, c, node, row->subscriber, &e, &skip[n], a);
     }
     store_iter_fini(&i);
     envelope_free(e);
@@ -136,16 +146,20 @@ static void tell_presence(struct shard *s, const struct pep_change *c, const Imp
     user_release(u);
 }
 
-static void run(void *arg, struct shard *s)
+static void free_job(struct job *job)
 {
-    struct job *job = arg;
+    arena_fini(&job->arena);
+    mem_free(job);
+}
+
+static void run(struct job *job, struct shard *s)
+{
     struct pep_change *c = &job->c;
     shard_see(s, c->index);
     Imp__PepNodeRow *node = pep_find_node(shard_txn(s), c->owner, c->node, &job->arena), gone;
-    if (!node) { /* deleted; its subscribers are still there for a moment, if they are not many */
+    if (!node) {
         imp__pep_node_row__init(&gone);
         gone.number = c->number;
-        gone.n_parties = 1;
         gone.config = (Imp__PepConfig *)c->config;
         node = &gone;
     }
@@ -153,8 +167,30 @@ static void run(void *arg, struct shard *s)
     unsigned n_skip = tell_subscribers(s, c, node, skip, &job->arena);
     qsort(skip, n_skip, sizeof *skip, compare_uids);
     tell_presence(s, c, node, skip, n_skip, &job->arena);
-    arena_fini(&job->arena);
-    mem_free(job);
+    free_job(job);
+}
+
+static void deliver_job(struct letter *letter)
+{
+    struct job *job = container_of(letter, struct job, letter);
+    run(job, job->shard);
+}
+
+static void discard_job(struct letter *letter)
+{
+    free_job(container_of(letter, struct job, letter));
+}
+
+static const char *const *copy_list(const char *const *list, struct arena *a)
+{
+    size_t n = 0;
+    while (list[n])
+        n++;
+    const char **copy = arena_alloc(a, (n + 1) * sizeof *copy);
+    for (size_t i = 0; i < n; i++)
+        copy[i] = arena_strdup(a, list[i]);
+    copy[n] = NULL;
+    return copy;
 }
 
 static Imp__PepConfig *copy_config(const Imp__PepConfig *c, struct arena *a)
@@ -183,8 +219,13 @@ void pep_notify(struct shard *s, const struct pep_change *c)
     job->c.config = copy_config(c->config, &job->arena);
     job->c.publisher = c->publisher ? arena_strdup(&job->arena, c->publisher) : NULL;
     job->c.inner = arena_strndup(&job->arena, c->inner, c->n_inner);
-    if (target == s)
+    job->c.subscribers = c->subscribers ? copy_list(c->subscribers, &job->arena) : NULL;
+    if (target == s) {
         run(job, s);
-    else
-        shard_call(target, run, job);
+        return;
+    }
+    job->letter.deliver = deliver_job;
+    job->letter.discard = discard_job;
+    job->shard = target;
+    loop_post(target->loop, &job->letter);
 }

@@ -46,6 +46,24 @@ static void submit(struct xmpp_iq *iq, Imp__Command *command, struct node_change
     mem_free(n);
 }
 
+/* Who has subscribed by itself: not to be found any more once the node has gone. */
+static const char *const *read_subscribers(struct xmpp_iq *iq, const Imp__PepNodeRow *node, struct arena *a)
+{
+    const char **jids = arena_alloc(a, (node->n_parties + 1) * sizeof *jids);
+    struct key prefix = pep_key_number(iq->uid, node->number);
+    struct store_iter i;
+    unsigned n = 0;
+    store_iter_init(&i, shard_txn(iq->shard), TABLE_PEP_PARTY, &prefix);
+    while (n < node->n_parties && store_iter_next(&i)) {
+        const Imp__PepPartyRow *row = store_iter_row(&i, a);
+        if (row && row->subscription == IMP__PEP_SUBSCRIPTION__PEP_SUBSCRIBED)
+            jids[n++] = row->subscriber;
+    }
+    store_iter_fini(&i);
+    jids[n] = NULL;
+    return jids;
+}
+
 /* <event><ELEMENT node=''/></event>, to be told once it is done. */
 static void will_tell(struct xmpp_iq *iq, struct node_change *n, const char *name, const char *element,
                       bool wanted)
@@ -63,6 +81,8 @@ static void will_tell(struct xmpp_iq *iq, struct node_change *n, const char *nam
                                   .node = arena_strdup(a, name),
                                   .config = node->config,
                                   .number = node->number,
+                                  .subscribers =
+                                      strcmp(element, "delete") == 0 ? read_subscribers(iq, node, a) : NULL,
                                   .inner = arena_strndup(a, xml.data, xml.n),
                                   .n_inner = xml.n};
     buf_fini(&xml);

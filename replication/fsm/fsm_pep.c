@@ -34,7 +34,7 @@ Imp__PepNodeRow *fsm_pep_create(struct fsm *f, Imp__PepUserRow *user, char *name
     imp__pep_node_row__init(node);
     node->node = name;
     node->number = user->next_number++;
-    node->items = node->number;
+    node->items = user->next_number++; /* its own: a purge of the items leaves the parties */
     node->config = config;
     user->n_nodes++;
     return node;

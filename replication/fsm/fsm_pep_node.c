@@ -85,7 +85,9 @@ static void save_party(struct fsm *f, uint64_t uid, Imp__PepNodeRow *node, const
         store_delete(f->txn, TABLE_PEP_PARTY_BY_JID, &by_jid);
     } else {
         store_put_row(f->txn, TABLE_PEP_PARTY, &k, row);
-        fsm_put_empty(f, TABLE_PEP_PARTY_BY_JID, &by_jid);
+        Imp__PepPlaceRow place = IMP__PEP_PLACE_ROW__INIT;
+        place.node = node->node;
+        store_put_row(f->txn, TABLE_PEP_PARTY_BY_JID, &by_jid, &place);
     }
     node->n_parties += !is_empty(row) - was_there;
 }
@@ -124,18 +126,20 @@ static bool answer_subscriber(struct fsm *f, const Imp__PepPartySet *b, const Im
 static bool check_parties(struct fsm *f, const Imp__PepPartySet *b, const Imp__PepNodeRow *node,
                           const char *jid)
 {
+    unsigned n_new = 0;
     if (!node) {
         fsm_refuse(f, ERR_NOTFOUND, "there is no such node");
         return false;
     }
     for (size_t i = 0; i < b->n_changes; i++) {
+        struct key k = pep_key_number_str(b->uid, node->number, b->changes[i]->jid);
+        n_new += !store_has(f->txn, TABLE_PEP_PARTY, &k);
         if (!is_valid(b->changes[i]))
             fsm_refuse(f, ERR_INVALID, "this is no subscription or affiliation");
         else if (*jid && !answer_subscriber(f, b, node, jid, b->changes[i]))
             return false;
     }
-    if (node->n_parties + b->n_changes > PEP_PARTIES_MAX + (*jid ? 0 : 1) * FSM_MAX_ROWS ||
-        b->n_changes > FSM_MAX_ROWS / 2)
+    if (b->n_changes > FSM_MAX_ROWS / 2 || node->n_parties + n_new > PEP_PARTIES_MAX)
         fsm_refuse(f, ERR_LIMIT, "the node has as many subscribers as may be");
     return f->out->code == 0;
 }
@@ -171,27 +175,13 @@ void fsm_do_pep_party_set(struct fsm *f, const void *body)
 
 /* ---- renames and removals ---- */
 
-static Imp__PepNodeRow *find_number(struct fsm *f, uint64_t uid, uint32_t number)
-{
-    struct key prefix = fsm_key_u64(uid);
-    struct store_iter i;
-    Imp__PepNodeRow *found = NULL;
-    store_iter_init(&i, f->txn, TABLE_PEP_NODE, &prefix);
-    while (!found && store_iter_next(&i)) {
-        Imp__PepNodeRow *node = store_iter_row(&i, f->arena);
-        if (node && node->number == number)
-            found = node;
-    }
-    store_iter_fini(&i);
-    return found;
-}
-
 /* NEW_JID NULL: the party is no more. */
 static void move_party(struct fsm *f, uint64_t uid, uint32_t number, const char *jid, const char *new_jid)
 {
-    Imp__PepNodeRow *node = find_number(f, uid, number);
     struct key by_jid = pep_key_by_jid(jid, uid, number);
-    if (!node) { /* garbage already */
+    const Imp__PepPlaceRow *place = store_find_row(f->txn, TABLE_PEP_PARTY_BY_JID, &by_jid, f->arena);
+    Imp__PepNodeRow *node = place ? pep_find_node(f->txn, uid, place->node, f->arena) : NULL;
+    if (!node || node->number != number) { /* garbage already */
         store_delete(f->txn, TABLE_PEP_PARTY_BY_JID, &by_jid);
         return;
     }

@@ -343,6 +343,9 @@ static void test_nodes(void **state)
     assert_int_equal(world_rows(&w, TABLE_PEP_ITEM), 1);
     assert_int_equal(world_rows(&w, TABLE_PEP_GARBAGE), 0);
     assert_int_equal(node_of(&w, alice, "n")->n_parties, 1);
+    assert_int_equal(world_rows(&w, TABLE_PEP_PARTY), 1);
+    assert_int_equal(pep_check_access(world_read(&w), alice, node_of(&w, alice, "n"), BOB, &w.arena),
+                     PEP_MAY);
     check_counts(&w, alice);
     /* A node of the same name has nothing of the one before. */
     DONE(node_remove(&w, alice, "n", false));
