@@ -12,6 +12,7 @@ except ImportError:
 
 from harness import SLOW, run_test, wait
 from slixmpp_client import DOMAIN, Client as Plain
+from xmpp import Client as Raw
 
 MAM = '{urn:xmpp:mam:2}'
 RSM = '{http://jabber.org/protocol/rsm}'
@@ -92,6 +93,38 @@ async def after_a_loss(cluster, bodies):
     cluster.wait_running()
 
 
+async def slow_reader(cluster):
+    """Who asks for more than he reads costs a page of ids; the rest of the node does not notice."""
+    queries, size = 8, 16384
+    writer = await Raw('dan', host=cluster.nodes[0].address, ca=cluster.ca).log_in('w')
+    for i in range(260):
+        writer.message('dan@%s' % DOMAIN, 'x' * size)
+    reader = await Raw('dan', host=cluster.nodes[1].address, ca=cluster.ca).log_in('r')
+    reader.task.cancel()
+    name = cluster.nodes[0].json('user', 'show', 'dan')['active_home']
+    home = next(n for n in cluster.nodes if n.name == name)
+    counter = await Client(cluster, 'dan', cluster.nodes[2].address).start(presence=False)
+    await until('260 messages', lambda: is_count(counter, 260))
+    before = home.rss_kib()
+    reader.writer.transport.pause_reading()
+    for i in range(queries + 1):
+        reader.write("<iq type='set' id='q%d'><query xmlns='urn:xmpp:mam:2' queryid='q%d'>"
+                     "<set xmlns='http://jabber.org/protocol/rsm'><max>1000</max></set></query></iq>" % (i, i))
+    for i in range(20):
+        assert await counter.count() == 260
+    grown = home.rss_kib() - before
+    assert SLOW > 1 or grown < 16 << 10, '%d KiB more for a client that does not read' % grown
+    reader.writer.transport.resume_reading()
+    text = ''
+    while text.count('<fin ') < queries or 'resource-constraint' not in text:
+        text += (await asyncio.wait_for(reader.reader.read(1 << 20), 60 * SLOW)).decode()
+    assert text.count('<result ') == 250 * queries, text.count('<result ')
+    for c in (writer, reader):
+        c.writer.transport.abort()
+    await counter.end()
+    print('a slow reader of %d MiB: %d KiB' % (queries * 250 * size >> 20, grown))
+
+
 async def limits(cluster):
     """Too many, then too old; both sides' archives, on whatever node they are read."""
     node = cluster.nodes[0]
@@ -123,11 +156,12 @@ async def is_count(c, n):
 
 def test(cluster):
     cluster.start()
-    cluster.add_local_users(['ann', 'bob'])
+    cluster.add_local_users(['ann', 'bob', 'dan'])
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     bodies = loop.run_until_complete(talk(cluster))
     loop.run_until_complete(after_a_loss(cluster, bodies))
+    loop.run_until_complete(slow_reader(cluster))
     loop.run_until_complete(limits(cluster))
     cluster.check_equal()
 
