@@ -377,6 +377,7 @@ void store_out_session_ended(struct session *s)
             s->shard->n_sending++;
         }
     }
+    s->n_storing = 0; /* its last words wait for nothing: nobody would take them up again */
 }
 
 static bool is_conversation(const struct envelope *e)
