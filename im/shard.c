@@ -169,6 +169,9 @@ static void read_settings(struct shard *s)
     o->vcard_bytes = (unsigned)setting_int(t, node, SETTING_LIMIT_VCARD_BYTES);
     o->output_bytes = (unsigned)setting_int(t, node, SETTING_LIMIT_OUTPUT_BYTES);
     o->idle_timeout_s = (unsigned)setting_int(t, node, SETTING_LIMIT_IDLE);
+    o->resume_timeout_s = (unsigned)setting_int(t, node, SETTING_XMPP_RESUME_TIMEOUT);
+    o->ack_timeout_s = (unsigned)setting_int(t, node, SETTING_XMPP_ACK_TIMEOUT);
+    o->unacked_bytes = (unsigned)setting_int(t, node, SETTING_LIMIT_UNACKED_BYTES);
     arena_fini(&a);
     archive_forget(s);
     block_on_settings(s);

@@ -106,6 +106,8 @@ struct im_settings {
     unsigned sessions_per_user, roster_items;
     unsigned stanza_bytes, vcard_bytes, output_bytes;
     unsigned idle_timeout_s; /* 0: never */
+    unsigned resume_timeout_s; /* 0: sessions are not resumed */
+    unsigned ack_timeout_s, unacked_bytes;
 };
 
 /* A question of the control loop that waits for its answer (im/homes.h). */

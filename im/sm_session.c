@@ -57,9 +57,18 @@ void sm_free(struct session *s)
 
 /* ---- from the client ---- */
 
-void sm_count(struct session *s)
+bool sm_count(struct session *s)
 {
-    s->sm->n_in++;
+    struct session_sm *sm = s->sm;
+    if (++sm->n_in <= sm->n_seen)
+        return false;
+    sm->n_seen = sm->n_in;
+    return true;
+}
+
+uint64_t sm_roll_back(struct session *s)
+{
+    return s->sm->n_in = sm_n_counted(s);
 }
 
 void sm_watch(struct session *s, struct envelope *e, bool storing)

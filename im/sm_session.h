@@ -24,6 +24,7 @@ struct session_sm {
     bool state_changed;       /* presence or flags are not in the row */
     bool marking;             /* a proposal with the row's new values is in flight */
     uint64_t n_in, n_covered; /* stanzas that came; those of them that the row has */
+    uint64_t n_seen;            /* came ever: after a resumption the client sends again what was not counted */
     struct list waiting;      /* struct unsettled, ascending */
     unsigned n_waiting;
     uint64_t n_out, n_acked;
@@ -34,8 +35,10 @@ struct session_sm {
 /* Counting begins; the session has no row yet. */
 struct session_sm *sm_begin(struct session *s);
 void sm_free(struct session *s); /* of session_end */
-/* One more stanza of the client is being handled. */
-void sm_count(struct session *s);
+/* One more stanza of the client is being handled; false: it was before. */
+bool sm_count(struct session *s);
+/* Resumed: the client goes on behind this number, which is returned. */
+uint64_t sm_roll_back(struct session *s);
 /* E is on its way: its number is written into it, and it is watched until sm_settled. STORING: a proposal of
  * this node settles it. */
 void sm_watch(struct session *s, struct envelope *e, bool storing);

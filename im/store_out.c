@@ -206,7 +206,7 @@ static void sent_done(struct storing *st, const struct proposal_result *result)
     if (session->sm && e->n_in && !lost) {
         uint32_t n_in = fsm_stored_n_in(result->value2);
         if (result->code == 0 && e->row && n_in)
-            sm_covered(session, session->sm->n_in - (uint32_t)((uint32_t)session->sm->n_in - n_in));
+            sm_covered(session, session->sm->n_seen - (uint32_t)((uint32_t)session->sm->n_seen - n_in));
         sm_settled(session, e->n_in);
     }
     session = session_find(s, st->session);

@@ -4,6 +4,7 @@
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/home.h"
 #include "protocols/xmpp/shard.h"
+#include "protocols/xmpp/sm.h"
 #include "replication/levels.h"
 #include <string.h>
 
@@ -167,6 +168,8 @@ void home_bind_again(struct xmpp_shard *xs)
     {
         if (shard_check_lease(xs->shard) >= LEASE_REFUSE) {
             home_fail(h, "resource-constraint", "this node cannot reach the cluster's majority");
+        } else if (h->resume) {
+            sm_resume_again(h);
         } else if (h->inlined) {
             home_inline_bind(h);
         } else if (!bind_or_wait(h) && h->conn && !h->session.paused) {

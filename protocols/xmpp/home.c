@@ -9,6 +9,7 @@
 #include "im/user.h"
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/shard.h"
+#include "protocols/xmpp/sm.h"
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,13 +35,23 @@ void c2s_login_free(struct c2s_login *login)
 
 /* ---- output ---- */
 
-void home_write(struct c2s_home *h, const void *data, size_t n_bytes)
+void home_write_raw(struct c2s_home *h, const void *data, size_t n_bytes)
 {
     if (!h->conn)
         return;
     h->n_written += n_bytes;
     if (!home_inline_hold(h, data, n_bytes))
         h->conn->ops->write(h->conn, data, n_bytes);
+}
+
+void home_write(struct c2s_home *h, const void *data, size_t n_bytes)
+{
+    bool counts = h->sm && sm_is_stanza(data, n_bytes);
+    if (counts)
+        sm_wrote(h, data, n_bytes);
+    home_write_raw(h, data, n_bytes);
+    if (counts)
+        sm_ask(h);
 }
 
 static void on_later(struct deferred *d)
@@ -56,6 +67,8 @@ static void on_later(struct deferred *d)
     mem_free(h->bind_id);
     mem_free(h->bind_resource);
     mem_free(h->resumed_jid);
+    mem_free(h->resume_id);
+    sm_resume_free(h);
     mem_free(h->last_words);
     mem_free(h);
 }
@@ -77,9 +90,21 @@ static void end(struct c2s_home *h)
     list_remove(&h->binding);
     if (session_is_open(&h->session))
         hooks_close(h);
+    sm_stop(h);
     session_end(&h->session);
     home_inline_free(h);
     run_later(h);
+}
+
+void home_overflow(struct c2s_home *h)
+{
+    h->overflow = true;
+    run_later(h);
+}
+
+void home_end(struct c2s_home *h)
+{
+    end(h);
 }
 
 /* Is there a message that must not be lost and is not with the kernel? */
@@ -132,6 +157,42 @@ void home_fail(struct c2s_home *h, const char *condition, const char *text)
     fail(h, condition, text, false);
 }
 
+void home_drop_conn(struct c2s_home *h, const char *condition, const char *text)
+{
+    struct c2s_conn *conn = h->conn;
+    struct buf out = {0};
+    c2s_stream_error(&out, condition, text);
+    h->n_sent_at_end = h->n_written;
+    h->conn = NULL;
+    conn->home = NULL;
+    conn->ops->close(conn, out.data, out.n);
+    buf_fini(&out);
+}
+
+void home_lose(struct c2s_home *h, const char *condition, const char *text)
+{
+    if (!h->conn || !sm_may_detach(h)) {
+        home_fail(h, condition, text);
+        return;
+    }
+    home_drop_conn(h, condition, text);
+    sm_detach(h);
+}
+
+void home_check_acks(struct c2s_home *h, uint64_t now)
+{
+    struct sm *sm = h->sm;
+    struct session *s = &h->session;
+    if (!sm || !h->conn)
+        return;
+    if (sm->n_told < sm->n_asked) {
+        sm_want_counted(s);
+        sm_write_ack(h);
+    }
+    if (sm->asked && now - sm->asked_ms > s->shard->settings.ack_timeout_s * UINT64_C(1000))
+        home_lose(h, "connection-timeout", "nothing was acknowledged");
+}
+
 /* ---- the session's operations ---- */
 
 /* EXTRA_XML behind the id under which the message is kept, so that its client finds it in the archive. */
@@ -148,7 +209,7 @@ static const char *with_stanza_id(struct session *s, const struct envelope *e, c
 void home_write_stanza(struct c2s_home *h, const struct envelope *e, const char *extra_xml)
 {
     struct session *s = &h->session;
-    if (!h->conn)
+    if (!h->conn && !s->detached)
         return;
     if (e->stored && e->kind == STANZA_MESSAGE)
         extra_xml = with_stanza_id(s, e, extra_xml);
@@ -157,7 +218,7 @@ void home_write_stanza(struct c2s_home *h, const struct envelope *e, const char 
     envelope_write(out, e, *e->to ? NULL : s->user->jid, extra_xml);
     home_write(h, out->data, out->n);
     metrics_add(im_metrics(s->shard->im), METRIC_XMPP_STANZAS_OUT, 1);
-    if (!h->overflow && h->conn->ops->queued(h->conn) > s->shard->settings.output_bytes) {
+    if (h->conn && !h->overflow && h->conn->ops->queued(h->conn) > s->shard->settings.output_bytes) {
         h->overflow = true;
         run_later(h);
     }
@@ -174,13 +235,18 @@ static void deliver(struct session *s, const struct envelope *e, const char *ext
 static void output(const struct session *s, uint64_t *written, uint64_t *sent)
 {
     struct c2s_home *h = home_of(s);
+    size_t waiting = h->conn ? h->conn->ops->queued(h->conn) + home_inline_held(h) : 0;
     *written = h->n_written;
-    if (!h->conn) {
+    if (!h->conn)
         *sent = h->n_sent_at_end;
+    else
+        *sent = waiting < h->n_written ? h->n_written - waiting : 0;
+    if (!s->sm)
         return;
-    }
-    size_t queued = h->conn->ops->queued(h->conn) + home_inline_held(h);
-    *sent = queued < h->n_written ? h->n_written - queued : 0;
+    uint64_t base = s->sm->base;
+    *written = base + s->sm->n_out;
+    if (*sent >= base || s->sm->n_acked)
+        *sent = base + s->sm->n_acked;
 }
 
 static size_t queued(const struct session *s)
@@ -231,6 +297,18 @@ static void close_session(struct session *s, enum session_reason reason)
     struct c2s_home *h = home_of(s);
     if (reason == SESSION_REMOVED && h->last_words)
         home_write(h, h->last_words, strlen(h->last_words));
+    if (reason == SESSION_NO_LEASE && h->sm && h->sm->resumable) {
+        if (h->conn)
+            home_lose(h, ends[reason].condition, ends[reason].text);
+        return;
+    }
+    /* Another home, or this node's next life, goes on with it. */
+    if (h->sm && (reason == SESSION_MOVED || reason == SESSION_SHUTDOWN))
+        h->sm->keep_row = true;
+    if (!h->conn) {
+        end(h);
+        return;
+    }
     /* Who does not read, or comes back on a new connection, has perhaps not got what was written last. */
     fail(home_of(s), ends[reason].condition, ends[reason].text,
          reason == SESSION_CONFLICT || reason == SESSION_OVERLOAD);
@@ -264,6 +342,7 @@ static void describe(const struct session *s, struct session_info *out)
 const struct session_ops c2s_session_ops = {
     .deliver = deliver,
     .output = output,
+    .counted = sm_on_counted,
     .queued = queued,
     .roster_push = roster_push,
     .close = close_session,
@@ -294,6 +373,8 @@ struct c2s_home *c2s_home_new(struct c2s_conn *conn, struct c2s_login *login)
 void c2s_home_end(struct c2s_home *h)
 {
     static const char end_tag[] = "</stream:stream>";
+    if (h->sm && h->conn) /* XEP-0198 §4: before it closes the stream */
+        sm_write_ack(h);
     home_close(h, end_tag, sizeof end_tag - 1);
 }
 
@@ -306,7 +387,8 @@ void c2s_home_drained(struct c2s_home *h)
 {
     if (h->state != HOME_BOUND || h->conn->ops->queued(h->conn) > LOW_BYTES)
         return;
-    message_session_drained(&h->session);
+    if (!sm_is_full(h))
+        message_session_drained(&h->session);
     session_resume(&h->session, PAUSE_OUTPUT);
 }
 
@@ -316,7 +398,15 @@ void c2s_home_closed(struct c2s_home *h)
         uint64_t written;
         output(&h->session, &written, &h->n_sent_at_end);
     }
-    end(h);
+    if (!sm_may_detach(h)) {
+        if (h->sm && h->session.shard->stopping)
+            h->sm->keep_row = true;
+        end(h);
+        return;
+    }
+    h->n_sent_at_end = h->n_written;
+    h->conn = NULL;
+    sm_detach(h);
 }
 
 /* ---- established ---- */
@@ -355,6 +445,12 @@ static void own_presence(struct c2s_home *h, struct envelope *e, const struct xm
     if (session_is_open(s))
         hooks_run_presence(h, ended ? ended : s->presence, root, was);
     envelope_free(ended);
+}
+
+void home_own_presence(struct c2s_home *h, struct envelope *e, const struct xml *root, struct arena *arena)
+{
+    int priority = read_priority(root, arena);
+    own_presence(h, e, root, priority >= -128 ? priority : 0);
 }
 
 static void handle_presence(struct c2s_home *h, struct envelope *e, const struct xml *root,
@@ -465,6 +561,8 @@ void c2s_home_stanza(struct c2s_home *h, struct xml_stanza *stanza)
         return;
     if (handle_element(h, stanza)) {
         /* no stanza */
+    } else if (h->sm && !sm_count(&h->session)) {
+        /* it came before the stream was resumed, and was not counted for the client then */
     } else if (h->state == HOME_UNBOUND) {
         home_bind(h, stanza);
     } else if (h->state == HOME_BOUND && lease == LEASE_REFUSE) {

@@ -55,6 +55,9 @@ struct c2s_home {
     bool bind2;                  /* bound by Bind 2 (XEP-0386) */
     char *resumed_jid;           /* of INLINE_RESUMED */
     char *last_words;            /* XML to be written when the account is removed */
+    struct sm *sm;               /* stream management is on (sm.h) */
+    struct sm_resume *resume;    /* <resume/> is being answered */
+    char *resume_id;
     struct deferred later;
 };
 
@@ -65,7 +68,22 @@ static inline struct c2s_home *home_of(const struct session *s)
 
 extern const struct session_ops c2s_session_ops;
 
+/* One whole stanza, or a piece of the stream that is none. */
 void home_write(struct c2s_home *h, const void *data, size_t n_bytes);
+/* The same for what is no stanza: nothing is counted. */
+void home_write_raw(struct c2s_home *h, const void *data, size_t n_bytes);
+/* Too much waits for the client: the session ends later in the turn. */
+void home_overflow(struct c2s_home *h);
+/* The session ends; there is no connection. */
+void home_end(struct c2s_home *h);
+/* The connection is closed with a stream error; the session goes on without. */
+void home_drop_conn(struct c2s_home *h, const char *condition, const char *text);
+/* home_drop_conn if the session can be resumed, otherwise home_fail. */
+void home_lose(struct c2s_home *h, const char *condition, const char *text);
+/* Does the client acknowledge in time, and has it heard of what it sent? */
+void home_check_acks(struct c2s_home *h, uint64_t now);
+/* The session's own presence, as if the client had sent it. Takes E. */
+void home_own_presence(struct c2s_home *h, struct envelope *e, const struct xml *root, struct arena *arena);
 /* E to the client, past the hooks. EXTRA_XML may be NULL. */
 void home_write_stanza(struct c2s_home *h, const struct envelope *e, const char *extra_xml);
 /* A stream error and the end. TEXT may be NULL. */

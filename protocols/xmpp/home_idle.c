@@ -27,8 +27,10 @@ static void check_idle(struct xmpp_shard *xs, uint64_t now, uint64_t idle_ms)
         if (s->ops != &c2s_session_ops || s->paused)
             continue;
         struct c2s_home *h = home_of(s);
+        if (!h->conn)
+            continue;
         if (h->pinged && now - h->heard_ms > idle_ms + PING_ANSWER_MS) {
-            home_fail(h, "connection-timeout", NULL);
+            home_lose(h, "connection-timeout", NULL);
         } else if (!h->pinged && now - h->heard_ms > idle_ms) {
             h->pinged = true;
             ping(h);

@@ -170,7 +170,7 @@ static void on_later(struct deferred *d)
     }
     if (r->leaving && !r->paused && !r->ended) {
         if (r->conn.home)
-            home_fail(r->conn.home, "system-shutdown", "the node of this connection is taken out of service");
+            home_lose(r->conn.home, "system-shutdown", "the node of this connection is taken out of service");
         else
             conn_close(&r->conn, NULL, 0);
     }

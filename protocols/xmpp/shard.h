@@ -14,6 +14,10 @@ struct xmpp_shard {
     struct list unbound;     /* struct c2s_home that has bound no resource yet, oldest first */
     struct list inlined;     /* struct c2s_home in HOME_INLINE */
     uint64_t next_inline;
+    struct list detached;    /* struct sm: sessions that can be resumed (sm.h) */
+    struct list orphans;     /* struct sm_orphan: rows of such sessions that nobody has; */
+    unsigned n_orphans_seen; /* and where the look at all rows is */
+    struct key sweep;
     struct list binding;     /* struct c2s_home that waits until its user may be served here */
     struct htab relays_edge; /* struct relay_edge by id */
     struct htab relays_home; /* struct relay_home by node and id */

@@ -7,6 +7,7 @@
 #include "protocols/xmpp/relay.h"
 #include "protocols/xmpp/service.h"
 #include "protocols/xmpp/shard.h"
+#include "protocols/xmpp/sm.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -111,6 +112,7 @@ static void on_tick(struct timer *t)
     struct xmpp_shard *xs = container_of(t, struct xmpp_shard, tick);
     c2s_local_park(xs);
     home_check_times(xs);
+    sm_shard_tick(xs);
     if (is_drained(xs->shard))
         relay_edge_leave(xs);
     home_bind_again(xs);
@@ -160,6 +162,8 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
         list_init(&xs->active);
         list_init(&xs->unbound);
         list_init(&xs->binding);
+        list_init(&xs->detached);
+        list_init(&xs->orphans);
         list_init(&xs->inlined);
         relay_shard_init(xs);
         service_init(xs);
@@ -190,6 +194,7 @@ void xmpp_free(struct xmpp *x)
         mam_shard_fini(&x->shards[i]);
         relay_shard_fini(&x->shards[i]);
         service_fini(&x->shards[i]);
+        sm_shard_fini(&x->shards[i]);
         caps_cache_free(x->shards[i].caps);
     }
     mem_free(x);
