@@ -63,7 +63,7 @@ enum session_pause {
     PAUSE_LINK = 4,     /* it feeds a node that cannot take more */
     PAUSE_OUTPUT = 16,  /* its client does not read what it has asked for */
     PAUSE_ORDER = 8,    /* a proposal of its own is in flight: what follows must not overtake it */
-    PAUSE_SETTLE = 16,  /* too much of what it sent is not stored or delivered yet */
+    PAUSE_SETTLE = 32,  /* too much of what it sent is not stored or delivered yet */
 };
 /* In the row of a session that can be resumed. */
 enum session_flag { SESSION_FLAG_ROSTER = 1, SESSION_FLAG_CARBONS = 2 };

@@ -143,6 +143,7 @@ void sm_detach(struct c2s_home *h)
     struct sm *sm = h->sm;
     struct shard *s = h->session.shard;
     sm->asked = false;
+    session_resume(&h->session, PAUSE_OUTPUT);
     sm->until_ms = loop_now_ms(s->loop) + sm->timeout_s * UINT64_C(1000);
     list_remove(&sm->link);
     list_append(&s->xmpp->detached, &sm->link);
