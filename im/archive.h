@@ -14,13 +14,12 @@
 enum archive_keep {
     ARCHIVE_FROM = 1,     /* in the archive of the user that sent it */
     ARCHIVE_TO = 2,       /* in the archive of the user that it is for */
-    ARCHIVE_OFFLINE = 4,  /* it waits for a recipient who is away */
     ARCHIVE_RETRACTS = 8, /* it takes another message back (XEP-0424): archive_retract once it is stored */
 };
 /* Both of from_uid and to_uid count as far as they are set. 0: nothing of it is ever stored. Does not touch
  * the store unless one of the two has preferences that ask for the roster. */
 unsigned archive_wants(struct shard *s, const struct envelope *e);
-/* ARCHIVE_OFFLINE of it, without asking who the users are (XEP-0160 §3). */
+/* Of use later: it may wait for a recipient who is away (XEP-0160 §3). */
 bool archive_is_worth_storing(const struct envelope *e);
 
 /* What a message is by its type and content alone, whoever the users are: found in the bytes, no tree is

@@ -164,18 +164,15 @@ bool archive_is_worth_storing(const struct envelope *e)
     return class_of(e) & CLASS_OFFLINE;
 }
 
+/* Who keeps it is known without a look at the message, and mostly the same for all. */
 unsigned archive_wants(struct shard *s, const struct envelope *e)
 {
-    unsigned out = 0, class = class_of(e);
-    if (class & CLASS_OFFLINE)
-        out |= ARCHIVE_OFFLINE;
+    bool from = e->from_uid && archive_is_on(s, e->from_uid, e->to),
+         to = e->to_uid && archive_is_on(s, e->to_uid, e->from);
+    if (!from && !to)
+        return 0;
+    unsigned class = class_of(e);
     if (!(class & CLASS_ARCHIVE))
-        return out;
-    if (e->from_uid && archive_is_on(s, e->from_uid, e->to))
-        out |= ARCHIVE_FROM;
-    if (e->to_uid && archive_is_on(s, e->to_uid, e->from))
-        out |= ARCHIVE_TO;
-    if (class & CLASS_RETRACT)
-        out |= ARCHIVE_RETRACTS;
-    return out;
+        return 0;
+    return (from ? ARCHIVE_FROM : 0) | (to ? ARCHIVE_TO : 0) | (class & CLASS_RETRACT ? ARCHIVE_RETRACTS : 0);
 }

@@ -16,45 +16,53 @@ enum {
 
 /* What has no line here is UNKNOWN; a line without a name speaks for the rest of its namespace. Without
  * class: says something about the message or of the moment, and is no reason to keep anything. */
-static const struct {
+struct rule {
     const char *ns, *name;
-    unsigned class;
-} rules[] = {
-    {"jabber:client", "body", KEEP},
-    {"jabber:client", "subject", KEEP},
-    {"jabber:client", "thread", 0},
-    {"http://jabber.org/protocol/chatstates", NULL, 0}, /* XEP-0160 §3 */
-    {"urn:xmpp:hints", "store", STORE},
-    {"urn:xmpp:hints", "no-store", NO_STORE},
-    {"urn:xmpp:hints", "no-permanent-store", NO_ARCHIVE},
-    {"urn:xmpp:hints", "no-storage", NO_STORE}, /* as it was called before version 0.2 */
-    {"urn:xmpp:hints", "no-permanent-storage", NO_ARCHIVE},
-    {"urn:xmpp:hints", NULL, 0},
-    {"urn:xmpp:receipts", "received", KEEP}, /* XEP-0184 */
-    {"urn:xmpp:receipts", NULL, 0},
-    {"urn:xmpp:chat-markers:0", "markable", 0}, /* XEP-0333 */
-    {"urn:xmpp:chat-markers:0", NULL, KEEP},
-    {"urn:xmpp:message-correct:0", "replace", KEEP}, /* XEP-0308 */
-    {"urn:xmpp:reactions:0", "reactions", KEEP},     /* XEP-0444 */
-    {"urn:xmpp:message-retract:1", "retract", RETRACT},
-    {"urn:xmpp:fasten:0", "apply-to", KEEP}, /* XEP-0424 before version 0.4 */
-    {"urn:xmpp:reply:0", NULL, 0},           /* XEP-0461 */
-    {"urn:xmpp:fallback:0", NULL, 0},
-    {"urn:xmpp:sid:0", NULL, 0},
-    {"urn:xmpp:delay", NULL, 0},
-    {"urn:xmpp:carbons:2", NULL, 0},
-    {"urn:xmpp:eme:0", NULL, 0},
-    {"http://jabber.org/protocol/nick", NULL, 0},
-    {"jabber:x:event", NULL, 0}, /* XEP-0022: the chat states of old */
-    {"eu.siacs.conversations.axolotl", "encrypted", KEEP},
-    {"urn:xmpp:omemo:1", "encrypted", KEEP},
-    {"urn:xmpp:omemo:2", "encrypted", KEEP},
-    {"urn:xmpp:openpgp:0", "openpgp", KEEP},
-    {"jabber:x:encrypted", "x", KEEP},
-    {"jabber:x:oob", "x", KEEP},
-    {"urn:xmpp:sfs:0", "file-sharing", KEEP},
-    {"jabber:x:conference", "x", KEEP}, /* XEP-0249 */
-    {"http://jabber.org/protocol/muc#user", "x", KEEP},
+    unsigned n_ns, n_name, class;
+};
+#define RULE(ns, name, class)                                                                                \
+    {                                                                                                        \
+        ns, name, sizeof ns - 1, sizeof name - 1, class                                                      \
+    }
+#define ANY ""
+static const struct rule rules[] = {
+    RULE("http://jabber.org/protocol/chatstates", ANY, 0), /* XEP-0160 §3 */
+    RULE("urn:xmpp:hints", "store", STORE),
+    RULE("urn:xmpp:hints", "no-store", NO_STORE),
+    RULE("urn:xmpp:hints", "no-permanent-store", NO_ARCHIVE),
+    RULE("urn:xmpp:hints", "no-storage", NO_STORE), /* as it was called before version 0.2 */
+    RULE("urn:xmpp:hints", "no-permanent-storage", NO_ARCHIVE),
+    RULE("urn:xmpp:hints", ANY, 0),
+    RULE("urn:xmpp:receipts", "received", KEEP), /* XEP-0184 */
+    RULE("urn:xmpp:receipts", ANY, 0),
+    RULE("urn:xmpp:chat-markers:0", "markable", 0), /* XEP-0333 */
+    RULE("urn:xmpp:chat-markers:0", ANY, KEEP),
+    RULE("urn:xmpp:message-correct:0", "replace", KEEP), /* XEP-0308 */
+    RULE("urn:xmpp:reactions:0", "reactions", KEEP),     /* XEP-0444 */
+    RULE("urn:xmpp:message-retract:1", "retract", RETRACT),
+    RULE("urn:xmpp:fasten:0", "apply-to", KEEP), /* XEP-0424 before version 0.4 */
+    RULE("urn:xmpp:reply:0", ANY, 0),            /* XEP-0461 */
+    RULE("urn:xmpp:fallback:0", ANY, 0),
+    RULE("urn:xmpp:sid:0", ANY, 0),
+    RULE("urn:xmpp:delay", ANY, 0),
+    RULE("urn:xmpp:carbons:2", ANY, 0),
+    RULE("urn:xmpp:eme:0", ANY, 0),
+    RULE("http://jabber.org/protocol/nick", ANY, 0),
+    RULE("jabber:x:event", ANY, 0), /* XEP-0022: the chat states of old */
+    RULE("eu.siacs.conversations.axolotl", "encrypted", KEEP),
+    RULE("urn:xmpp:omemo:1", "encrypted", KEEP),
+    RULE("urn:xmpp:omemo:2", "encrypted", KEEP),
+    RULE("urn:xmpp:openpgp:0", "openpgp", KEEP),
+    RULE("jabber:x:encrypted", "x", KEEP),
+    RULE("jabber:x:oob", "x", KEEP),
+    RULE("urn:xmpp:sfs:0", "file-sharing", KEEP),
+    RULE("jabber:x:conference", "x", KEEP), /* XEP-0249 */
+    RULE("http://jabber.org/protocol/muc#user", "x", KEEP),
+};
+static const struct rule of_client[] = {
+    RULE("jabber:client", "body", KEEP),
+    RULE("jabber:client", "subject", KEEP),
+    RULE("jabber:client", "thread", 0),
 };
 
 /* ---- the bytes ---- */
@@ -132,9 +140,11 @@ static char read_character(const char **at, const char *end)
     return c < 0x80 ? (char)c : '?';
 }
 
-static bool is_namespace(const struct text *value, const char *ns)
+static bool is_namespace(const struct text *value, bool has_references, const char *ns, size_t n)
 {
     const char *p = value->p;
+    if (!has_references)
+        return is_text(value, ns, n);
     while (*ns && p < value->end && read_character(&p, value->end) == *ns)
         ns++;
     return !*ns && p == value->end;
@@ -196,17 +206,30 @@ static const char *skip_element(const char *p, const char *end)
 
 /* ---- the rules ---- */
 
+static bool is_name(const struct rule *r, const struct text *name)
+{
+    return !r->n_name || is_text(name, r->name, r->n_name);
+}
+
+static unsigned class_of_client(const struct text *name)
+{
+    for (size_t i = 0; i < n_elements(of_client); i++)
+        if (is_name(&of_client[i], name))
+            return of_client[i].class;
+    return UNKNOWN;
+}
+
+/* NS NULL: that of the stanza. */
 static unsigned class_of(const struct text *ns, const struct text *name)
 {
-    static const char client[] = "jabber:client";
-    struct text of_client = {client, client + sizeof client - 1};
     if (!ns)
-        ns = &of_client;
+        return class_of_client(name);
+    bool has_references = memchr(ns->p, '&', (size_t)(ns->end - ns->p));
     for (size_t i = 0; i < n_elements(rules); i++)
-        if ((!rules[i].name || is_text(name, rules[i].name, strlen(rules[i].name))) &&
-            is_namespace(ns, rules[i].ns))
+        if (is_namespace(ns, has_references, rules[i].ns, rules[i].n_ns) && is_name(&rules[i], name))
             return rules[i].class;
-    return UNKNOWN;
+    return is_namespace(ns, has_references, of_client[0].ns, of_client[0].n_ns) ? class_of_client(name)
+                                                                                : UNKNOWN;
 }
 
 static unsigned class_of_tag(const struct text *tag, const char *extra)

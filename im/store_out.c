@@ -420,7 +420,7 @@ void message_send(struct session *s, struct envelope *e)
     unsigned wants = archive_wants(shard, e);
     e->wants = wants & (ARCHIVE_TO | ARCHIVE_FROM) ? (uint8_t)wants : 0;
     if (!e->wants) {
-        if (s->sm && wants & ARCHIVE_OFFLINE && e->to_uid)
+        if (s->sm && e->to_uid && archive_is_worth_storing(e))
             sm_watch(s, e, false);
         router_send(shard, e, s);
         return;
