@@ -17,9 +17,6 @@ int bookmarks_from_old(struct pep_write *w, struct shard *s, uint64_t uid, const
 /* Tells the user's sessions that know the old form only. */
 void bookmarks_changed(struct shard *s, uint64_t uid, const char *jid, uint64_t index);
 
-/* ---- feature_private.c ---- */
-const char *private_id(const struct xml *x, struct arena *a); /* of the item that keeps it */
-
 /* ---- feature_avatar.c: XEP-0084, XEP-0153, XEP-0398 ---- */
 /* The avatar that is shown. HASH "": none. DATA: base64, in the arena. */
 struct avatar {

@@ -7,7 +7,8 @@
 #define NS_PRIVATE "jabber:iq:private"
 #define NS_BOOKMARKS "storage:bookmarks"
 
-const char *private_id(const struct xml *x, struct arena *a)
+/* Of the item that keeps it. */
+static const char *private_id(const struct xml *x, struct arena *a)
 {
     return arena_printf(a, "%s %s", x->name, x->ns);
 }

@@ -105,7 +105,6 @@ void pep_write_publish(struct pep_write *w, const char *node, const char *id, co
                        size_t n_bytes, const Imp__PepConfig *config, uint32_t fields);
 void pep_write_retract(struct pep_write *w, const char *node, const char *id, bool optional, bool notify);
 void pep_write_vcard(struct pep_write *w, const void *xml, size_t n_bytes);
-bool pep_write_is_empty(const struct pep_write *w);
 /* Submits and answers: RESULT (may be NULL) is the inner XML. IQ NULL: nobody waits for an answer. Ends W. */
 void pep_write_submit(struct pep_write *w, struct xmpp_iq *iq, const char *result);
 void pep_write_drop(struct pep_write *w);

@@ -39,7 +39,7 @@ struct arena *pep_write_arena(struct pep_write *w)
     return &w->arena;
 }
 
-bool pep_write_is_empty(const struct pep_write *w)
+static bool is_empty(const struct pep_write *w)
 {
     return !w->body.n_publish && !w->body.n_retract && !w->body.set_vcard;
 }
@@ -175,6 +175,11 @@ void pep_write_submit(struct pep_write *w, struct xmpp_iq *iq, const char *resul
     if (w->too_many) {
         if (iq)
             iq_error(iq, STANZA_POLICY_VIOLATION, "too many items at once");
+        pep_write_drop(w);
+        return;
+    }
+    if (iq && is_empty(w)) { /* it is so already */
+        iq_result(iq, result, result ? strlen(result) : 0);
         pep_write_drop(w);
         return;
     }

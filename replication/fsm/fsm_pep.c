@@ -287,8 +287,6 @@ void fsm_do_pep_write(struct fsm *f, const void *body)
         if (!node) {
             node = fsm_pep_create(f, user, p->node, p->options);
             f->out->value |= FSM_PEP_CREATED;
-        } else if (p->unless_there && pep_find_item(f->txn, b->uid, node, p->id, f->arena)) {
-            continue;
         }
         if (node->config->persist)
             put_item(f, b, i, user, node, (char *)jid);
