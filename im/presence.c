@@ -1,6 +1,6 @@
 #include "im/presence.h"
-#include "im/block.h"
 #include "base/clock.h"
+#include "im/block.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/message.h"
@@ -416,6 +416,18 @@ static void answer_client_probe(struct shard *s, const struct envelope *probe)
         answer_bare(s, probe, PRESENCE_UNAVAILABLE);
 }
 
+/* §4.6.1: who says that it is not there any more need not hear the same. */
+static void show_directed(struct session *s, const struct envelope *e)
+{
+    struct directed *d = e->type == PRESENCE_UNAVAILABLE ? find_directed(s, e->from) : NULL;
+    if (d) {
+        list_remove(&d->link);
+        s->n_directed--;
+        mem_free(d);
+    }
+    s->ops->deliver(s, e, NULL);
+}
+
 void presence_receive(struct shard *s, struct envelope *e)
 {
     struct user *u = user_find(s, e->to_uid);
@@ -432,12 +444,12 @@ void presence_receive(struct shard *s, struct envelope *e)
     } else if (u && *resource) { /* §8.5.3.1, §8.5.3.2.2 */
         session = user_find_session(u, resource);
         if (session)
-            session->ops->deliver(session, e, NULL);
+            show_directed(session, e);
     } else if (u) {
         bool of_roster = e->type >= PRESENCE_SUBSCRIBE && e->type <= PRESENCE_UNSUBSCRIBED;
         list_for_each(session, &u->sessions, struct session,
                       link) if (session->presence || (of_roster && session->wants_roster))
-            session->ops->deliver(session, e, NULL);
+            show_directed(session, e);
         if (of_roster)
             roster_was_told(u, e);
     }

@@ -30,6 +30,7 @@ const struct command_area command_areas[] = {
     {"log", "log of this node"},
     {"audit", "who changed what"},
     {"alarm", "alarms and notices"},
+    {"report", "what users have reported"},
     {"backup", "a file to make a new cluster from"},
     {NULL, NULL},
 };

@@ -540,6 +540,10 @@ static void test_table(void **state)
     assert_string_equal(json_string_value(json_object_get(first, "home")), "n2");
     told_fini(&t);
 
+    ask(&t, ASK(CALL("report", "abuse")));
+    assert_int_equal(json_array_size(t.json), 0);
+    told_fini(&t);
+
     ask(&t, ASK(CALL("alarm", "list")));
     assert_non_null(
         strstr(t.text, "critical  NodeDown  n2    1970-01-01T00:00:01Z  -        first line ...\n"));
