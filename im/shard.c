@@ -229,7 +229,8 @@ static void reload(struct shard *s)
 
 /* ---- feed ---- */
 
-/* A roster row that changed twice is pushed once, as it is now: RFC 6121 §2.6.3 wants pushes in the order of their versions. */
+/* A roster row that changed twice is pushed once, as it is now: RFC 6121 §2.6.3 wants pushes in the order of
+ * their versions. */
 static bool comes_again(const struct feed_event *events, size_t n, size_t at)
 {
     enum { FAR = 64 };
@@ -241,6 +242,24 @@ static bool comes_again(const struct feed_event *events, size_t n, size_t at)
             memcmp(events[i].key.bytes, e->key.bytes, e->key.n) == 0)
             return true;
     return false;
+}
+
+/* Each comes behind what its sender sent earlier and was held for the log, and before what was sent later
+ * (RFC 6120 §10.1): what waits for an index below its own goes first. */
+static void show_messages(struct shard *s, const struct feed_event *events, size_t n)
+{
+    uint64_t end = s->applied_index, at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (events[i].table != TABLE_MESSAGE_INDEX)
+            continue;
+        if (events[i].index > at && router_is_holding(s)) {
+            s->applied_index = events[i].index - 1;
+            router_advance(s);
+            s->applied_index = end;
+        }
+        at = events[i].index;
+        user_on_feed(s, &events[i]);
+    }
 }
 
 static void on_events(void *user, const struct feed_event *events, size_t n, uint64_t applied_index)
@@ -285,13 +304,8 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         user_check_homes(s);
         sm_send_again(s, 0);
     }
-    /* Stored messages last: they must not go to a session whose user is at home elsewhere by now, nor before what
-     * their senders sent earlier and was held for the log. */
-    if (router_is_holding(s))
-        router_advance(s);
-    for (size_t i = 0; i < n; i++)
-        if (events[i].table == TABLE_MESSAGE_INDEX)
-            user_on_feed(s, &events[i]);
+    /* Stored messages last: they must not go to a session whose user is at home elsewhere by now. */
+    show_messages(s, events, n);
     if (members || homes) {
         s->route_index = applied_index;
         router_homes_changed(s);
