@@ -76,7 +76,7 @@ void stream_move(struct stream *s, struct loop *to, void (*arrived)(void *user))
 void stream_set_handler(struct stream *s, const struct stream_events *events, void *user);
 
 bool stream_is_tls(const struct stream *s); /* of a tunnel: its client's connection is encrypted */
-bool stream_is_tunnel(const struct stream *s);
+int stream_tunnel_kind(const struct stream *s); /* 0: it is none, or closed */
 void stream_tls_peer(const struct stream *s, struct tls_peer *out);
 const char *stream_sni(const struct stream *s); /* server name the client asked for, or NULL */
 /* Would stream_tls_binding have something? Cheap. */

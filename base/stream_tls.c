@@ -325,11 +325,6 @@ bool stream_is_tls(const struct stream *s)
     return s->encrypted || (s->ssl && s->state != STREAM_HANDSHAKE);
 }
 
-bool stream_is_tunnel(const struct stream *s)
-{
-    return s->tunnel != NULL;
-}
-
 const char *stream_sni(const struct stream *s)
 {
     return s->ssl ? SSL_get_servername(s->ssl, TLSEXT_NAMETYPE_host_name) : NULL;

@@ -224,6 +224,11 @@ struct stream *tunnel_accept(struct tunnel *t, const struct stream_events *event
     return s;
 }
 
+int stream_tunnel_kind(const struct stream *s)
+{
+    return s->tunnel ? s->tunnel->facts.kind : 0;
+}
+
 const struct tunnel_facts *tunnel_facts(const struct tunnel *t)
 {
     return &t->facts;

@@ -20,6 +20,7 @@ struct tunnel_facts {
     char address[64]; /* of the client; numeric */
     unsigned port;
     bool tls; /* the connection is encrypted */
+    int kind; /* of it, for who has the near end; not 0 */
 };
 
 /* On the far loop. */

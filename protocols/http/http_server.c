@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { IDLE_S = 30, MAX_HEADERS = 8192, MAX_HEADS = 1024, MAX_FORWARDED = 1024 };
+enum { IDLE_S = 30, MAX_HEADERS = 8192, MAX_HEADS = 1024, MAX_FORWARDED = 1024, SERVICE_BYTES = 32 * 1024 };
 
 struct http_server *http_server_of(struct lws *wsi)
 {
@@ -58,24 +58,36 @@ static bool has_address(const struct hnode *node, const void *key, size_t n)
 }
 
 /* "::ffff:1.2.3.4" is an IPv4 client of a listener for both. */
-static void peer_address(struct lws *wsi, char address[64])
+static void peer_address(int fd, char address[64])
 {
     static const char mapped[] = "::ffff:";
     char text[64] = "";
-    lws_get_peer_simple(wsi, text, sizeof(text));
+    lws_get_peer_simple_fd(fd, text, sizeof(text));
     bool v4 = !strncmp(text, mapped, sizeof(mapped) - 1) && strchr(text, '.');
     snprintf(address, 64, "%s", v4 ? text + sizeof(mapped) - 1 : text);
 }
 
-static bool count_peer(struct http_server *s, struct lws *wsi)
+static struct http_peer *find_peer(struct http_server *s, const char *address)
+{
+    struct hnode *node = htab_find(&s->peers, address, strlen(address));
+    return node ? container_of(node, struct http_peer, node) : NULL;
+}
+
+static bool has_room(struct http_server *s, int fd)
 {
     char address[64];
-    peer_address(wsi, address);
-    struct hnode *node = htab_find(&s->peers, address, strlen(address));
-    struct http_peer *p = node ? container_of(node, struct http_peer, node) : NULL;
-    bool proxy = s->o.is_proxy && s->o.is_proxy(s->o.proxy_user, address);
-    if (s->n_connections >= s->o.max_connections || (p && !proxy && p->n >= s->o.max_per_address))
+    peer_address(fd, address);
+    const struct http_peer *p = find_peer(s, address);
+    if (s->n_connections >= s->o.max_connections)
         return false;
+    return !p || p->n < s->o.max_per_address || (s->o.is_proxy && s->o.is_proxy(s->o.proxy_user, address));
+}
+
+static void count_peer(struct http_server *s, struct lws *wsi)
+{
+    char address[64];
+    peer_address(lws_get_socket_fd(wsi), address);
+    struct http_peer *p = find_peer(s, address);
     if (!p) {
         p = mem_new(struct http_peer);
         snprintf(p->address, sizeof(p->address), "%s", address);
@@ -84,7 +96,6 @@ static bool count_peer(struct http_server *s, struct lws *wsi)
     p->n++;
     s->n_connections++;
     lws_set_opaque_user_data(wsi, p);
-    return true;
 }
 
 static void uncount_peer(struct lws *wsi)
@@ -163,7 +174,7 @@ void http_read_strings(struct http_strings *out, struct http_server *s, struct l
     };
     struct sockaddr_storage from = {0};
     socklen_t n = sizeof(from);
-    peer_address(wsi, out->address);
+    peer_address(lws_get_socket_fd(wsi), out->address);
     if (!getpeername(lws_get_socket_fd(wsi), (struct sockaddr *)&from, &n))
         out->port = ntohs(from.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&from)->sin6_port
                                                      : ((struct sockaddr_in *)&from)->sin_port);
@@ -198,10 +209,12 @@ static int on_connection(struct lws *wsi, enum lws_callback_reasons reason, void
     switch (reason) {
     case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS:
         return s ? set_up_tls(s, user) : 0;
-    case LWS_CALLBACK_FILTER_NETWORK_CONNECTION:
-        return !s || s->n_connections >= s->o.max_connections;
+    case LWS_CALLBACK_FILTER_NETWORK_CONNECTION: /* IN is the new socket, WSI the listening one */
+        return !s || !has_room(s, (int)(intptr_t)in);
     case LWS_CALLBACK_SERVER_NEW_CLIENT_INSTANTIATED:
-        return s && count_peer(s, wsi) ? 0 : -1;
+        if (s)
+            count_peer(s, wsi);
+        return s ? 0 : -1;
     case LWS_CALLBACK_WSI_DESTROY:
         uncount_peer(wsi);
         return 0;
@@ -272,6 +285,9 @@ static int make_context(struct http_server *s, struct err_ctx *err)
     info.timeout_secs = IDLE_S;
     info.max_http_header_data = MAX_HEADERS;
     info.max_http_header_pool = MAX_HEADS; /* while a head is read and answered */
+    /* A whole TLS record in one read: on a uv loop the library does not come back for what is left of one in
+     * OpenSSL's buffer until more comes over the wire. */
+    info.pt_serv_buf_size = SERVICE_BYTES;
     lws_set_log_level(0, NULL);
     s->context = lws_create_context(&info);
     return s->context ? 0 : err_set(err, ERR_INTERNAL, "the HTTPS server could not be made");

@@ -52,6 +52,9 @@ struct c2s_login {
 struct c2s_login *c2s_login_new(void);
 void c2s_login_free(struct c2s_login *login); /* may be NULL */
 
+/* Tunnels of clients (struct tunnel_facts). */
+enum c2s_tunnel_kind { C2S_WEBSOCKET = 1, C2S_BOSH };
+
 /* Called by the edge on its shard right after <success/> was written, outside of any event of the parser (but
  * maybe inside the stream's on_data). Takes the stream, the parser and the login; the edge must not touch
  * them again and gets no event from them any more. PARSER is paused and restarted for the new stream header:

@@ -136,9 +136,9 @@ bool web_is_proxy(void *user, const char *address)
     return *web_settings(w)->proxies && any_word(w->settings.proxies, is_in_network, address);
 }
 
-struct tunnel_facts web_facts(const struct http_request *r)
+struct tunnel_facts web_facts(const struct http_request *r, enum c2s_tunnel_kind kind)
 {
-    struct tunnel_facts facts = {.port = r->port, .tls = true};
+    struct tunnel_facts facts = {.port = r->port, .tls = true, .kind = kind};
     snprintf(facts.address, sizeof(facts.address), "%s", r->address);
     return facts;
 }

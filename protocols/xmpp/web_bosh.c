@@ -292,7 +292,7 @@ static struct bosh_session *create(struct web *w, const struct http_request *r, 
 {
     const struct web_settings *set = web_settings(w);
     const char *content = bosh_attr_or(p->root, "content", "");
-    struct tunnel_facts facts = web_facts(r);
+    struct tunnel_facts facts = web_facts(r, C2S_BOSH);
     struct bosh_session *s = mem_new(struct bosh_session);
     struct bosh_options o = {
         .wait_s = bosh_number(p->root, "wait", set->bosh_wait_s, set->bosh_wait_s),

@@ -35,7 +35,7 @@ const struct web_settings *web_settings(struct web *w);
 /* The Origin policy (web.origins); ORIGIN "" is no browser. */
 bool web_is_origin_allowed(struct web *w, const struct http_request *r);
 /* What a tunnel tells its stream. */
-struct tunnel_facts web_facts(const struct http_request *r);
+struct tunnel_facts web_facts(const struct http_request *r, enum c2s_tunnel_kind kind);
 /* Limits of an element before and after log-in. */
 struct xml_limits web_xml_limits(struct web *w, bool logged_in);
 

@@ -308,7 +308,7 @@ static int check(void *user, const struct http_request *r)
 static void *on_open(void *user, struct http_socket *socket, const struct http_request *r)
 {
     struct web *w = user;
-    struct tunnel_facts facts = web_facts(r);
+    struct tunnel_facts facts = web_facts(r, C2S_WEBSOCKET);
     struct ws *s = mem_new(struct ws);
     s->web = w;
     s->socket = socket;

@@ -1,13 +1,14 @@
 #include "protocols/xmpp/xmpp.h"
 #include "base/clock.h"
 #include "im/homes.h"
-#include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/caps.h"
+#include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/mam.h"
 #include "protocols/xmpp/relay.h"
 #include "protocols/xmpp/service.h"
 #include "protocols/xmpp/shard.h"
 #include "protocols/xmpp/sm.h"
+#include "replication/settings.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -77,6 +78,28 @@ static bool is_drained(const struct shard *s)
     return self && self->drained;
 }
 
+/* Where a client finds its home NODE itself. A web client needs a URL (RFC 7395 §3.6.1, XEP-0124 §17.2): that
+ * of the node, if it has one of its own, else its stream is relayed all the same. */
+static bool find_other(struct shard *at, struct stream *stream, const struct member *node, char out[1024])
+{
+    int kind = stream_tunnel_kind(stream);
+    if (!kind) {
+        snprintf(out, 1024, node->xmpp_port && node->xmpp_port != 5222 ? "%s:%u" : "%s", node->public_name,
+                 node->xmpp_port);
+        return true;
+    }
+    const struct member *self = members_find(at->members, im_node_id(at->im));
+    enum setting url = kind == C2S_BOSH ? SETTING_WEB_BOSH_URL : SETTING_WEB_WEBSOCKET_URL;
+    struct arena a;
+    arena_init(&a);
+    const char *theirs = setting_string(shard_txn(at), node->name, url, &a);
+    const char *ours = setting_string(shard_txn(at), self ? self->name : NULL, url, &a);
+    bool other = *theirs && strcmp(theirs, ours) != 0;
+    snprintf(out, 1024, "%s", theirs);
+    arena_fini(&a);
+    return other;
+}
+
 void c2s_hand_over(struct shard *at, struct stream *stream, struct xml_stream *parser,
                    struct c2s_login *login)
 {
@@ -86,16 +109,14 @@ void c2s_hand_over(struct shard *at, struct stream *stream, struct xml_stream *p
     uint32_t home = shard_home_of(at, login->uid);
     login->route_index = at->route_index;
     const struct member *node = members_find(at->members, home);
+    char host[1024];
     if (at->stopping || is_drained(at)) {
         turn_away(stream, parser, login, "system-shutdown", NULL);
     } else if (!home || !node) {
         turn_away(stream, parser, login, "resource-constraint", "no node serves this account now");
     } else if (home == im_node_id(im)) {
         c2s_local_open(at, im_shard_of(im, login->uid), stream, parser, login);
-    } else if (at->settings.redirect) {
-        char host[300];
-        snprintf(host, sizeof host, node->xmpp_port && node->xmpp_port != 5222 ? "%s:%u" : "%s",
-                 node->public_name, node->xmpp_port);
+    } else if (at->settings.redirect && find_other(at, stream, node, host)) {
         turn_away(stream, parser, login, "see-other-host", host);
     } else if (!b->link_is_up(b->user, home)) {
         turn_away(stream, parser, login, "resource-constraint",

@@ -13,6 +13,7 @@
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
 #include <openssl/x509v3.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -29,6 +30,7 @@ struct scene {
     unsigned port;
     struct http_exchange *held;
     unsigned n_gone;
+    int is_held;
     struct tls_sni *sni;
 };
 
@@ -85,6 +87,7 @@ static void on_held(void *user, const struct http_request *r, struct http_exchan
         return;
     }
     s->held = x;
+    __atomic_store_n(&s->is_held, 1, __ATOMIC_RELEASE);
     http_exchange_hold(x, on_held_gone, s);
 }
 static const struct http_route routes[] = {
@@ -119,7 +122,7 @@ static struct tls_sni *make_sni(const char *cert, const char *key)
 static int start(void **state)
 {
     static struct scene
-        scenes[2]; /* libwebsockets ends on later turns of the loop: what it holds stays reachable */
+        scenes[4]; /* libwebsockets ends on later turns of the loop: what it holds stays reachable */
     static unsigned n;
     assert_true(n < n_elements(scenes));
     struct scene *s = &scenes[n++];
@@ -224,6 +227,8 @@ static size_t on_body(char *data, size_t size, size_t n, void *user)
     return size * n;
 }
 
+static const char *extra_header;
+
 /* Status, or -curl's code. */
 static long ask(struct scene *s, const char *host, const char *path, const char *post, struct buf *body,
                 char type[64])
@@ -243,7 +248,12 @@ static long ask(struct scene *s, const char *host, const char *path, const char 
     curl_easy_setopt(c, CURLOPT_TIMEOUT, 20L);
     if (post)
         curl_easy_setopt(c, CURLOPT_POSTFIELDS, post);
+    struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
+    if (extra_header)
+        headers = curl_slist_append(headers, extra_header);
+    curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers);
     CURLcode rc = curl_easy_perform(c);
+    curl_slist_free_all(headers);
     const char *t = NULL;
     curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
     curl_easy_getinfo(c, CURLINFO_CONTENT_TYPE, &t);
@@ -293,11 +303,92 @@ static void certificate_is_swapped(void **state)
     buf_fini(&body);
 }
 
+struct ask {
+    pthread_t thread;
+    struct scene *s;
+    const char *body;
+    struct buf answer;
+    long status;
+};
+static void *in_thread(void *arg)
+{
+    struct ask *a = arg;
+    char type[64];
+    a->status = ask(a->s, "example.com", "/held", a->body, &a->answer, type);
+    return NULL;
+}
+
+/* A POST's body goes to the handler, its answer may come later, and who waits for too long goes. */
+static void posts_and_holds(void **state)
+{
+    struct scene *s = *state;
+    struct buf body = {0}, big = {0};
+    char type[64];
+    assert_int_equal(ask(s, "example.com", "/echo", "x=1", &body, type), 200);
+    assert_string_equal(body.data, "127.0.0.1 x=1");
+    buf_fini(&body);
+    for (int i = 0; i < 290000; i++)
+        buf_addc(&big, (char)('a' + i % 26));
+    assert_int_equal(ask(s, "example.com", "/echo", big.data, &body, type), 200);
+    assert_int_equal(body.n, 10 + big.n);
+    assert_memory_equal(body.data + 10, big.data, big.n);
+    buf_fini(&body);
+    for (int i = 0; i < 20000; i++)
+        buf_addc(&big, 'x');
+    assert_int_not_equal(ask(s, "example.com", "/echo", big.data, &body, type), 200); /* over the limit */
+    buf_fini(&body);
+    buf_fini(&big);
+    struct ask first = {.s = s, .body = "1"}, second = {.s = s, .body = "2"};
+    assert_int_equal(pthread_create(&first.thread, NULL, in_thread, &first), 0);
+    while (!__atomic_load_n(&s->is_held, __ATOMIC_ACQUIRE))
+        usleep(1000);
+    in_thread(&second);
+    pthread_join(first.thread, NULL);
+    assert_string_equal(first.answer.data, "first");
+    assert_string_equal(second.answer.data, "second");
+    buf_fini(&first.answer);
+    buf_fini(&second.answer);
+}
+
+/* X-Forwarded-For of a trusted proxy: the last address that is not a proxy's own, whatever the client wrote
+ * before. */
+static void believes_proxies_only(void **state)
+{
+    static const struct {
+        const char *said, *address;
+    } cases[] = {
+        {"X-Forwarded-For: 198.51.100.9", "198.51.100.9 x"},
+        {"X-Forwarded-For: 203.0.113.1, 198.51.100.9", "198.51.100.9 x"},
+        {"X-Forwarded-For: 203.0.113.1, 198.51.100.9,192.0.2.7", "198.51.100.9 x"},
+        {"X-Forwarded-For: 203.0.113.1, nonsense", "127.0.0.1 x"},
+        {"X-Forwarded-For: ", "127.0.0.1 x"},
+        {"X-Forwarded-For: 2001:db8::1", "2001:db8::1 x"},
+    };
+    struct scene *s = *state;
+    for (size_t i = 0; i < n_elements(cases); i++) {
+        struct buf body = {0};
+        char type[64];
+        extra_header = cases[i].said;
+        assert_int_equal(ask(s, "example.com", "/echo", "x", &body, type), 200);
+        assert_string_equal(body.data, cases[i].address);
+        buf_fini(&body);
+    }
+    /* two lengths are how requests are smuggled */
+    struct buf body = {0};
+    char type[64];
+    extra_header = "Transfer-Encoding: chunked";
+    assert_int_not_equal(ask(s, "example.com", "/echo", "x", &body, type), 200);
+    extra_header = NULL;
+    buf_fini(&body);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(answers, start, stop),
         cmocka_unit_test_setup_teardown(certificate_is_swapped, start, stop),
+        cmocka_unit_test_setup_teardown(posts_and_holds, start, stop),
+        cmocka_unit_test_setup_teardown(believes_proxies_only, start, stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

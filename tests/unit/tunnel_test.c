@@ -101,7 +101,7 @@ static void arrive(void *arg, struct tunnel *t)
         return;
     s->s = tunnel_accept(t, &stream_events, s);
     if (strcmp(stream_peer_address(s->s), "192.0.2.1") || stream_peer_port(s->s) != 77 ||
-        !stream_is_tls(s->s) || !stream_is_tunnel(s->s))
+        !stream_is_tls(s->s) || stream_tunnel_kind(s->s) != 3)
         atomic_fetch_add(&s->n_bad, 1);
     uint8_t binding[64];
     size_t n = sizeof(binding);
@@ -191,7 +191,7 @@ static bool wait_flag(_Atomic unsigned *flag)
 
 static void open_it(struct scene *s)
 {
-    struct tunnel_facts facts = {.address = "192.0.2.1", .port = 77, .tls = true};
+    struct tunnel_facts facts = {.address = "192.0.2.1", .port = 77, .tls = true, .kind = 3};
     s->t = tunnel_open(s->far, s->near, &facts, &events, s, arrive, s);
     send_up(s);
 }

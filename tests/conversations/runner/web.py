@@ -116,6 +116,8 @@ class WebSocket(WebLink):
             head.append('Sec-WebSocket-Protocol: ' + options.get('protocol', 'xmpp'))
         if 'origin' in options:
             head.append('Origin: ' + options['origin'])
+        if 'forwarded' in options:
+            head.append('X-Forwarded-For: ' + options['forwarded'])
         if 'deflate' in options:
             head.append('Sec-WebSocket-Extensions: permessage-deflate')
         self.writer.write(('\r\n'.join(head) + '\r\n\r\n').encode())
