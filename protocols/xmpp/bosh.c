@@ -111,7 +111,8 @@ static void refuse(struct bosh *b, void *handle, const char *condition)
     int status = b->o.legacy ? bosh_legacy_status(condition) : 200;
     if (status == 200)
         bosh_write_refusal(&body, condition);
-    b->events->answer(b->user, handle, status, body.n ? body.data : "", body.n);
+    if (handle) /* its connection may be gone meanwhile */
+        b->events->answer(b->user, handle, status, body.n ? body.data : "", body.n);
     buf_fini(&body);
     answer_rest(b);
     end(b, false);

@@ -262,6 +262,20 @@ static void a_lost_answer_is_kept(void **state)
     bosh_fini_session(&s.b);
 }
 
+/* A request that came early, whose connection is gone, and which is refused when its turn comes. */
+static void nobody_is_left_to_refuse(void **state)
+{
+    struct scene s;
+    open_session(&s);
+    do_ask(&s, 1, (struct bosh_request){.rid = FIRST_RID + 2, .has_pause = true, .pause_s = 1000});
+    bosh_gone(&s.b, &s.got[1]);
+    ask(&s, 2, FIRST_RID + 1, "<x/>");
+    assert_int_equal(s.got[1].n, 0);
+    assert_int_equal(s.got[2].n, 1);
+    assert_int_equal(s.n_ends, 1);
+    bosh_fini_session(&s.b);
+}
+
 /* §10: pause */
 static void pauses(void **state)
 {
@@ -436,6 +450,7 @@ int main(void)
         cmocka_unit_test(repeats_are_answered_again),
         cmocka_unit_test(repeats_are_limited),
         cmocka_unit_test(a_lost_answer_is_kept),
+        cmocka_unit_test(nobody_is_left_to_refuse),
         cmocka_unit_test(pauses),
         cmocka_unit_test(terminates),
         cmocka_unit_test(ends_with_a_condition),
