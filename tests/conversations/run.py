@@ -23,6 +23,8 @@ import convfile  # noqa: E402
 from peer import Peer, Trouble  # noqa: E402
 from play import Failure, Play  # noqa: E402
 
+USERS_AT_ONCE = 200
+
 
 def files_of(paths):
     found = []
@@ -87,17 +89,19 @@ class Run:
         if len(self.hosts) > 1:
             members = json.loads(await self.cli(self.data, '--json', 'node', 'list'))
             names = {m['address']: m['name'] for m in members}
-        with tempfile.TemporaryDirectory() as tmp:
-            users, homes = os.path.join(tmp, 'users.csv'), os.path.join(tmp, 'homes.csv')
-            with open(users, 'w') as u, open(homes, 'w') as h:
-                for p in plays:
-                    for name in p.c.users:
-                        u.write('%s,%s\n' % (p.localpart(name), p.password(name)))
+        made = [(p.localpart(name), p.password(name), self.hosts[p.home(name)]) for p in plays for name in p.c.users]
+        # a few hundred at a time: each password is hashed in several ways
+        for i in range(0, len(made), USERS_AT_ONCE):
+            with tempfile.TemporaryDirectory() as tmp:
+                users, homes = os.path.join(tmp, 'users.csv'), os.path.join(tmp, 'homes.csv')
+                with open(users, 'w') as u, open(homes, 'w') as h:
+                    for user, password, host in made[i:i + USERS_AT_ONCE]:
+                        u.write('%s,%s\n' % (user, password))
                         if len(self.hosts) > 1:
-                            h.write('%s,%s\n' % (p.localpart(name), names[self.hosts[p.home(name)]]))
-            await self.cli(self.data, 'user', 'import', users)
-            if len(self.hosts) > 1:
-                await self.cli(self.data, 'user', 'assign', '--file', homes)
+                            h.write('%s,%s\n' % (user, names[host]))
+                await self.cli(self.data, 'user', 'import', users)
+                if len(self.hosts) > 1:
+                    await self.cli(self.data, 'user', 'assign', '--file', homes)
 
     async def impcli(self, play, words):
         args = shlex.split(words)
