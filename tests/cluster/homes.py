@@ -239,13 +239,21 @@ def check_homes(cluster):
     return n, n_changes
 
 
+def is_known_repeat(w, times):
+    """A home that is lost at once may not have said what it delivered in its last second: it comes again, with the same id."""
+    ids = {re.search(r"<stanza-id[^>]*\bid='(.*?)'", stanza) for _, _, stanza in times}
+    return None not in ids and len({m.group(1) for m in ids}) == 1 and any(a <= times[-1][0] <= b for a, b in w.lossy)
+
+
 def check_messages(w):
     n = n_refused = 0
     for user, t in w.talkers.items():
         for to, sent in t.sent.items():
             got = w.talkers[to].got.get(user, [])
             twice = [w.talkers[to].when[(user, x)] for x in got if got.count(x) > 1]
+            twice = [times for times in twice if not is_known_repeat(w, times)]
             assert not twice, '%s to %s twice: %r' % (user, to, twice[:2])
+            got = list(dict.fromkeys(got))
             late = [(x, w.talkers[to].when[(user, y)]) for x, y in zip(got, got[1:]) if x > y]
             assert not late, '%s to %s out of order: %r' % (user, to, late[:3])
             have = set(got)
