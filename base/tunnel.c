@@ -262,7 +262,7 @@ void stream_tunnel_flush(struct stream *s)
         return;
     if (!t->far_gone)
         send_some(s);
-    s->blocked = s->wire.n_bytes > 0;
+    s->blocked = s->wire.n_bytes > 0 && !t->far_gone; /* nobody gives credit any more: an end must come through */
     if (s->above_high && stream_queued(s) <= s->low) {
         s->above_high = false;
         stream_todo(s, TODO_DRAIN);

@@ -121,6 +121,9 @@ static inline int no_send(void *user, uint32_t node, enum link_frame type, const
 {
     return ERR_UNAVAILABLE;
 }
+static inline void no_follow(void *user, struct loop *loop, bool on)
+{
+}
 static inline bool no_link(void *user, uint32_t node)
 {
     return false;
@@ -280,7 +283,7 @@ static inline struct node *node_new(const char *const *settings, unsigned n_shar
         .store = n->store,
         .log = n->log,
         .metrics = &n->metrics,
-        .backend = {n, fake_submit, no_feed, long_lease, no_send, no_link, no_link},
+        .backend = {n, fake_submit, no_feed, long_lease, no_send, no_link, no_link, no_follow},
     };
     assert_int_equal(im_new(&n->im, &io, &err), 0);
     const struct xmpp_options xo = {.im = n->im};
