@@ -88,7 +88,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     snprintf(facts.address, sizeof facts.address, "10.%u.%u.%u", n_inputs >> 16 & 255, n_inputs >> 8 & 255,
              n_inputs & 255);
     timer_init(&t.timer, the_loop, on_timer);
-    char *said = mem_strndup((const char *)data, n_bytes);
+    char *said = mem_zalloc(n_bytes + 1);
+    memcpy(said, data, n_bytes);
     for (size_t i = 0; i < n_bytes; i++)
         if (!said[i])
             said[i] = ' ';

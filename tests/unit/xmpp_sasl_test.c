@@ -351,12 +351,12 @@ static enum sasl_result log_in(struct server *s, const struct client *c, struct 
         proof[i] = client_key[i] ^ signature[i];
     if (c->spoil_proof)
         proof[n - 1] ^= 1;
-    char proof64[64];
+    char proof64[BASE64_LENGTH(CREDENTIAL_MAX_KEY) + 1];
     base64_encode(proof64, proof, n);
     snprintf(final, sizeof(final), "%s,p=%s", without, proof64);
     r = step(x, final, a);
     if (r == SASL_SUCCESS) {
-        uint8_t want[CREDENTIAL_MAX_KEY], got[48];
+        uint8_t want[CREDENTIAL_MAX_KEY], got[CREDENTIAL_MAX_KEY + 8];
         credential_hmac(hash, keys.server_key, n, auth, (size_t)n_auth, want);
         assert_memory_equal(a->data, "v=", 2);
         assert_int_equal(base64_decode(got, a->data + 2, a->n_bytes - 2), n);
