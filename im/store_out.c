@@ -87,8 +87,7 @@ static int propose(struct storing *st)
     body.stanza = (ProtobufCBinaryData){s->scratch.n, (uint8_t *)s->scratch.data};
     if (st->origin)
         body.origin = st->origin;
-    if (s->settings.level >= LEVEL_3)
-        fill_level_3(st, &body);
+    fill_level_3(st, &body); /* also before: the level may have risen when it is applied */
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_MESSAGE_STORE;
     command.message_store = &body;
