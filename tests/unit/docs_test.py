@@ -97,7 +97,7 @@ def commands_in_documents(o):
 
 def documents(o):
     skip = os.path.join(o.root, 'build'), os.path.join(o.root, 'run')
-    return [p for p in glob.glob(os.path.join(o.root, '**/*.md'), recursive=True) if not p.startswith(skip)]
+    return [p for p in glob.glob(os.path.join(o.root, '**/*.md'), recursive=True) if not p.startswith(skip) and '/node_modules/' not in p]
 
 
 def links(o):
