@@ -28,7 +28,9 @@ struct recorder {
     struct golden g;
     struct arena a;
     uint64_t seed, time_ms, term, next_uid, epoch[N_NODES + 1], seq[N_NODES + 1], publisher_epoch;
-    bool has_session[N_NODES + 1], is_up, for_node_1;
+    bool has_session[N_NODES + 1], is_up;
+    uint32_t for_node;             /* what is made next is about this one; 0: any */
+    uint32_t behind;               /* a member that does not know the level; 0: none */
     uint32_t node;                 /* of the command being made */
     uint64_t session_uid, session; /* of a row that is there */
     uint32_t session_place;
@@ -237,8 +239,8 @@ static uint64_t fill_number(struct recorder *r, const char *message, const char 
         return 1;
     if (!strcmp(message, "Imp__NodeLeave"))
         return 2 + rnd(r, 60); /* the first ones are gone by then */
-    if (!strcmp(field, "node") && r->for_node_1)
-        return r->node = 1;
+    if (!strcmp(field, "node") && r->for_node)
+        return r->node = r->for_node;
     if (!strcmp(field, "node"))
         return r->node = rnd(r, 3) ? 1 + (uint32_t)rnd(r, N_NODES) : r->node;
     if (ends_in(field, "uid") || ends_in(field, "uids")) {
@@ -365,6 +367,50 @@ static const struct command_info commands[] = {
 #undef X
 };
 
+/* ---- what must fit within one command ---- */
+
+/* Few keys, so that a proof is often the one that is stored. */
+static ProtobufCBinaryData make_key(struct recorder *r, size_t n_bytes)
+{
+    uint8_t *p = arena_alloc(&r->a, n_bytes);
+    memset(p, 'a' + (int)rnd(r, 2), n_bytes);
+    return (ProtobufCBinaryData){n_bytes, p};
+}
+
+static void fit_credential(struct recorder *r, Imp__CredentialRow *c)
+{
+    Imp__ScramKeys *keys[] = {c->sha1, c->sha256, c->sha512};
+    static const size_t bytes[] = {20, 32, 64};
+    for (size_t i = 0; i < n_elements(keys); i++)
+        if (keys[i]) {
+            keys[i]->stored_key = make_key(r, bytes[i]);
+            keys[i]->server_key = make_key(r, bytes[i]);
+        }
+}
+
+static void fit(struct recorder *r, Imp__Command *c)
+{
+    Imp__CredentialRow *credential = NULL;
+    if (c->body_case == IMP__COMMAND__BODY_USER_ADD)
+        credential = c->user_add->credential;
+    else if (c->body_case == IMP__COMMAND__BODY_USER_PASSWORD)
+        credential = c->user_password->credential;
+    else if (c->body_case == IMP__COMMAND__BODY_CREDENTIAL_ADD)
+        credential = c->credential_add->credential;
+    if (credential)
+        fit_credential(r, credential);
+    if (c->body_case == IMP__COMMAND__BODY_CREDENTIAL_ADD)
+        c->credential_add->proof = make_key(r, rnd(r, 2) ? 20 : 32);
+    if (c->body_case == IMP__COMMAND__BODY_BLOCK_SET) { /* one of the three */
+        uint64_t which = rnd(r, 5);
+        c->block_set->unblock_all = which == 0;
+        if (which != 1)
+            c->block_set->n_unblock_jid = 0;
+        if (which < 2)
+            c->block_set->n_block_jid = 0;
+    }
+}
+
 static Imp__Proposal *make_proposal(struct recorder *r, const struct command_info *info)
 {
     Imp__Proposal *p = arena_alloc(&r->a, sizeof(*p));
@@ -377,7 +423,7 @@ static Imp__Proposal *make_proposal(struct recorder *r, const struct command_inf
     c->time_ms = r->time_ms - (rnd(r, 10) ? 0 : 500); /* clocks of several nodes */
     if (info->in_session) {
         p->node = 1 + (uint32_t)rnd(r, N_NODES);
-        if (!r->has_session[p->node] || r->for_node_1 || rnd(r, 2))
+        if (!r->has_session[p->node] || r->for_node || rnd(r, 2))
             p->node = 1;
         p->epoch = r->epoch[p->node];
         p->seq = r->seq[p->node] + (rnd(r, 30) == 0);
@@ -385,6 +431,7 @@ static Imp__Proposal *make_proposal(struct recorder *r, const struct command_inf
     r->node = p->node ? p->node : 1 + (uint32_t)rnd(r, N_NODES);
     c->body_case = info->body;
     *(void **)((char *)c + f->offset) = make_message(r, f->descriptor, 0);
+    fit(r, c);
     if (info->in_session && rnd(r, 4) == 0) {
         c->audited = arena_alloc(&r->a, sizeof(*c->audited));
         imp__audited__init(c->audited);
@@ -414,6 +461,20 @@ static void look_for_session(struct recorder *r, struct store_txn *t)
     store_iter_fini(&i);
 }
 
+static uint32_t find_behind(struct recorder *r, struct store_txn *t, struct arena *a)
+{
+    struct store_iter i;
+    uint32_t found = 0;
+    store_iter_init(&i, t, TABLE_NODE, NULL);
+    while (!found && store_iter_next(&i)) {
+        const Imp__NodeRow *row = store_iter_row(&i, a);
+        if (row && row->level < r->level)
+            found = row->id;
+    }
+    store_iter_fini(&i);
+    return found;
+}
+
 /* Epochs and sequences as the store has them, so that most proposals execute. */
 static void look(struct recorder *r)
 {
@@ -438,6 +499,7 @@ static void look(struct recorder *r)
         if (id == 1)
             r->is_up = n && n->up;
     }
+    r->behind = find_behind(r, t, &a);
     look_for_session(r, t);
     look_for_archived(r, t);
     arena_fini(&a);
@@ -504,12 +566,12 @@ static void ensure_session(struct recorder *r)
 {
     const struct command_info enter = {"node_register", IMP__COMMAND__BODY_NODE_REGISTER, false, LEVEL_FIRST};
     const struct command_info up = {"node_up", IMP__COMMAND__BODY_NODE_UP, true, LEVEL_FIRST};
-    r->for_node_1 = true;
+    r->for_node = 1;
     if (!r->has_session[1])
         record_one(r, &enter, false);
     if (r->has_session[1] && !r->is_up)
         record_one(r, &up, false);
-    r->for_node_1 = false;
+    r->for_node = 0;
 }
 
 /* What others need: more of these. */
@@ -519,14 +581,30 @@ static bool is_maker(const char *name)
            !strcmp(name, "message_store");
 }
 
+/* Members that have not registered since they know the level, lost ones too, hold it: they register or go. */
+static void raise_level(struct recorder *r)
+{
+    const struct command_info raise = {"feature_level", IMP__COMMAND__BODY_FEATURE_LEVEL, true, LEVEL_FIRST},
+                              enter = {"node_register", IMP__COMMAND__BODY_NODE_REGISTER, false, LEVEL_FIRST},
+                              remove = {"node_remove", IMP__COMMAND__BODY_NODE_REMOVE, true, LEVEL_FIRST};
+    if (!r->at_level || r->at_level >= r->level)
+        return;
+    for (uint32_t before = 0; r->behind && r->behind != before;) {
+        before = r->behind;
+        ensure_session(r);
+        r->for_node = r->behind;
+        if (r->behind > N_NODES || !record_one(r, &enter, false))
+            record_one(r, &remove, false);
+        r->for_node = 0;
+    }
+    ensure_session(r);
+    record_one(r, &raise, false);
+}
+
 /* In rounds, so that commands meet the rows of all others. */
 static void record(struct recorder *r, const bool wanted[GOLDEN_CASES])
 {
-    const struct command_info raise = {"feature_level", IMP__COMMAND__BODY_FEATURE_LEVEL, true, LEVEL_FIRST};
-    if (r->at_level && r->at_level < r->level) {
-        ensure_session(r);
-        record_one(r, &raise, false);
-    }
+    raise_level(r);
     for (int round = 0; round < WANT_DONE; round++) {
         for (size_t i = 0; i < n_elements(commands); i++) {
             const struct command_info *c = &commands[i];
