@@ -82,7 +82,7 @@ def test(cluster):
         assert [n['name'] for n in node.json('node', 'list')] == names
         facts = cluster_facts(node)
         assert facts['publisher'] == 'n1' and facts['leader'], facts
-        assert len(node.json('service', 'list')) == 27, 'three nodes, nine services'
+        assert len(node.json('service', 'list')) == 30, 'three nodes, ten services'
         text = node.cli('dbreplication', 'runtimestate')
         assert text.count('(2) Setup Completed') == 3 and text.count('Y/Y/Y') == 3, text
         assert fetch(node, '/healthz') == (200, 'ok\n')

@@ -56,12 +56,14 @@ static void pause_for(struct talk *t, unsigned ms)
 }
 
 /* base64 of "pencil", wherever it begins in a group of three bytes. */
-static bool has_password(const char *text)
+static bool has_password(const struct buf *said)
 {
-    return strstr(text, "cGVuY2ls") || strstr(text, "wZW5jaW") || strstr(text, "BlbmNpb");
+    return said->n &&
+           (memmem(said->data, said->n, "cGVuY2ls", 8) || memmem(said->data, said->n, "wZW5jaW", 7) ||
+            memmem(said->data, said->n, "BlbmNpb", 7));
 }
 
-static void check(const struct talk *t, const char *said)
+static void check(const struct talk *t, const struct buf *said)
 {
     const struct xml_stream_events none = {0};
     struct xml_stream *x = xml_stream_new(&xml_limits_default, &none, NULL);
@@ -88,17 +90,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     snprintf(facts.address, sizeof facts.address, "10.%u.%u.%u", n_inputs >> 16 & 255, n_inputs >> 8 & 255,
              n_inputs & 255);
     timer_init(&t.timer, the_loop, on_timer);
-    char *said = mem_zalloc(n_bytes + 1);
-    memcpy(said, data, n_bytes);
-    for (size_t i = 0; i < n_bytes; i++)
-        if (!said[i])
-            said[i] = ' ';
+    struct buf said = {0};
     t.tunnel = c2s_edge_open_tunnel(the_node->edge, the_loop, &facts, &events, &t);
     tunnel_write(t.tunnel, HEADER, strlen(HEADER));
     const char *p = (const char *)data, *end = p + n_bytes;
     while (p < end && !t.closed) {
         const char *wait = memmem(p, (size_t)(end - p), "\n~\n", 3);
-        tunnel_write(t.tunnel, p, (size_t)((wait ? wait : end) - p));
+        size_t n = (size_t)((wait ? wait : end) - p);
+        tunnel_write(t.tunnel, p, n);
+        buf_add(&said, p, n);
         p = wait ? wait + 3 : end;
         pause_for(&t, PIECE_MS);
     }
@@ -112,8 +112,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         pause_for(&t, 1);
     }
     FUZZ_ASSERT(c2s_edge_n_waiting(the_node->edge) == 0);
-    check(&t, said);
+    check(&t, &said);
     buf_fini(&t.heard);
-    mem_free(said);
+    buf_fini(&said);
     return 0;
 }
