@@ -14,7 +14,7 @@ from faultfs import Faults
 from harness import SLOW, run_test, step, wait
 
 SEED = int(os.environ.get('IMP_SEED', random.randrange(1 << 30)))
-ROUNDS = int(os.environ.get('IMP_ROUNDS', '20'))
+ROUNDS = int(os.environ.get('IMP_ROUNDS', '12'))
 BATCH = 20
 
 

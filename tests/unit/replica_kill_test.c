@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KILL_FOR_MS = 15000, EXIT_AGAIN = 75 };
+enum { KILL_FOR_MS = 9000, EXIT_AGAIN = 75 };
 
 static void nap(unsigned ms)
 {
