@@ -146,6 +146,7 @@ static void message_command(struct fill *f, uint64_t i, Imp__MessageStore *body,
     body->stanza.data = (uint8_t *)f->stanza;
     body->stanza.len = f->o.message_bytes;
     command->body_case = IMP__COMMAND__BODY_MESSAGE_STORE;
+    body->pending = true;
     command->message_store = body;
 }
 
