@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "im/address.h"
+#include "im/pbkdf2.h"
 
 #include <assert.h>
 #include <openssl/crypto.h>
@@ -75,10 +76,7 @@ int scram_derive(struct scram_keys *out, enum credential_hash hash, const char *
         iterations > CREDENTIAL_MAX_ITERATIONS)
         return ERR_INVALID;
     uint8_t salted[CREDENTIAL_MAX_KEY];
-    size_t n = credential_key_bytes(hash);
-    int ok = PKCS5_PBKDF2_HMAC(password, (int)strlen(password), salt, (int)n_salt, (int)iterations,
-                               md_of(hash), (int)n, salted);
-    assert(ok == 1);
+    pbkdf2(salted, hash, password, strlen(password), salt, n_salt, iterations);
     *out = (struct scram_keys){.iterations = iterations, .n_salt = (uint8_t)n_salt};
     memcpy(out->salt, salt, n_salt);
     scram_from_salted(out, hash, salted);

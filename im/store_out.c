@@ -46,8 +46,8 @@ static void free_storing(struct storing *st)
 
 static void refuse(struct shard *s, struct envelope *e, int code)
 {
-    bool full = code == ERR_LIMIT || code == ERR_NOTFOUND;
-    router_bounce(s, e, full ? STANZA_SERVICE_UNAVAILABLE : STANZA_RESOURCE_CONSTRAINT, NULL);
+    bool for_good = code == ERR_LIMIT || code == ERR_NOTFOUND || code == ERR_DENIED;
+    router_bounce(s, e, for_good ? STANZA_SERVICE_UNAVAILABLE : STANZA_RESOURCE_CONSTRAINT, NULL);
 }
 
 static void on_stored(void *user, const struct proposal_result *result);

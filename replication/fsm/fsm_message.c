@@ -171,6 +171,14 @@ static void refuse_full(struct fsm *f)
     fsm_refuse(f, ERR_LIMIT, "the user has as many messages waiting as are kept");
 }
 
+/* XEP-0191 §3.2. The sender's home looks at a list that may lag behind; here the order of the log decides. */
+static bool is_blocked(struct fsm *f, uint64_t uid, const char *from)
+{
+    const char *slash = strchr(from, '/');
+    return fsm_blocks(f, uid, from) ||
+           (slash && fsm_blocks(f, uid, arena_strndup(f->arena, from, (size_t)(slash - from))));
+}
+
 /* Nothing is written before all has been looked at. */
 static void store_at_level_3(struct fsm *f, const Imp__MessageStore *b)
 {
@@ -191,6 +199,10 @@ static void store_at_level_3(struct fsm *f, const Imp__MessageStore *b)
     if (before || (counted && fsm_resumable_has(&session, b->n_in))) {
         f->out->value = before;
         f->out->value2 = fsm_stored_pack(0, counted ? session.row.n_in : 0, true);
+        return;
+    }
+    if (b->to_uid && b->to_uid != b->from_uid && is_blocked(f, b->to_uid, b->from)) {
+        fsm_refuse(f, ERR_DENIED, "the user has blocked the sender");
         return;
     }
     if (b->to_uid && b->pending && is_full(f, b->to_uid, b->stanza.len, b->archive_to)) {

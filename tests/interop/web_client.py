@@ -113,10 +113,13 @@ def test(cluster):
     bosh.do('message', to='ann@example.com', body='while away')
     if managed:
         ann.expect('resumed')
-    else:
+        ann.expect('message', body='while away')
+    else:  # who binds by Bind 2 finds in the archive what waited (XEP-0386 §4.2)
+        bosh.do('message', to=jids[1], body='behind it')
+        bosh.expect('message', body='behind it')
         ann.expect('online')
-        ann.do('presence')
-    ann.expect('message', body='while away')
+        ann.do('archive')
+        ann.expect('archived', body='while away')
     step('a socket that was cut: %s' % ('resumed' if managed else 'logged in again'))
 
     for c in clients:

@@ -315,12 +315,44 @@ static void test_only_at_home(void **state)
     world_close(&c.w);
 }
 
+/* XEP-0191 §3.2: what comes behind the block in the log, whatever the sender's home knew; in no archive, on
+ * neither side. */
+static void test_blocked(void **state)
+{
+    static const char *const jids[] = {"alice@example.com", "alice@example.com/r", "example.com"};
+    (void)state;
+    for (size_t i = 0; i < sizeof jids / sizeof jids[0]; i++) {
+        struct cast c;
+        setup(&c);
+        Imp__MessageStore b = message(&c);
+        b.pending = b.archive_to = b.archive_from = true;
+        DONE(store(&c, &b));
+        Imp__BlockSet block = IMP__BLOCK_SET__INIT;
+        char *list[] = {(char *)jids[i]};
+        block.uid = c.bob;
+        block.n_block_jid = 1;
+        block.block_jid = list;
+        DONE(APPLY(&c.w, BLOCK_SET, block_set, &block));
+        assert_int_equal(store(&c, &b).code, ERR_DENIED);
+        assert_int_equal(world_rows(&c.w, TABLE_MESSAGE_INDEX), 2);
+        b.to_uid = c.alice;
+        b.from_uid = c.bob;
+        b.from = (char *)"bob@example.com/r";
+        DONE(store(&c, &b)); /* the other way is the sender's home to refuse */
+        world_close(&c.w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kept_by_both),         cmocka_unit_test(test_kept_by_one),
-        cmocka_unit_test(test_first_pending),        cmocka_unit_test(test_repeats),
-        cmocka_unit_test(test_sessions_come_and_go), cmocka_unit_test(test_only_at_home),
+        cmocka_unit_test(test_kept_by_both),
+        cmocka_unit_test(test_kept_by_one),
+        cmocka_unit_test(test_first_pending),
+        cmocka_unit_test(test_repeats),
+        cmocka_unit_test(test_sessions_come_and_go),
+        cmocka_unit_test(test_only_at_home),
+        cmocka_unit_test(test_blocked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
