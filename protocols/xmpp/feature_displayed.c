@@ -4,20 +4,6 @@
 #include "protocols/xmpp/pep.h"
 #include <string.h>
 
-static struct blob *write_inner(const struct xml *root)
-{
-    struct buf out = {0};
-    for (const struct xml *x = root->children; x; x = x->next) {
-        if (x->name)
-            xml_write(&out, x, NS_CLIENT);
-        else
-            xml_escape(&out, x->text, x->n_text);
-    }
-    struct blob *b = out.n ? blob_new(out.data, out.n) : NULL;
-    buf_fini(&out);
-    return b;
-}
-
 static void publish(struct c2s_home *h, const char *to, const struct xml *displayed)
 {
     struct pep_write *w = pep_write_new(h, h->session.user->uid, h->session.user->jid);
@@ -37,7 +23,7 @@ static enum hook_verdict from_client(struct c2s_home *h, struct envelope *e, str
     if (!x || !pep_is_on(h->session.shard))
         return HOOK_GO_ON;
     xml_remove(x);
-    struct blob *payload = write_inner(stanza->root);
+    struct blob *payload = stanza_inner(stanza->root, NS_CLIENT);
     e->n_bytes += (payload ? payload->n : 0) - (e->payload ? e->payload->n : 0);
     blob_unref(e->payload);
     e->payload = payload;

@@ -8,25 +8,10 @@ struct cast {
     uint64_t alice, bob;
 };
 
-static void raise_to(struct world *w, unsigned level)
-{
-    uint8_t nonce[16] = {(uint8_t)level};
-    Imp__NodeRegister r = IMP__NODE_REGISTER__INIT;
-    r.node = 1;
-    r.nonce = BYTES(nonce, 16);
-    r.expected_epoch = world_node(w, 1)->epoch;
-    r.level = level;
-    r.release = (char *)"1.0";
-    DONE(APPLY(w, NODE_REGISTER, node_register, &r));
-    Imp__FeatureLevel b = IMP__FEATURE_LEVEL__INIT;
-    b.level = level;
-    DONE(APPLY(w, FEATURE_LEVEL, feature_level, &b));
-}
-
 static void setup(struct cast *c)
 {
     world_open(&c->w);
-    raise_to(&c->w, 3);
+    world_raise_to(&c->w, 3);
     c->alice = world_add_user(&c->w, "alice");
     c->bob = world_add_user(&c->w, "bob");
 }
@@ -113,7 +98,7 @@ static void below_level_3(void **state)
     (void)state;
     struct world w;
     world_open(&w);
-    raise_to(&w, 2);
+    world_raise_to(&w, 2);
     uint64_t bob = world_add_user(&w, "bob");
     assert_int_equal(set_prefs(&w, bob, IMP__ARCHIVE_MODE__ARCHIVE_NEVER, NULL, 0).code, ERR_UNSUPPORTED);
     assert_int_equal(world_rows(&w, TABLE_ARCHIVE_PREFS), 0);

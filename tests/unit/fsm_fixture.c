@@ -240,6 +240,21 @@ struct fsm_result world_sync_user(struct world *w, const char *uuid, const char 
     return APPLY(w, SYNC_USERS, sync_users, &b);
 }
 
+void world_raise_to(struct world *w, unsigned level)
+{
+    uint8_t nonce[16] = {(uint8_t)level};
+    Imp__NodeRegister r = IMP__NODE_REGISTER__INIT;
+    r.node = 1;
+    r.nonce = BYTES(nonce, 16);
+    r.expected_epoch = world_node(w, 1)->epoch;
+    r.level = level;
+    r.release = (char *)"1.0";
+    DONE(APPLY(w, NODE_REGISTER, node_register, &r));
+    Imp__FeatureLevel b = IMP__FEATURE_LEVEL__INIT;
+    b.level = level;
+    DONE(APPLY(w, FEATURE_LEVEL, feature_level, &b));
+}
+
 void world_tick(struct world *w, uint64_t ms)
 {
     Imp__HashPoint b = IMP__HASH_POINT__INIT;

@@ -37,6 +37,7 @@ uint64_t world_register(struct world *w, uint32_t node);              /* the epo
 void world_up(struct world *w, uint32_t node);                        /* registers and is up */
 uint64_t world_add_user(struct world *w, const char *localpart);
 struct fsm_result world_sync_user(struct world *w, const char *uuid, const char *localpart, uint64_t run);
+void world_raise_to(struct world *w, unsigned level); /* node 1 registers anew, knowing it */
 void world_tick(struct world *w, uint64_t ms); /* lets time pass */
 void world_set(struct world *w, const char *key, const char *value);
 

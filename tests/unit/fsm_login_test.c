@@ -6,18 +6,8 @@
 
 static void open_world(struct world *w)
 {
-    uint8_t nonce[16] = {1};
     world_open(w);
-    Imp__NodeRegister r = IMP__NODE_REGISTER__INIT;
-    r.node = 1;
-    r.nonce = BYTES(nonce, 16);
-    r.expected_epoch = world_node(w, 1)->epoch;
-    r.level = LEVEL_3;
-    r.release = (char *)"3.0";
-    DONE(APPLY(w, NODE_REGISTER, node_register, &r));
-    Imp__FeatureLevel b = IMP__FEATURE_LEVEL__INIT;
-    b.level = LEVEL_3;
-    DONE(APPLY(w, FEATURE_LEVEL, feature_level, &b));
+    world_raise_to(w, LEVEL_3);
 }
 
 static uint64_t add_user(struct world *w, const char *localpart, Imp__CredentialRow *credential)

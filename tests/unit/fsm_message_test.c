@@ -9,18 +9,8 @@ struct cast {
 
 static void setup(struct cast *c)
 {
-    uint8_t nonce[16] = {1};
     world_open(&c->w);
-    Imp__NodeRegister r = IMP__NODE_REGISTER__INIT;
-    r.node = 1;
-    r.nonce = BYTES(nonce, 16);
-    r.expected_epoch = world_node(&c->w, 1)->epoch;
-    r.level = 3;
-    r.release = (char *)"1.0";
-    DONE(APPLY(&c->w, NODE_REGISTER, node_register, &r));
-    Imp__FeatureLevel b = IMP__FEATURE_LEVEL__INIT;
-    b.level = 3;
-    DONE(APPLY(&c->w, FEATURE_LEVEL, feature_level, &b));
+    world_raise_to(&c->w, 3);
     c->alice = world_add_user(&c->w, "alice");
     c->bob = world_add_user(&c->w, "bob");
 }

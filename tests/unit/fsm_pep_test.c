@@ -162,26 +162,11 @@ static void check_nothing_left(struct world *w)
             fail_msg("table %s has %u rows", table_name(tables[i]), (unsigned)world_rows(w, tables[i]));
 }
 
-static void raise_to(struct world *w, unsigned level)
-{
-    uint8_t nonce[16] = {(uint8_t)level};
-    Imp__NodeRegister r = IMP__NODE_REGISTER__INIT;
-    r.node = 1;
-    r.nonce = BYTES(nonce, sizeof nonce);
-    r.expected_epoch = world_node(w, 1)->epoch;
-    r.release = (char *)"3.0";
-    r.level = level;
-    DONE(APPLY(w, NODE_REGISTER, node_register, &r));
-    Imp__FeatureLevel b = IMP__FEATURE_LEVEL__INIT;
-    b.level = level;
-    DONE(APPLY(w, FEATURE_LEVEL, feature_level, &b));
-}
-
 static void open_at_level_3(struct world *w)
 {
     world_open(w);
-    raise_to(w, 2);
-    raise_to(w, 3);
+    world_raise_to(w, 2);
+    world_raise_to(w, 3);
 }
 
 /* ---- tests ---- */
@@ -461,7 +446,7 @@ static void test_below_level_3(void **state)
     struct world w;
     (void)state;
     world_open(&w);
-    raise_to(&w, 2);
+    world_raise_to(&w, 2);
     uint64_t alice = world_add_user(&w, "alice");
     REFUSED(&w, ERR_UNSUPPORTED, publish(&w, alice, "n", "a", "<a/>"));
     REFUSED(&w, ERR_UNSUPPORTED, node_set(&w, alice, "n", config(&w, 0), true));

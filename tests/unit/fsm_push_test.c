@@ -5,15 +5,7 @@
 static void open_world(struct world *w)
 {
     world_open(w);
-    Imp__NodeRegister r = IMP__NODE_REGISTER__INIT;
-    r.node = 1;
-    r.nonce = BYTES("0123456789abcdef", 16);
-    r.release = (char *)"0.3.0";
-    r.level = 3;
-    DONE(APPLY(w, NODE_REGISTER, node_register, &r));
-    Imp__FeatureLevel b = IMP__FEATURE_LEVEL__INIT;
-    b.level = 3;
-    DONE(APPLY(w, FEATURE_LEVEL, feature_level, &b));
+    world_raise_to(w, 3);
 }
 
 static struct fsm_result enable(struct world *w, uint64_t uid, const char *jid, const char *node,
