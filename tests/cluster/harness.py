@@ -363,6 +363,18 @@ class Cluster:
                 print('--- runtime state as %s sees it\n%s%s' % (node.name, p.stdout, p.stderr))
                 break
 
+    def sanitizer_line(self):
+        """The first line in which a sanitizer tells of a fault, or None."""
+        for node in self.nodes:
+            try:
+                with open(node.log, errors='replace') as f:
+                    for line in f:
+                        if 'Sanitizer' in line or 'runtime error' in line:
+                            return '%s: %s' % (node.log, line.strip())
+            except OSError:
+                pass
+        return None
+
     def close(self, failed):
         for node in self.nodes:
             try:
@@ -384,12 +396,17 @@ class Cluster:
                 subprocess.run(['ip', 'netns', 'del', node.netns])
         # a sanitizer's report must not go unseen
         if not failed:
-            for node in self.nodes:
-                with open(node.log, errors='replace') as f:
-                    for line in f:
-                        if 'Sanitizer' in line or 'runtime error' in line:
-                            raise Failed('%s: %s' % (node.log, line.strip()))
+            line = self.sanitizer_line()
+            if line:
+                raise Failed(line)
             shutil.rmtree(self.dir)
+
+
+def reason(e):
+    """What failed and where in the test, for the very end of what is printed: a log may be cut above it."""
+    here = [f for f in traceback.extract_tb(e.__traceback__) if f.filename.startswith(os.path.join(ROOT, 'tests'))]
+    where = ' (%s)' % ', '.join('%s:%d' % (os.path.basename(f.filename), f.lineno) for f in here[-3:]) if here else ''
+    return '%s: %s%s' % (type(e).__name__, e, where)
 
 
 def run_test(test, n=3, **kw):
@@ -402,17 +419,20 @@ def run_test(test, n=3, **kw):
         os.execvp('unshare', ['unshare', '-n', sys.executable] + sys.argv)
     sh('ip link set lo up')
     cluster = Cluster(n, **kw)
-    failed = True
+    why = []
     try:
         test(cluster)
-        failed = False
-    except Exception:
+    except Exception as e:
+        why.append(reason(e))
         traceback.print_exc()
         cluster.report()
+        if cluster.sanitizer_line():
+            why.append(cluster.sanitizer_line())
     try:
-        cluster.close(failed)
-    except Exception:
+        cluster.close(bool(why))
+    except Exception as e:
+        why.append(reason(e))
         traceback.print_exc()
-        failed = True
-    print('FAILED, files in %s' % cluster.dir if failed else 'passed')
-    sys.exit(1 if failed else 0)
+    sys.stderr.flush()
+    print('FAILED, files in %s\n%s' % (cluster.dir, '\n'.join(why)) if why else 'passed')
+    sys.exit(1 if why else 0)

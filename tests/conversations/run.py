@@ -15,6 +15,7 @@ import ssl
 import sys
 import tempfile
 import time
+import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, 'runner'), os.path.join(os.path.dirname(HERE), 'cluster')]
@@ -216,16 +217,19 @@ class Run:
         await asyncio.gather(*(p.disconnect() for p in quiet))
 
     # ---- all of them ----
+    def fail(self, play, why):
+        self.failed.append(play)
+        play.why = str(why)
+        print(play.explain(why, self.args.verbose), flush=True)
+
     async def one(self, play):
         try:
             await play.play()
         except (Failure, convfile.BadFile, Trouble) as e:
-            self.failed.append(play)
-            print(play.explain(e, self.args.verbose), flush=True)
+            self.fail(play, e)
         except Exception as e:
-            self.failed.append(play)
-            print(play.explain('the runner failed: %r' % e, self.args.verbose), flush=True)
-            raise
+            traceback.print_exc()
+            self.fail(play, 'the runner failed: %r' % e)
         else:
             if self.args.verbose:
                 print('ok     %s (%.2f s)' % (play.c, time.monotonic() - play.began))
@@ -234,8 +238,9 @@ class Run:
         finally:
             try:
                 await play.end()
-            except (Failure, Trouble, OSError) as e:
-                print('%s: after the end: %s' % (play.c, e))
+            except (Failure, Trouble, OSError, asyncio.TimeoutError) as e:
+                if play not in self.failed:
+                    self.fail(play, 'after the end: %r' % e)
 
     async def all(self, conversations):
         await self.start_helpers()
@@ -259,9 +264,11 @@ class Run:
         print('%d conversations on %d node%s in %.1f s (users made in %.1f s), %d failed' %
               (len(plays), len(self.hosts), 's' if len(self.hosts) > 1 else '', time.monotonic() - made, made - began,
                len(self.failed)))
-        for play in self.failed:
-            print('  failed: %s' % play.c)
         return not self.failed
+
+    def reasons(self):
+        """Which failed and why, a few lines each: the last that is printed, since a log may be cut above it."""
+        return '\n'.join('failed: %s\n    %s: %s' % (p.c, p.step, ' '.join(p.why.split())[:300]) for p in self.failed)
 
 
 def arguments(argv):
@@ -290,7 +297,7 @@ def play_on_cluster(args, conversations):
         args.ca, args.all_data = cluster.ca, [n.dir for n in cluster.nodes]
         run = Run([n.address for n in cluster.nodes], cluster.nodes[0].dir, cluster.ca, harness.IMPCLI, harness.SLOW, args)
         if not asyncio.run(run.all(conversations)):
-            raise harness.Failed('%d conversations failed' % len(run.failed))
+            raise harness.Failed('%d conversations failed\n%s' % (len(run.failed), run.reasons()))
         cluster.check_equal()
     harness.run_test(test, n=args.nodes, config=['--shards', '2'])
 
@@ -304,7 +311,9 @@ def play_attached(args, conversations):
                                         capture_output=True, text=True).stdout)
     args.ca, args.all_data = os.path.join(args.attach, 'ca.pem'), [args.attach]
     run = Run([m['address'] for m in members], args.attach, args.ca, harness.IMPCLI, harness.SLOW, args)
-    sys.exit(0 if asyncio.run(run.all(conversations)) else 1)
+    good = asyncio.run(run.all(conversations))
+    print(run.reasons())
+    sys.exit(0 if good else 1)
 
 
 def main(argv):
