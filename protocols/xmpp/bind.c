@@ -21,15 +21,20 @@ static void add_limits(struct buf *out, const struct im_settings *set)
     buf_adds(out, "</limits>");
 }
 
-void home_features(struct c2s_home *h, bool with_bind)
+static bool is_told(const struct xmpp_feature *f, const struct c2s_home *h, enum stream_stage stage)
+{
+    return f->stream_feature && feature_is_on(f, h->conn->shard) &&
+           (!f->stream_feature_is_on || f->stream_feature_is_on(h, stage));
+}
+
+void home_features(struct c2s_home *h, enum stream_stage stage)
 {
     struct buf out = {0};
     buf_adds(&out, "<stream:features>");
-    if (with_bind)
+    if (stage == STREAM_UNBOUND)
         buf_adds(&out, "<bind xmlns='" NS_BIND "'/>");
     for (const struct xmpp_feature *const *f = xmpp_features; *f; f++)
-        if ((*f)->stream_feature && feature_is_on(*f, h->conn->shard) &&
-            (with_bind || strcmp((*f)->name, "session") != 0))
+        if (is_told(*f, h, stage))
             buf_adds(&out, (*f)->stream_feature);
     add_limits(&out, &h->conn->shard->settings);
     buf_adds(&out, "</stream:features>");

@@ -57,10 +57,12 @@ struct xmpp_inline {
 
 struct xmpp_feature {
     const char *name, *xep;
-    const char *const *server_features;     /* disco features of the domain, NULL-terminated; may be NULL */
-    const char *const *account_features;    /* of an account */
-    const char *stream_feature;             /* XML in <stream:features/>, or NULL */
-    const struct xmpp_iq_handler *handlers; /* ended by one without a namespace */
+    const char *const *server_features;  /* disco features of the domain, NULL-terminated; may be NULL */
+    const char *const *account_features; /* of an account */
+    const char *stream_feature;          /* XML in <stream:features/>, or NULL */
+    /* Is that of use to H now? NULL: always. */
+    bool (*stream_feature_is_on)(const struct c2s_home *h, enum stream_stage stage);
+    const struct xmpp_iq_handler *handlers;      /* ended by one without a namespace */
     const struct xmpp_element_handler *elements; /* the same */
     struct xmpp_hooks hooks;                     /* hooks.h; each may be NULL */
     struct {
@@ -89,8 +91,8 @@ void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text);
 void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes); /* <error> with more in it */
 /* EXTRA: a condition of the application (RFC 6120 §8.3.4), as XML. */
 void iq_error_with(struct xmpp_iq *iq, enum stanza_error error, const char *text, const char *extra);
-/* A request to the server from somebody who has no session here, such as a component: answered by the handlers that
- * say so, as a stanza. Takes E. */
+/* A request to the server from somebody who has no session here, such as a component: answered by the
+ * handlers that say so, as a stanza. Takes E. */
 void iq_from_outside(struct shard *s, struct envelope *e);
 /* An answer that comes later: keep, then answer exactly once; SESSION is looked up again. */
 struct iq_later;

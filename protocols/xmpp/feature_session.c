@@ -12,6 +12,12 @@ static void refuse_bind(struct xmpp_iq *iq)
     iq_error(iq, STANZA_NOT_ALLOWED, "a resource is bound");
 }
 
+static bool is_of_use(const struct c2s_home *h, enum stream_stage stage)
+{
+    (void)h;
+    return stage == STREAM_UNBOUND;
+}
+
 static const struct xmpp_iq_handler handlers[] = {
     {NS_BIND, "bind", IQ_SERVER | IQ_SELF, .set = true, .handle = refuse_bind},
     {NS_SESSION, "session", IQ_SERVER | IQ_SELF, .set = true, .handle = handle},
@@ -21,5 +27,6 @@ const struct xmpp_feature feature_session = {
     .name = "session",
     .xep = "RFC 3921",
     .stream_feature = "<session xmlns='" NS_SESSION "'><optional/></session>",
+    .stream_feature_is_on = is_of_use,
     .handlers = handlers,
 };

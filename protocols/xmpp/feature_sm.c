@@ -222,6 +222,13 @@ static void session_presence(struct c2s_home *h, const struct envelope *e, const
 
 /* ---- the feature ---- */
 
+/* §2: it is there to be enabled or resumed. Once that was done within the log-in it is neither, and a client
+ * that goes by the features would try, be refused, and take itself for unmanaged. */
+static bool is_of_use(const struct c2s_home *h, enum stream_stage stage)
+{
+    return stage != STREAM_RESUMED && !h->sm;
+}
+
 static const struct xmpp_element_handler elements[] = {
     {NS_SM, "enable", .bound = true, .handle = handle_enable},
     {NS_SM, "enable", .unbound = true, .handle = handle_early},
@@ -244,6 +251,7 @@ const struct xmpp_feature feature_sm = {
     .name = "sm",
     .xep = "XEP-0198 1.6.1",
     .stream_feature = "<sm xmlns='" NS_SM "'/>",
+    .stream_feature_is_on = is_of_use,
     .level = LEVEL_3,
     .elements = elements,
     .inline_bind2 = inline_bind2,

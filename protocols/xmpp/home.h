@@ -17,8 +17,8 @@
 
 /* What a handler of something asked for within the log-in says (feature.h). */
 enum inline_result {
-    INLINE_DONE,    /* ANSWER has what there is to say (nothing, where the XEP has no answer) */
-    INLINE_LATER,   /* home_inline_done comes later, from the shard's loop; the client is not read until then */
+    INLINE_DONE,  /* ANSWER has what there is to say (nothing, where the XEP has no answer) */
+    INLINE_LATER, /* home_inline_done comes later, from the shard's loop; the client is not read until then */
     INLINE_RESUMED, /* SASL2 only: H takes over an earlier session whose full JID is in h->resumed_jid
                        (mem_strdup); nothing is bound any more, written() moves the connection */
 };
@@ -39,15 +39,15 @@ struct c2s_home {
     struct c2s_login *login;
     enum home_state state;
     bool overflow;
-    bool pinged;                 /* asked because it was silent */
-    uint64_t since_ms, heard_ms; /* CLOCK_MONOTONIC */
-    uint64_t n_written;          /* bytes given to conn */
-    uint64_t n_sent_at_end;      /* of them, in the kernel when the connection was closed */
-    struct list unbound;         /* in xs->unbound until a resource is bound */
-    struct list binding;         /* in xs->binding while the request below waits */
+    bool pinged;                   /* asked because it was silent */
+    uint64_t since_ms, heard_ms;   /* CLOCK_MONOTONIC */
+    uint64_t n_written;            /* bytes given to conn */
+    uint64_t n_sent_at_end;        /* of them, in the kernel when the connection was closed */
+    struct list unbound;           /* in xs->unbound until a resource is bound */
+    struct list binding;           /* in xs->binding while the request below waits */
     char *bind_id, *bind_resource; /* the resource is NULL when none was asked for */
-    uint64_t bind_ms;            /* since when */
-    bool said_from;              /* in its stream header */
+    uint64_t bind_ms;              /* since when */
+    bool said_from;                /* in its stream header */
     uint8_t n_bind_failures;
     struct session_hooks hooks;  /* in HOME_BOUND */
     struct home_inline *inlined; /* in HOME_INLINE */
@@ -127,7 +127,13 @@ void home_header_write(struct c2s_home *h, struct buf *out);
 /* An iq of type set with INNER to the client, from its account: a push. KIND begins its id. */
 void home_push(struct c2s_home *h, const char *kind, const void *inner, size_t n_bytes);
 void home_write_roster_item(struct buf *out, const struct roster_item *item);
-/* Writes <stream:features/>, with or without resource binding. */
-void home_features(struct c2s_home *h, bool with_bind);
+/* Where the stream is when its features are told. */
+enum stream_stage {
+    STREAM_UNBOUND,
+    STREAM_BOUND,   /* by Bind 2 */
+    STREAM_RESUMED, /* within SASL2 */
+};
+/* Writes <stream:features/>. */
+void home_features(struct c2s_home *h, enum stream_stage stage);
 
 #endif

@@ -84,6 +84,6 @@ void c2s_home_header(struct c2s_home *h, const struct xml *header)
         home_write(h, out.data, out.n);
         buf_fini(&out);
         h->state = HOME_UNBOUND;
-        home_features(h, true);
+        home_features(h, STREAM_UNBOUND);
     }
 }

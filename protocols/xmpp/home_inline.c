@@ -330,7 +330,7 @@ static void finish(struct c2s_home *h)
     h->state = bound ? HOME_BOUND : HOME_UNBOUND;
     if (bound || resumed)
         list_remove(&h->unbound);
-    home_features(h, !bound && !resumed);
+    home_features(h, bound ? STREAM_BOUND : resumed ? STREAM_RESUMED : STREAM_UNBOUND);
     write_held(h, in, h->n_written - n_written);
     struct c2s_conn *conn = h->conn;
     tell_written(h, PHASE_SASL2, in);

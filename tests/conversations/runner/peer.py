@@ -5,6 +5,7 @@ import collections
 import hashlib
 import hmac
 import os
+import re
 import ssl
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
@@ -166,6 +167,9 @@ class Peer:
             if '<enable' in text:
                 self.counting, self.sent_count = True, 0
                 n_stanzas = 0
+            resume = re.search(r'''<resume\s[^>]*\bh=['"](\d+)['"]''', text)
+            if resume:  # what is acknowledged goes on from what the client says it has
+                self.received_count = int(resume.group(1))
         if self.counting:
             self.sent_count += n_stanzas
         self.write(text)

@@ -13,9 +13,6 @@ xmpp.streamManagement?.on?.('resumed', () => say('resumed'));
 xmpp.on('stanza', (s) => {
   if (s.is('message') && s.getChildText('body'))
     say('message', {from: s.attrs.from, body: s.getChildText('body')});
-  const archived = s.getChild('result', 'urn:xmpp:mam:2')?.getChild('forwarded')?.getChild('message');
-  if (archived?.getChildText('body'))
-    say('archived', {from: archived.attrs.from, body: archived.getChildText('body')});
   if (s.is('presence'))
     say('presence', {from: s.attrs.from, type: s.attrs.type || 'available'});
 });
@@ -25,7 +22,6 @@ obey({
   message: ({to, body}) => xmpp.send(xml('message', {to, type: 'chat'}, xml('body', {}, body))),
   ping: async ({to}) => say('pong', {type: (await xmpp.iqCaller.request(
     xml('iq', {type: 'get', to}, xml('ping', 'urn:xmpp:ping')), 10000)).attrs.type}),
-  archive: () => xmpp.send(xml('iq', {type: 'set', id: 'archive'}, xml('query', 'urn:xmpp:mam:2'))),
   managed: () => say('managed', {enabled: Boolean(xmpp.streamManagement?.enabled)}),
   // the socket goes without a word: it comes back by itself
   cut: () => { (xmpp.socket.socket ?? xmpp.socket).close(); },
