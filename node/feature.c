@@ -1,4 +1,5 @@
 /* The features of a node: the IM core on its shards, XMPP, user sync. */
+#include "base/admission.h"
 #include "base/release.h"
 #include "cluster/certs.h"
 #include "node/auth.h"
@@ -10,6 +11,7 @@
 #include "protocols/xmpp/component.h"
 #include "protocols/xmpp/web.h"
 #include "protocols/xmpp/xmpp.h"
+#include "replication/levels.h"
 #include <stdio.h>
 
 /* What the edges' secret is derived for: salts of users that do not exist, tokens for fast log-ins. */
@@ -217,6 +219,19 @@ static void make_web(struct node *n)
     });
 }
 
+/* Until a cluster has the settings, everybody may come as fast as before. */
+static void read_admission(struct node *n)
+{
+    struct arena a;
+    struct store_txn *t = control_read(n);
+    if (!n->members || n->members->level < LEVEL_3)
+        return;
+    arena_init(&a);
+    admission_set(n->admission, (unsigned)setting_int(t, n->id.name, SETTING_LIMIT_NEW_CONNECTIONS),
+                  setting_string(t, n->id.name, SETTING_LIMIT_NEW_CONNECTIONS_EXEMPT, &a));
+    arena_fini(&a);
+}
+
 static int make_edge(struct node *n, struct err_ctx *err)
 {
     char address[2][64];
@@ -233,6 +248,7 @@ static int make_edge(struct node *n, struct err_ctx *err)
         .starttls = listen_of(n, &n->config.listen_xmpp, address[0]),
         .direct_tls = listen_of(n, &n->config.listen_xmpps, address[1]),
         .node_name = n->id.name,
+        .admission = n->admission,
         .check_password = auth_check_password,
         .user = n->auth,
     };
@@ -256,6 +272,7 @@ void feature_new_key(struct node *n)
 
 int feature_start(struct node *n, struct err_ctx *err)
 {
+    n->admission = admission_new(log_category(n->log_root, "xmpp"), &n->metrics);
     health_start(n);
     make_sync(n);
     services_set_functions(n->services, SERVICE_SYNC_AGENT, start_sync, stop_sync, n);
@@ -287,8 +304,10 @@ void feature_on_change(struct node *n, unsigned dirty)
         auth_settings_changed(n->auth);
         xmpp_glue_settings_changed(n);
     }
-    if (dirty & (DIRTY_SETTINGS | DIRTY_MEMBERS))
+    if (dirty & (DIRTY_SETTINGS | DIRTY_MEMBERS)) {
         health_settings_changed(n);
+        read_admission(n);
+    }
 }
 
 void feature_set_certs(struct node *n)

@@ -110,6 +110,7 @@ static int start_https(void *user, struct err_ctx *err)
                                     .sni = n->client_sni,
                                     .max_connections = 1024,
                                     .max_per_address = 1024,
+                                    .admission = n->admission,
                                     .groups = {{routes, n}}};
     if (n->web) {
         o.groups[1] = (struct http_routes){web_routes, n->web};

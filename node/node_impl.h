@@ -30,6 +30,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+struct admission;
 struct auth;
 struct c2s_edge;
 struct components;
@@ -101,6 +102,7 @@ struct node {
     struct xmpp *xmpp;
     struct components *components;
     struct auth *auth;
+    struct admission *admission; /* of client connections */
     struct c2s_edge *edge; /* NULL: a witness */
     struct sync_glue *sync;
     struct http_server *http;

@@ -1,5 +1,6 @@
 /* Life of the server: certificates, connections counted by address, what a callback is about. */
 #include "protocols/http/http_server_impl.h"
+#include "base/admission.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -77,10 +78,12 @@ static bool has_room(struct http_server *s, int fd)
 {
     char address[64];
     peer_address(fd, address);
-    const struct http_peer *p = find_peer(s, address);
     if (s->n_connections >= s->o.max_connections)
         return false;
-    return !p || p->n < s->o.max_per_address || (s->o.is_proxy && s->o.is_proxy(s->o.proxy_user, address));
+    if (s->o.is_proxy && s->o.is_proxy(s->o.proxy_user, address))
+        return true;
+    const struct http_peer *p = find_peer(s, address);
+    return (!p || p->n < s->o.max_per_address) && admission_take(s->o.admission, address, loop_now_ms(s->o.loop));
 }
 
 static void count_peer(struct http_server *s, struct lws *wsi)

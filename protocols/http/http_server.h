@@ -93,6 +93,7 @@ struct http_server_options {
     const char *address; /* numeric; "" = any */
     unsigned port;
     unsigned max_connections, max_per_address;
+    struct admission *admission; /* of those that connect; lives longer than the server; NULL: everybody */
     struct tls_sni
         *sni; /* a reference is taken; may be NULL until http_server_set_sni: no handshake succeeds */
     struct http_routes groups[HTTP_ROUTE_GROUPS]; /* live as long as the server */

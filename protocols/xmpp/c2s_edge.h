@@ -7,6 +7,7 @@
 #ifndef XMPP_C2S_EDGE_H
 #define XMPP_C2S_EDGE_H
 
+#include "base/admission.h"
 #include "base/tunnel.h"
 #include "protocols/xmpp/c2s.h"
 #include "protocols/xmpp/sasl.h"
@@ -32,6 +33,7 @@ struct c2s_edge_options {
     struct tls_sni *sni;   /* a reference is taken; NULL until c2s_edge_set_sni: no connections */
     const char *node_name; /* for settings of this node alone */
     struct log *log;       /* root; NULL: im_log */
+    struct admission *admission; /* of those that connect; lives longer than the edge; NULL: everybody */
     uint8_t secret[32];    /* the same on all nodes: salts of users that do not exist, tokens (XEP-0484) */
     /* Called on a shard; calls ON_DONE once, on REPLY_TO, later. NULL: such users cannot log in. */
     void (*check_password)(void *user, const struct c2s_password *p, struct loop *reply_to,

@@ -39,7 +39,21 @@ static struct edge_conn *make(struct edge_shard *es)
     return c;
 }
 
-static void begin(struct edge_conn *c)
+/* Of one address: not too fast, which is said elsewhere, and not too many. */
+static bool may_come(struct edge_conn *c, bool is_tunnel)
+{
+    struct c2s_edge *e = c->es->edge;
+    unsigned max = edge_settings(c->es)->connections_per_address;
+    uint64_t now_ms = loop_now_ms(c->es->shard->loop);
+    if (!is_tunnel && !admission_take(e->options.admission, c->address, now_ms))
+        return false;
+    if (c2s_throttle_connect(e->throttle, c->address, max, now_ms))
+        return true;
+    log_debug(e->log, "%s has %u connections that have not logged in", c->address, max);
+    return false;
+}
+
+static void begin(struct edge_conn *c, bool is_tunnel)
 {
     struct edge_shard *es = c->es;
     const struct edge_settings *set = edge_settings(es);
@@ -47,10 +61,7 @@ static void begin(struct edge_conn *c)
     stream_set_metrics(c->stream, im_metrics(es->edge->im));
     timer_init(&c->deadline, es->shard->loop, on_deadline);
     timer_init(&c->delay, es->shard->loop, edge_on_delay);
-    if (!c2s_throttle_connect(es->edge->throttle, c->address, set->connections_per_address,
-                              loop_now_ms(es->shard->loop))) {
-        log_debug(es->edge->log, "%s has %u connections that have not logged in", c->address,
-                  set->connections_per_address);
+    if (!may_come(c, is_tunnel)) {
         stream_set_handler(c->stream, NULL, NULL);
         stream_abort(c->stream);
         mem_free(c);
@@ -72,14 +83,14 @@ void edge_conn_new(struct edge_shard *es, int fd, bool direct_tls)
     struct edge_conn *c = make(es);
     c->direct_tls = direct_tls;
     c->stream = stream_new(es->shard->loop, fd, &stream_events, c);
-    begin(c);
+    begin(c, false);
 }
 
 void edge_conn_new_tunnel(struct edge_shard *es, struct tunnel *t)
 {
     struct edge_conn *c = make(es);
     c->stream = tunnel_accept(t, &stream_events, c);
-    begin(c);
+    begin(c, true); /* the HTTPS port has let it in */
 }
 
 struct edge_conn *edge_conn_find(struct edge_shard *es, uint64_t id)

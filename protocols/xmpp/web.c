@@ -1,6 +1,6 @@
 #include "protocols/xmpp/web_impl.h"
+#include "base/admission.h"
 #include "replication/settings.h"
-#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,28 +112,10 @@ bool web_is_origin_allowed(struct web *w, const struct http_request *r)
     return !*r->origin || any_word(web_settings(w)->origins, is_origin, r);
 }
 
-/* ADDRESS or ADDRESS/BITS. */
-static bool is_in_network(const char *word, const void *address)
-{
-    char network[256];
-    uint8_t want[16], have[16];
-    snprintf(network, sizeof(network), "%s", word);
-    char *slash = strchr(network, '/');
-    if (slash)
-        *slash = '\0';
-    int family = strchr(network, ':') ? AF_INET6 : AF_INET;
-    unsigned n_bits = family == AF_INET6 ? 128 : 32;
-    unsigned bits = slash ? (unsigned)strtoul(slash + 1, NULL, 10) : n_bits;
-    if (bits > n_bits || inet_pton(family, network, want) != 1 || inet_pton(family, address, have) != 1)
-        return false;
-    uint8_t mask = (uint8_t)(0xff00 >> bits % 8);
-    return !memcmp(want, have, bits / 8) && (bits % 8 == 0 || !((want[bits / 8] ^ have[bits / 8]) & mask));
-}
-
 bool web_is_proxy(void *user, const char *address)
 {
     struct web *w = user;
-    return *web_settings(w)->proxies && any_word(w->settings.proxies, is_in_network, address);
+    return *web_settings(w)->proxies && address_is_in_list(w->settings.proxies, address);
 }
 
 struct tunnel_facts web_facts(const struct http_request *r, enum c2s_tunnel_kind kind)
