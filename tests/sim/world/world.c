@@ -155,6 +155,7 @@ void world_init(uint64_t seed, unsigned options, enum world_mutation mutation, u
     random_bytes(W->cluster_id, sizeof(W->cluster_id));
     for (uint32_t id = 1; id <= WORLD_NODES; id++)
         world_node_init(&W->nodes[id], id);
+    W->nodes[0].is_alive = true; /* where clients are */
     for (unsigned i = 0; i < WORLD_USERS; i++)
         list_init(&W->users[i].sessions);
 }

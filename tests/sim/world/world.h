@@ -8,7 +8,7 @@
  * (replica_stepper). A process of a node that ends itself goes back to world_run by longjmp, and its memory
  * is left behind, as after _exit: each seed runs in a process of its own.
  *
- * What can happen: world_faults.c. What must hold at every step and at the end: world_check.c. */
+ * What can happen: world_scenario.c. What must hold at every step and at the end: world_check.c. */
 #ifndef TESTS_WORLD_H
 #define TESTS_WORLD_H
 
@@ -43,6 +43,8 @@ enum world_mutation {
 const char *world_mutation_name(enum world_mutation m);
 
 struct world_node;
+struct phones;
+struct mails;
 
 /* Something that happens. NODE: whose process does it (it waits while that is paused, and never happens once
  * the process has ended), or NULL. */
@@ -104,6 +106,7 @@ struct world_user {
 enum world_option {
     WORLD_HOMES = 1,    /* at most one home is checked, through every kind of move */
     WORLD_REMOVALS = 2, /* members are removed */
+    WORLD_PHONES = 4,   /* clients speak XMPP and send each other messages: world_phone.h */
     WORLD_DEFAULT = WORLD_HOMES | WORLD_REMOVALS,
 };
 
@@ -142,6 +145,8 @@ struct world {
     uint64_t acknowledged; /* the highest index that somebody was told of */
     struct world_event clients;
     bool is_calm; /* no more faults */
+    struct phones *phones;
+    struct mails *mails;
 
     /* the oracle */
     uint64_t committed;        /* the highest index applied anywhere, ever */
@@ -156,7 +161,8 @@ struct world {
     struct world_counts {
         unsigned long n_events, n_commits, n_elections, n_crashes, n_pauses, n_cuts, n_installs, n_acked,
             n_never, n_unknown, n_reads, n_logins, n_downs, n_joins, n_removals, n_moves, n_releases, n_slow,
-            healed_ms, virtual_ms;
+            healed_ms, virtual_ms, n_mails, n_counted, n_sessions, n_resumed, n_lost_sessions, n_repeats,
+            n_bounced;
     } counts;
 };
 /* Begins a function that the linker (--wrap) puts in the place of NAME, for callers in other files. */

@@ -1,5 +1,5 @@
 /* What must hold: at every step, when the faults are over, and of what was acknowledged. */
-#include "world.h"
+#include "world_phone.h"
 
 #include "cluster/home.h"
 #include "replication/replica_impl.h"
@@ -17,7 +17,6 @@ void check_applied(struct world_node *n)
     struct store_txn *t = store_read_txn(n->look);
     uint64_t index = store_reader_index(n->look);
     store_state_hash(t, &hash);
-    store_reader_reset(n->look);
     if (index >= WORLD_MAX_INDEX) {
         world_bad("the simulation has outgrown WORLD_MAX_INDEX");
         return;
@@ -29,8 +28,11 @@ void check_applied(struct world_node *n)
     else if (known->lo != hash.lo || known->hi != hash.hi)
         world_bad("the state of node %u at index %" PRIu64 " is not that of another node there", n->id,
                   index);
-    if (index > W->committed)
+    if (index > W->committed) {
         W->committed = index;
+        mail_on_applied(n);
+    }
+    store_reader_reset(n->look);
 }
 
 /* ---- after each event of a node ---- */
@@ -95,6 +97,8 @@ void check_step(void)
     check_watcher(n);
     if (W->options & WORLD_HOMES)
         check_homes();
+    if (W->phones)
+        phones_check_homes();
 }
 
 /* For whoever reads the trace of a seed that failed. */

@@ -184,6 +184,10 @@ static void print_totals(const struct options *o, const struct sim_totals *t)
         c.n_crashes, c.n_pauses, c.n_cuts, c.n_installs, c.n_joins, c.n_removals, c.n_moves, c.n_acked,
         c.n_never, c.n_unknown, c.n_reads, c.n_logins, c.n_releases, t->n_run ? c.healed_ms / t->n_run : 0,
         c.n_slow);
+    if (o->options & WORLD_PHONES)
+        printf("phones: %lu messages, %lu counted, %lu given back, %lu repeats; %lu sessions, %lu resumptions, %lu "
+               "sessions lost\n",
+               c.n_mails, c.n_counted, c.n_bounced, c.n_repeats, c.n_sessions, c.n_resumed, c.n_lost_sessions);
 }
 
 int main(int argc, char **argv)

@@ -7,6 +7,7 @@
 #include "cluster/plane.h"
 #include "im/homes.h"
 #include "node/sync_glue.h"
+#include "protocols/xmpp/xmpp.h"
 #include "replication/disk.h"
 #include "replication/replica_impl.h"
 #include "storage/scrubber.h"
@@ -207,7 +208,7 @@ struct sync_agent *sync_glue_agent(struct sync_glue *g)
     return NULL;
 }
 
-/* ---- in place of node/feature.c: the IM core without the protocols ---- */
+/* ---- in place of node/feature.c: the IM core, and of the protocols what is behind a log-in by XMPP ---- */
 
 static int submit(void *user, Imp__Command *command, struct loop *loop, unsigned timeout_ms,
                   proposal_done_fn *on_done, void *done_user)
@@ -279,7 +280,9 @@ int feature_start(struct node *n, struct err_ctx *err)
     im_set_serving(n->im, false);
     im_attach_links(n->im, n->links);
     n->homes = homes_new(&(struct homes_options){.im = n->im, .loop = n->loop, .links = n->links});
-    return 0;
+    if (!(W->options & WORLD_PHONES))
+        return 0;
+    return xmpp_new(&n->xmpp, &(struct xmpp_options){.im = n->im, .links = n->links}, err);
 }
 int feature_begin(struct node *n, struct err_ctx *err)
 {

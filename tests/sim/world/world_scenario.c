@@ -1,6 +1,6 @@
 /* The faults, and the course of one seed: a cluster comes to be, things go wrong, all is repaired, and
  * everything must be well soon and nothing lost. */
-#include "world.h"
+#include "world_phone.h"
 
 #include "replication/replica_impl.h"
 #include <stdio.h>
@@ -72,6 +72,9 @@ static void change_quality(void)
 
 static struct world_node *leader_or_some(void)
 {
+    struct world_node *home = W->phones && chance(30) ? phones_some_home() : NULL;
+    if (home)
+        return home;
     struct world_node *leader = world_leader();
     return leader && chance(40) ? leader : world_some_node();
 }
@@ -151,6 +154,10 @@ static void do_harm(void)
     struct world_node *n = leader_or_some(), *m = world_some_node();
     if (!n)
         return;
+    if (W->phones && chance(30)) {
+        phones_do_harm();
+        return;
+    }
     switch (draw(20)) {
     case 0:
     case 1:
@@ -301,6 +308,49 @@ static void heal(void)
         world_bad("%u s after the faults ended: %s", HEAL_SECONDS, why);
 }
 
+/* ---- messages, when all is well again ---- */
+
+enum { SETTLE_SECONDS = 60 };
+
+static void settle_phones(const char *when)
+{
+    char why[240] = "";
+    uint64_t end = W->queue.now + SETTLE_SECONDS * SECOND;
+    phones_be_quiet(true);
+    do
+        world_run(250 * MS);
+    while (!W->is_bad && !phones_are_settled(why, sizeof(why)) && W->queue.now < end);
+    if (!W->is_bad && !phones_are_settled(why, sizeof(why)))
+        world_bad("%u s after %s: %s", SETTLE_SECONDS, when, why);
+}
+
+/* With nothing else wrong: what is repeated then is what was confirmed in the last moment. */
+static void kill_a_home(void)
+{
+    char why[200];
+    if (!check_healed(why, sizeof(why)))
+        return;
+    phones_be_quiet(false);
+    world_run(3 * SECOND);
+    struct world_node *n = phones_some_home();
+    if (n && check_healed(why, sizeof(why))) {
+        mail_home_was_killed();
+        world_say("in quiet, node %u is killed", n->id);
+        world_node_end(n, false);
+        world_node_boot(n, 50 * MS + draw(5 * SECOND));
+        world_run(2 * SECOND);
+    }
+    settle_phones("a home was killed");
+}
+
+static void finish_phones(void)
+{
+    if (!W->is_bad)
+        settle_phones("the faults ended");
+    if (!W->is_bad)
+        kill_a_home();
+}
+
 void world_scenario(void)
 {
     world_node_make_cluster();
@@ -308,6 +358,10 @@ void world_scenario(void)
     world_run(2 * SECOND);
     clients_begin();
     grow();
+    if (W->options & WORLD_PHONES) {
+        phones_prepare();
+        phones_begin();
+    }
     if (chance(50))
         world_run(3 * SECOND);
     uint64_t end = W->queue.now + 8 * SECOND + draw(16 * SECOND);
@@ -317,6 +371,8 @@ void world_scenario(void)
     }
     if (!W->is_bad)
         heal();
+    if (W->phones)
+        finish_phones();
     sim_queue_remove(&W->queue, &W->clients.timed);
     if (!W->is_bad)
         world_run(2 * SECOND);

@@ -1,10 +1,10 @@
 /* base/stream.h and base/tls.h over a network in memory that behaves as TCP does: bytes arrive in order or
  * not at all. A cut or a lost packet holds up what is behind it; a connection over a cut stands until
  * somebody's patience ends; a process that ends resets its connections, a machine that loses power does not.
- */
+ * Clients are the other ends of streams of node 0, which has no process and no loop. */
 #include "base/buf.h"
 #include "base/loop_impl.h"
-#include "world.h"
+#include "world_phone.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,6 +64,7 @@ struct stream {
     struct world_event step;
     uint64_t deadline;
     uint32_t to;
+    struct world_event turn; /* of a client, which has no loop */
 };
 
 /* ---- contexts: what a certificate says is known anyway ---- */
@@ -123,10 +124,17 @@ static bool lives(const struct stream *s)
     return s->state != GONE && s->life == s->node->life && s->node->is_alive;
 }
 
+static void on_client_turn(struct world_event *e);
+
 static void tell(struct stream *s)
 {
     if (!lives(s))
         return;
+    if (!s->loop) {
+        if (!sim_queue_has(&s->turn.timed))
+            world_schedule(&s->turn, NULL, 'x', 1 + draw(50), on_client_turn);
+        return;
+    }
     if (list_is_empty(&s->ready))
         list_append(world_loop_ready(s->loop), &s->ready);
     world_loop_wake(s->loop);
@@ -152,6 +160,7 @@ static void leave(struct stream *s)
     list_remove(&s->dirty);
     list_remove(&s->all);
     sim_queue_remove(&W->queue, &s->step.timed);
+    sim_queue_remove(&W->queue, &s->turn.timed);
     buf_fini(&s->in);
     buf_fini(&s->out);
 }
@@ -223,8 +232,12 @@ static void deliver(struct stream *s, struct loop *l)
         deliver_data(s);
     if (s->loop != l || s->arrived)
         return;
-    if (s->has_eof && !s->in.n && !s->close_code)
+    if (s->has_eof && !s->in.n && !s->close_code && s->events && s->events->on_end && s->state != CLOSING) {
+        s->has_eof = false;
+        s->events->on_end(s->user);
+    } else if (s->has_eof && !s->in.n && !s->close_code) {
         end(s, ERR_CLOSED, "the peer has closed the connection");
+    }
     if (s->close_code)
         close_now(s);
 }
@@ -243,6 +256,11 @@ static void deliver_all(struct loop *l)
     }
 }
 void (*const world_stream_deliver)(struct loop *l) = deliver_all;
+
+static void on_client_turn(struct world_event *e)
+{
+    deliver(container_of(e, struct stream, turn), NULL);
+}
 
 /* ---- the wire ---- */
 
@@ -382,6 +400,10 @@ static void flush_all(struct stream_hub *hub)
 static void mark_dirty(struct stream *s)
 {
     struct loop *l = s->loop;
+    if (!l) {
+        flush(s);
+        return;
+    }
     if (!l->streams) {
         l->streams = mem_new(struct stream_hub);
         list_init(&l->streams->dirty);
@@ -406,6 +428,20 @@ static struct stream *make(struct world_node *n, struct loop *l, const struct st
     list_init(&s->ready);
     list_init(&s->dirty);
     list_append(&W->streams, &s->all);
+    return s;
+}
+
+/* TLS and the log-in are over. */
+struct stream *world_dial_from_outside(struct world_node *n, struct loop *l, const struct stream_events *events,
+                                       void *user, struct stream **at_node)
+{
+    struct stream *s = make(&W->nodes[0], NULL, events, user), *t = make(n, l, NULL, NULL);
+    s->state = t->state = OPEN;
+    s->peer = t;
+    t->peer = s;
+    s->peer_node = n->id;
+    t->is_paused = true;
+    *at_node = t;
     return s;
 }
 
@@ -619,6 +655,12 @@ void stream_tls_peer(const struct stream *s, struct tls_peer *out)
 const char *stream_peer_address(const struct stream *s)
 {
     return "10.0.0.0";
+}
+
+int stream_tunnel_kind(const struct stream *s)
+{
+    (void)s;
+    return 0;
 }
 
 struct loop *stream_loop(const struct stream *s)

@@ -1,0 +1,101 @@
+/* Clients that speak XMPP: phones. From the hand-over of the edge on (c2s_hand_over) everything between a
+ * phone and the log is the code of the node: relay, home, stream management, im/. A phone keeps what it sent
+ * until it is acknowledged, counts what it got, and comes back with both on whatever node lets it in.
+ *
+ *            connected       <features/>   bound        <enabled/>
+ *   AWAY -----------> OPENING ----------> BINDING ----------> ENABLING ----------> ONLINE
+ *     ^                  |                   ^ <failed/>                             ^
+ *     |                  '-----------------> RESUMING ----------- <resumed/> --------'
+ *     '---- from everywhere: the connection has gone, or the phone has no patience any more
+ *
+ * Every message has a number, by which it is known wherever it comes up: world_mail.c keeps what became of
+ * each, and says what must not be. */
+#ifndef TESTS_WORLD_PHONE_H
+#define TESTS_WORLD_PHONE_H
+
+#include "world.h"
+
+enum {
+    PHONES_MAX = 6,
+    PHONE_USERS = 5, /* the first of the world's */
+    MAILS_MAX = 4096,
+    UNACKED_MAX = 40,
+};
+
+enum phone_kind {
+    PHONE_RESUMES, /* XEP-0198 with resumption */
+    PHONE_COUNTS,  /* and without */
+    PHONE_PLAIN,   /* acknowledges nothing */
+};
+enum phone_state { PHONE_AWAY, PHONE_OPENING, PHONE_RESUMING, PHONE_BINDING, PHONE_ENABLING, PHONE_ONLINE };
+
+struct xml_stream;
+struct phone {
+    unsigned number, user;
+    enum phone_kind kind;
+    enum phone_state state;
+    char resource[8], id[64]; /* id: of the session that it may resume; "": none */
+    struct stream *stream;
+    struct xml_stream *xml;
+    struct world_event step, answer;
+    uint64_t patience; /* until when it waits for what it has asked for; 0: for nothing */
+    unsigned n_failures;
+    unsigned connection; /* how many it has had, */
+    unsigned session;    /* and how many sessions */
+    /* What it sent in this session and was not acknowledged: numbers of messages, 0: something else. */
+    unsigned unacked[UNACKED_MAX], n_unacked;
+    uint64_t n_acked;
+    bool counts; /* both sides do */
+    /* What it got in this session, by the number of the stanza from 1 on: as above. */
+    unsigned *got, n_got, cap_got, n_told;
+    bool is_lazy; /* answers late */
+    /* Where the session was when the connection was made. */
+    uint32_t home;
+    unsigned home_life;
+    uint64_t home_session;
+    bool was_exact; /* resumed by the home that had it: nothing may come twice */
+};
+struct phones {
+    struct phone phone[PHONES_MAX];
+    unsigned n;
+    bool is_quiet; /* nothing is sent any more */
+    bool is_ready; /* the cluster is: level, users, settings */
+};
+
+/* ---- world_phone.c ---- */
+void phones_prepare(void); /* draws them, and has the settings made */
+void phones_begin(void);
+void phones_do_harm(void);
+void phones_be_quiet(bool quiet);
+bool phones_are_settled(char *why, size_t n_why); /* all online, and everything acknowledged */
+void phones_check_homes(void);                    /* nobody has two */
+struct world_node *phones_some_home(void);        /* of one of them; NULL: none */
+/* Where the phone's session is; false: nowhere. */
+bool phone_find_home(const struct phone *p, uint32_t *node, unsigned *life, uint64_t *session);
+
+/* ---- world_mail.c: what became of messages ---- */
+/* A new one for the user; 0: no more of them. */
+unsigned mail_new(struct phone *from, unsigned to_user);
+unsigned mail_recipient(unsigned number);
+void mail_acknowledged(struct phone *by, unsigned number);
+void mail_given_up(unsigned number); /* the sender's session is lost, it will never know */
+void mail_bounced(struct phone *to, unsigned number);
+/* ID: of the stanza-id, "" for none. */
+void mail_received(struct phone *by, unsigned number, const char *id);
+void mail_confirmed(struct phone *by, unsigned number); /* its recipient says that it has it */
+/* The client was told H by a node that it may resume at. */
+void mail_check_count(const struct phone *p, uint64_t h);
+void mail_on_applied(struct world_node *n); /* something was committed that was not before */
+void mail_set_archive(unsigned user, bool on);
+/* From now on, with nothing wrong in the whole cluster: what is repeated was confirmed less than a second
+ * ago. */
+void mail_home_was_killed(void);
+bool mail_is_settled(char *why, size_t n_why);
+
+/* ---- world_stream.c ---- */
+/* A connection from outside to a loop of N; AT_NODE: its other end, which is not read yet. */
+struct stream *world_dial_from_outside(struct world_node *n, struct loop *l,
+                                       const struct stream_events *events, void *user,
+                                       struct stream **at_node);
+
+#endif
