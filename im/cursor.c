@@ -309,7 +309,7 @@ static bool is_for_nobody(struct mailqueue *q, const Imp__MessageRow *row)
     struct envelope *e = read_stanza(row, q->at_index, q->at_place);
     bool nobody = e && e->type == MESSAGE_NORMAL;
     if (nobody) {
-        router_bounce(q->user->shard, e, STANZA_SERVICE_UNAVAILABLE, NULL);
+        mail_refuse(q->user->shard, e);
         mail_was_given(q, q->at_index, q->at_place, 0, 0);
     }
     envelope_free(e);

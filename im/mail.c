@@ -111,3 +111,19 @@ void mail_tick(struct mailqueue *q)
     free_queue(q);
     user_release(u);
 }
+
+static void send_refusal(void *arg, struct shard *s)
+{
+    router_send(s, arg, NULL);
+}
+
+/* The sender's home learns of the row from the same entry of the log, there or here. The error comes behind
+ * that: behind the copies for the sender's other sessions (XEP-0280 §6.1), and the count that covers it. */
+void mail_refuse(struct shard *s, const struct envelope *e)
+{
+    struct envelope *back = envelope_bounce(e, STANZA_SERVICE_UNAVAILABLE, NULL);
+    if (!back)
+        return;
+    back->after_index = s->applied_index;
+    shard_call(s, send_refusal, back);
+}

@@ -54,6 +54,8 @@ void mail_was_given(struct mailqueue *q, uint64_t index, uint32_t place, uint64_
 bool mail_is_pending(struct shard *s, uint64_t uid, uint64_t index, uint32_t place);
 /* The pending message as it is delivered; NULL: it is not pending (any more). */
 struct envelope *mail_read(struct shard *s, uint64_t uid, uint64_t index, uint32_t place);
+/* E was stored and is for nobody (RFC 6121 §8.5.3.2.1). */
+void mail_refuse(struct shard *s, const struct envelope *e);
 /* Refs of sessions whose output went out. */
 void mail_check_sent(struct mailqueue *q);
 void mail_session_ended(struct session *s);

@@ -300,7 +300,7 @@ static void tell_stored(struct shard *s, uint64_t uid, uint64_t index, uint32_t 
     const char *resource = e ? jid_resource(e->to) : "";
     if (e && e->type == MESSAGE_NORMAL && *resource && !(u && user_find_session(u, resource))) {
         /* RFC 6121 §8.5.3.2.1, which the sender's home could not know. */
-        router_bounce(s, e, STANZA_SERVICE_UNAVAILABLE, NULL);
+        mail_refuse(s, e);
         mail_was_given(mail_get(user_get(s, uid, e->to)), index, place, 0, 0);
     } else if (e) {
         im_hooks_delivered(s, uid, u, e, NULL, 0);

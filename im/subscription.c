@@ -1,5 +1,6 @@
 /* Subscriptions (RFC 6121 §3 and appendix A): one command changes both rosters, what follows is routed from
  * here. */
+#include "im/block.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/presence.h"
@@ -65,6 +66,13 @@ static enum stanza_error refusal(int code)
     }
 }
 
+/* XEP-0191 §3.3: who is blocked sees nothing already, and a presence now would tell who is there. */
+static void show_gone(struct shard *s, uint64_t of, uint64_t to_uid, const char *to, uint64_t index)
+{
+    if (!block_matches(s, of, to))
+        presence_show(s, of, to_uid, to, true, index);
+}
+
 static void on_done(struct session *session, struct shard *s, void *user,
                     const struct proposal_result *result)
 {
@@ -81,9 +89,9 @@ static void on_done(struct session *session, struct shard *s, void *user,
     bool from_grants = e->type == PRESENCE_SUBSCRIBED || e->type == PRESENCE_UNSUBSCRIBED;
     if (flags & FSM_SUB_REVOKED && sub->to_uid) {
         if (from_grants)
-            presence_show(s, sub->from_uid, sub->to_uid, e->to, true, result->index);
+            show_gone(s, sub->from_uid, sub->to_uid, e->to, result->index);
         else
-            presence_show(s, sub->to_uid, sub->from_uid, sub->from, true, result->index);
+            show_gone(s, sub->to_uid, sub->from_uid, sub->from, result->index);
     }
     if (flags & FSM_SUB_AUTO_SUBSCRIBED)
         answer_subscribed(s, sub, result->index);
@@ -176,11 +184,11 @@ void presence_contact_removed(struct shard *s, const struct roster_removal *r, u
         return;
     /* §3.2.2: first unavailable. Who was never let in learns nothing of resources. */
     if (r->is_seen)
-        presence_show(s, r->uid, r->contact_uid, r->contact, true, index);
+        show_gone(s, r->uid, r->contact_uid, r->contact, index);
     if (r->to)
         send_type(s, r, PRESENCE_UNSUBSCRIBE, index);
     if (r->from)
         send_type(s, r, PRESENCE_UNSUBSCRIBED, index);
     if (r->sees)
-        presence_show(s, r->contact_uid, r->uid, r->jid, true, index); /* §3.3.3 */
+        show_gone(s, r->contact_uid, r->uid, r->jid, index); /* §3.3.3 */
 }
