@@ -1,9 +1,5 @@
-// What both clients have: commands come as lines of JSON on stdin, what happens goes as lines of JSON to stdout.
+// What all clients have: commands come as lines of JSON on stdin, what happens goes as lines of JSON to stdout.
 import readline from 'node:readline';
-import ws from 'ws';
-
-// Node 22 has one of its own
-globalThis.WebSocket ??= ws;
 
 export const say = (what, more) => console.log(JSON.stringify({what, ...more}));
 
