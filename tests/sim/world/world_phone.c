@@ -488,22 +488,6 @@ static struct user *find_user(const struct world_node *n, unsigned user)
     return user_find(world_shard((struct world_node *)n), W->users[user].uid);
 }
 
-bool phone_find_home(const struct phone *p, uint32_t *node, unsigned *life, uint64_t *session)
-{
-    for (uint32_t id = 1; id <= W->n_nodes; id++) {
-        struct world_node *n = &W->nodes[id];
-        struct user *u = find_user(n, p->user);
-        struct session *s = u ? user_find_session(u, p->resource) : NULL;
-        if (!s || s->ops != &c2s_session_ops || s->detached || !home_of(s)->conn)
-            continue;
-        *node = id;
-        *life = n->life;
-        *session = s->id;
-        return true;
-    }
-    return false;
-}
-
 static bool serves(const struct world_node *n, unsigned user)
 {
     struct user *u = find_user(n, user);
@@ -514,6 +498,23 @@ static bool serves(const struct world_node *n, unsigned user)
     bool has_lease = shard_has_lease(world_shard((struct world_node *)n));
     W->current = before;
     return has_lease;
+}
+
+/* A node that was taken down may have an older one, but no lease. */
+bool phone_find_home(const struct phone *p, uint32_t *node, unsigned *life, uint64_t *session)
+{
+    for (uint32_t id = 1; id <= W->n_nodes; id++) {
+        struct world_node *n = &W->nodes[id];
+        struct user *u = find_user(n, p->user);
+        struct session *s = u ? user_find_session(u, p->resource) : NULL;
+        if (!s || !serves(n, p->user) || s->ops != &c2s_session_ops || s->detached || !home_of(s)->conn)
+            continue;
+        *node = id;
+        *life = n->life;
+        *session = s->id;
+        return true;
+    }
+    return false;
 }
 
 void phones_check_homes(void)
