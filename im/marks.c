@@ -96,7 +96,9 @@ static void sessions_done(struct marking *m, const struct proposal_result *resul
             continue;
         s->sm->marking = false;
         /* value2: of some nothing was taken, as their users have left; they end here, too. */
-        if (result->code == 0 && result->value2 == 0)
+        bool done = result->code == 0 && result->value2 == 0;
+        sm_state_marked(s, done);
+        if (done)
             sm_covered(s, m->sessions[i].n_in);
         s = session_find(m->shard, m->sessions[i].id);
         if (s && s->sm && (result->code != 0 || s->sm->n_covered < sm_n_settled(s) || s->sm->state_changed))
@@ -182,10 +184,11 @@ static void add_session(struct builder *b, struct session_sm *sm)
     Imp__SessionMarkItem *item = add_item(b, s->user);
     item->session = sm->row;
     item->session_place = sm->row_place;
-    item->n_in = sm_n_settled(s);
+    item->n_in = sm_n_settled_with_state(s);
     item->n_out = sm->n_marked = sm->n_acked;
     if (sm->state_changed) {
         sm->state_changed = false;
+        sm->marking_state = true;
         item->has_state = true;
         item->flags = (s->wants_roster ? SESSION_FLAG_ROSTER : 0) | (s->carbons ? SESSION_FLAG_CARBONS : 0);
         if (s->presence) {

@@ -93,7 +93,7 @@ void sm_watch(struct session *s, struct envelope *e, bool storing)
         session_pause(s, PAUSE_SETTLE);
 }
 
-uint64_t sm_n_settled(const struct session *s)
+uint64_t sm_n_settled_with_state(const struct session *s)
 {
     const struct session_sm *sm = s->sm;
     struct unsettled *first = NULL;
@@ -102,6 +102,12 @@ uint64_t sm_n_settled(const struct session *s)
     /* Of what is no message only the last one can be under way: the session is not read meanwhile. */
     uint64_t n = sm->n_in - (s->n_in_flight && sm->n_in ? 1 : 0);
     return first && first->n_in <= n ? first->n_in - 1 : n;
+}
+
+uint64_t sm_n_settled(const struct session *s)
+{
+    uint64_t n = sm_n_settled_with_state(s), from = s->sm->state_from;
+    return from && from <= n ? from - 1 : n;
 }
 
 uint64_t sm_n_counted(const struct session *s)
@@ -156,8 +162,26 @@ void sm_state_changed(struct session *s)
 {
     if (!s->sm || !s->sm->row)
         return;
-    s->sm->state_changed = true;
+    struct session_sm *sm = s->sm;
+    uint64_t *from = sm->marking_state ? &sm->state_next : &sm->state_from;
+    /* What the row counts already was its own state: of a session that was just begun from it. */
+    if (!*from && sm->n_in > sm->n_covered)
+        *from = sm->n_in;
+    sm->state_changed = true;
     marks_of_session(s);
+}
+
+void sm_state_marked(struct session *s, bool done)
+{
+    struct session_sm *sm = s->sm;
+    if (!sm->marking_state)
+        return;
+    sm->marking_state = false;
+    if (done)
+        sm->state_from = sm->state_next;
+    else
+        sm->state_changed = true;
+    sm->state_next = 0;
 }
 
 /* ---- to the client ---- */

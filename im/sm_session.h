@@ -23,6 +23,9 @@ struct session_sm {
     uint32_t row_place;
     bool state_changed;       /* presence or flags are not in the row */
     bool marking;             /* a proposal with the row's new values is in flight */
+    bool marking_state;       /* with those of presence and flags, too */
+    uint64_t state_from;      /* the first stanza that changed them since the row has them; 0: none */
+    uint64_t state_next;      /* the same, since the proposal in flight */
     uint64_t n_in, n_covered; /* stanzas that came; those of them that the row has */
     uint64_t n_seen;            /* came ever: after a resumption the client sends again what was not counted */
     struct list waiting;      /* struct unsettled, ascending */
@@ -45,7 +48,10 @@ void sm_watch(struct session *s, struct envelope *e, bool storing);
 void sm_settled(struct session *s, uint64_t n_in);
 /* The row counts up to here; of a proposal's result. */
 void sm_covered(struct session *s, uint64_t n_in);
+/* What is settled, and would be with what the row has: the client does not say again what it has switched on. */
 uint64_t sm_n_settled(const struct session *s);
+/* The same with presence and flags as they are now in the row, too. */
+uint64_t sm_n_settled_with_state(const struct session *s);
 /* What the client may be told; when it rises session_ops.counted is called. */
 uint64_t sm_n_counted(const struct session *s);
 /* The client is waiting to hear of what it sent: the row is written soon. */
@@ -54,6 +60,8 @@ void sm_want_counted(struct session *s);
 void sm_acked(struct session *s, uint64_t n_out);
 /* Presence or flags have changed. */
 void sm_state_changed(struct session *s);
+/* The proposal with them has been answered. */
+void sm_state_marked(struct session *s, bool done);
 
 /* E came to where it is safe, or went back as an error: tells the sender's session, if it counts. */
 void sm_settle(struct shard *s, const struct envelope *e);

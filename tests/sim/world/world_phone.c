@@ -464,6 +464,7 @@ static void act(struct phone *p)
 static void on_step(struct world_event *e)
 {
     struct phone *p = container_of(e, struct phone, step);
+    mail_check_doubts();
     if (p->state == PHONE_AWAY) {
         dial(p);
         return;

@@ -78,6 +78,7 @@ bool phone_find_home(const struct phone *p, uint32_t *node, unsigned *life, uint
 unsigned mail_new(struct phone *from, unsigned to_user);
 unsigned mail_recipient(unsigned number);
 void mail_acknowledged(struct phone *by, unsigned number);
+void mail_check_doubts(void);
 void mail_given_up(unsigned number); /* the sender's session is lost, it will never know */
 void mail_bounced(struct phone *to, unsigned number);
 /* ID: of the stanza-id, "" for none. */
