@@ -125,7 +125,7 @@ static struct blob *wrap_sent(const struct user *u, const struct envelope *e)
     struct buf id = {0};
     char text[STORED_ID_MAX];
     if (e->stored) {
-        stored_id_write(text, e->stored, e->stored_place);
+        stored_id_write(u->shard->ids, text, e->stored, e->stored_place);
         buf_addf(&id, "<stanza-id xmlns='urn:xmpp:sid:0' id='%s' by='", text);
         xml_escape(&id, u->jid, strlen(u->jid));
         buf_adds(&id, "'/>");

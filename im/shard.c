@@ -12,6 +12,7 @@
 #include "im/session.h"
 #include "im/sm_session.h"
 #include "im/store_out.h"
+#include "im/stored.h"
 #include "im/user.h"
 #include "replication/levels.h"
 #include "replication/settings.h"
@@ -188,6 +189,8 @@ static void read_domains(struct shard *s)
     struct key none;
     key_init(&none);
     Imp__ClusterRow *cluster = store_find_row(t, TABLE_CLUSTER, &none, &a);
+    if (cluster && !s->ids)
+        s->ids = stored_ids_new(cluster->message_key.data, cluster->message_key.len);
     if (cluster && cluster->default_domain) {
         struct key k;
         key_init(&k);
@@ -538,6 +541,7 @@ void shard_fini(struct shard *s)
         store_reader_free(s->reader);
     members_free(s->members);
     mem_free(s->domain);
+    stored_ids_free(s->ids);
     buf_fini(&s->scratch);
     buf_fini(&s->scratch_out);
 }

@@ -141,6 +141,7 @@ struct shard {
     struct members *members;
     uint32_t default_domain; /* id */
     char *domain;            /* the default domain's name */
+    struct stored_ids *ids;  /* im/stored.h: how ids of messages are written; NULL below level 3 */
     struct htab users;       /* struct user by uid */
     struct htab sessions;    /* struct session by id */
     uint64_t next_session;

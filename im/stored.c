@@ -1,6 +1,8 @@
 #include "im/stored.h"
 #include "base/xml.h"
+#include <openssl/evp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static bool is_space(char c)
@@ -129,39 +131,132 @@ struct xml *stanza_tree(const struct envelope *e, struct arena *arena)
 
 /* ---- ids ---- */
 
-void stored_id_write(char out[STORED_ID_MAX], uint64_t index, uint32_t place)
+/* AES-128 of one block: index, place and 4 bytes that are 0. */
+enum { BLOCK_BYTES = 16, AT_PLACE = 8, AT_ZERO = 12 };
+struct stored_ids {
+    EVP_CIPHER_CTX *write, *read;
+};
+
+static EVP_CIPHER_CTX *new_cipher(const void *key, int encrypts)
 {
-    snprintf(out, STORED_ID_MAX, "%llx-%x", (unsigned long long)index, place);
+    EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
+    if (!c || EVP_CipherInit_ex(c, EVP_aes_128_ecb(), NULL, key, NULL, encrypts) != 1)
+        abort(); /* there is no OpenSSL without it */
+    EVP_CIPHER_CTX_set_padding(c, 0);
+    return c;
+}
+
+struct stored_ids *stored_ids_new(const void *key, size_t n_bytes)
+{
+    if (n_bytes != BLOCK_BYTES)
+        return NULL;
+    struct stored_ids *ids = mem_new(struct stored_ids);
+    ids->write = new_cipher(key, 1);
+    ids->read = new_cipher(key, 0);
+    return ids;
+}
+
+void stored_ids_free(struct stored_ids *ids)
+{
+    if (!ids)
+        return;
+    EVP_CIPHER_CTX_free(ids->write);
+    EVP_CIPHER_CTX_free(ids->read);
+    mem_free(ids);
+}
+
+static bool cipher(EVP_CIPHER_CTX *c, uint8_t out[BLOCK_BYTES], const uint8_t in[BLOCK_BYTES])
+{
+    int n = 0;
+    return EVP_CipherUpdate(c, out, &n, in, BLOCK_BYTES) == 1 && n == BLOCK_BYTES;
+}
+
+static void put_number(uint8_t *out, unsigned n_bytes, uint64_t v)
+{
+    for (unsigned i = 0; i < n_bytes; i++)
+        out[i] = (uint8_t)(v >> 8 * (n_bytes - 1 - i));
+}
+
+static uint64_t get_number(const uint8_t *in, unsigned n_bytes)
+{
+    uint64_t v = 0;
+    for (unsigned i = 0; i < n_bytes; i++)
+        v = v << 8 | in[i];
+    return v;
+}
+
+void stored_id_write(struct stored_ids *ids, char out[STORED_ID_MAX], uint64_t index, uint32_t place)
+{
+    static const char digits[] = "0123456789abcdef";
+    uint8_t plain[BLOCK_BYTES] = {0}, block[BLOCK_BYTES];
+    if (!ids) {
+        snprintf(out, STORED_ID_MAX, "%llx-%x", (unsigned long long)index, place);
+        return;
+    }
+    put_number(plain, AT_PLACE, index);
+    put_number(plain + AT_PLACE, AT_ZERO - AT_PLACE, place);
+    if (!cipher(ids->write, block, plain))
+        abort();
+    for (unsigned i = 0; i < BLOCK_BYTES; i++) {
+        out[2 * i] = digits[block[i] >> 4];
+        out[2 * i + 1] = digits[block[i] & 15];
+    }
+    out[BLOCK_BYTES * 2] = '\0';
 }
 
 static bool read_hex(const char **at, unsigned n_digits, uint64_t *out)
 {
     const char *p = *at;
     uint64_t v = 0;
-    for (; *p && strchr("0123456789abcdef", *p); p++)
+    for (; *p && (size_t)(p - *at) < n_digits && strchr("0123456789abcdef", *p); p++)
         v = v << 4 | (uint64_t)(*p <= '9' ? *p - '0' : *p - 'a' + 10);
-    bool ok = p > *at && (size_t)(p - *at) <= n_digits && !(**at == '0' && p > *at + 1);
+    bool ok = p > *at;
     *at = p;
     *out = v;
     return ok;
 }
 
-/* Only what stored_id_write makes: one message has one id. */
-bool stored_id_parse(const char *id, uint64_t *index, uint32_t *place)
+static bool parse_plain(const char *id, uint64_t *index, uint32_t *place)
 {
     uint64_t in_entry;
-    if (!read_hex(&id, 16, index) || *id++ != '-' || !read_hex(&id, 8, &in_entry) || *id)
+    const char *second;
+    if ((*id == '0' && id[1] != '-') || !read_hex(&id, 16, index) || *id++ != '-')
+        return false;
+    second = id;
+    if (!read_hex(&id, 8, &in_entry) || *id || (*second == '0' && second[1]))
         return false;
     *place = (uint32_t)in_entry;
     return true;
 }
 
-void stored_id_element(struct buf *out, const struct envelope *e, const char *by)
+/* Only what stored_id_write makes: one message has one id. */
+bool stored_id_parse(struct stored_ids *ids, const char *id, uint64_t *index, uint32_t *place)
+{
+    uint8_t block[BLOCK_BYTES], plain[BLOCK_BYTES];
+    uint64_t v;
+    if (!ids)
+        return parse_plain(id, index, place);
+    if (strlen(id) != sizeof block * 2)
+        return false;
+    for (unsigned i = 0; i < sizeof block; i++) {
+        const char *end = id + 2;
+        if (!read_hex(&id, 2, &v) || id != end)
+            return false;
+        block[i] = (uint8_t)v;
+    }
+    if (!cipher(ids->read, plain, block) || get_number(plain + AT_ZERO, BLOCK_BYTES - AT_ZERO))
+        return false;
+    *index = get_number(plain, AT_PLACE);
+    *place = (uint32_t)get_number(plain + AT_PLACE, AT_ZERO - AT_PLACE);
+    return true;
+}
+
+void stored_id_element(struct stored_ids *ids, struct buf *out, const struct envelope *e, const char *by)
 {
     char id[STORED_ID_MAX];
     if (!e->stored)
         return;
-    stored_id_write(id, e->stored, e->stored_place);
+    stored_id_write(ids, id, e->stored, e->stored_place);
     buf_addf(out, "<stanza-id xmlns='urn:xmpp:sid:0' id='%s' by='", id);
     xml_escape(out, by, strlen(by));
     buf_adds(out, "'/>");

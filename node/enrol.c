@@ -143,6 +143,9 @@ static int write_bootstrap(const struct enrol_new_cluster *n, const struct enrol
     bootstrap.domain = (char *)n->domain;
     bootstrap.node = (Imp__NodeRow *)first->node;
     bootstrap.feature_level = level_known(); /* there is no older release to wait for */
+    uint8_t key[MESSAGE_KEY_BYTES];
+    random_bytes(key, sizeof key);
+    bootstrap.message_key = (ProtobufCBinaryData){sizeof key, key};
     bootstrap.ca = (Imp__CaRow *)first->ca;
     Imp__Command command = IMP__COMMAND__INIT;
     command.time_ms = clock_wall_ms();

@@ -32,7 +32,10 @@ static void raise_level(struct node *n, unsigned level)
 {
     Imp__Command command = IMP__COMMAND__INIT;
     Imp__FeatureLevel body = IMP__FEATURE_LEVEL__INIT;
+    uint8_t key[MESSAGE_KEY_BYTES];
+    random_bytes(key, sizeof key);
     body.level = level;
+    body.message_key = (ProtobufCBinaryData){sizeof key, key};
     command.body_case = IMP__COMMAND__BODY_FEATURE_LEVEL;
     command.feature_level = &body;
     n->level.in_flight = !control_submit(n, &command, on_raised, n);

@@ -13,6 +13,9 @@ enum {
     LEVEL_FIRST = 1,
 };
 
+/* What comes with level 3: the key of messages' ids (docs/adr/0044-ids-of-messages.md). */
+enum { MESSAGE_KEY_BYTES = 16 };
+
 /* Highest that this program knows. */
 unsigned level_known(void);
 /* The release from which a level is known; "a newer release" for one that this program has never heard of. */

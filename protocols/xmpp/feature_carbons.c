@@ -21,7 +21,7 @@ static void delivered(struct shard *s, uint64_t uid, struct user *u, const struc
         return;
     }
     struct buf id = {0};
-    stored_id_element(&id, e, u->jid);
+    stored_id_element(u->shard->ids, &id, e, u->jid);
     carbons_receive(u, e, to, n, id.data);
     buf_fini(&id);
 }

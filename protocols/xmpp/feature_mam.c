@@ -23,7 +23,8 @@ static int refuse(struct xmpp_iq *iq, enum stanza_error error, const char *text)
 /* XEP-0313 §4.1.3: an id that is not in the archive is an error. */
 static int read_id(struct xmpp_iq *iq, const char *text, struct archive_id *out)
 {
-    if (stored_id_parse(text, &out->index, &out->place) && archive_has(iq->shard, iq->uid, *out))
+    if (stored_id_parse(iq->shard->ids, text, &out->index, &out->place) &&
+        archive_has(iq->shard, iq->uid, *out))
         return 0;
     return refuse(iq, STANZA_ITEM_NOT_FOUND, NULL);
 }
@@ -247,10 +248,11 @@ static void on_query(struct xmpp_iq *iq)
 
 /* ---- metadata (§4.4) ---- */
 
-static void write_end_of_archive(struct buf *out, const char *name, const struct archive_item *item)
+static void write_end_of_archive(struct shard *s, struct buf *out, const char *name,
+                                 const struct archive_item *item)
 {
     char id[STORED_ID_MAX], stamp[32];
-    stored_id_write(id, item->id.index, item->id.place);
+    stored_id_write(s->ids, id, item->id.index, item->id.place);
     clock_format_utc(stamp, item->time_ms, 1);
     buf_addf(out, "<%s id='%s' timestamp='%s'/>", name, id, stamp);
 }
@@ -263,8 +265,8 @@ static void write_metadata(struct buf *out, struct shard *s, uint64_t uid)
     buf_adds(out, "<metadata xmlns='" NS_MAM "'");
     if (archive_ends(s, uid, &first, &last, &a)) {
         buf_addc(out, '>');
-        write_end_of_archive(out, "start", &first);
-        write_end_of_archive(out, "end", &last);
+        write_end_of_archive(s, out, "start", &first);
+        write_end_of_archive(s, out, "end", &last);
         buf_adds(out, "</metadata>");
     } else {
         buf_adds(out, "/>");

@@ -54,7 +54,7 @@ static void write_items(struct xmpp_iq *iq, struct buf *out)
         struct arena a;
         arena_init(&a);
         if (archive_read(iq->shard, iq->uid, ids[i], &item, &a)) {
-            stored_id_write(id, ids[i].index, ids[i].place);
+            stored_id_write(iq->shard->ids, id, ids[i].index, ids[i].place);
             buf_adds(out, "<item jid='");
             iq_escape(out, iq->home->session.user->jid);
             buf_addf(out, "' node='%s' name='", id);
@@ -99,7 +99,8 @@ static bool read_items(struct xmpp_iq *iq, const char *action, struct archive_id
             iq_error(iq, STANZA_BAD_REQUEST, NULL);
             return false;
         }
-        if (!stored_id_parse(node, &id.index, &id.place) || !archive_matches(iq->shard, iq->uid, id, &f)) {
+        if (!stored_id_parse(iq->shard->ids, node, &id.index, &id.place) ||
+            !archive_matches(iq->shard, iq->uid, id, &f)) {
             iq_error(iq, STANZA_ITEM_NOT_FOUND, NULL);
             return false;
         }

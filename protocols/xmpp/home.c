@@ -10,8 +10,8 @@
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/shard.h"
 #include "protocols/xmpp/sm.h"
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -200,7 +200,7 @@ static const char *with_stanza_id(struct session *s, const struct envelope *e, c
 {
     struct buf *out = &s->shard->scratch;
     buf_reset(out);
-    stored_id_element(out, e, s->user->jid);
+    stored_id_element(s->shard->ids, out, e, s->user->jid);
     if (extra_xml)
         buf_adds(out, extra_xml);
     return out->data;

@@ -122,7 +122,7 @@ static void write_result(struct mam_query *q, struct c2s_home *h, struct archive
     arena_init(&a);
     /* It may be gone since the page was made. */
     if (archive_read(q->shard, q->uid, id, &item, &a)) {
-        stored_id_write(text, id.index, id.place);
+        stored_id_write(q->shard->ids, text, id.index, id.place);
         clock_format_utc(stamp, item.time_ms, 1);
         (q->offline ? send_offline : send_archived)(q, h, &item, text, stamp);
     }
@@ -139,8 +139,8 @@ static void write_end(struct mam_query *q, struct session *s)
         return;
     }
     if (q->n_ids) {
-        stored_id_write(first, q->ids[0].index, q->ids[0].place);
-        stored_id_write(last, q->ids[q->n_ids - 1].index, q->ids[q->n_ids - 1].place);
+        stored_id_write(q->shard->ids, first, q->ids[0].index, q->ids[0].place);
+        stored_id_write(q->shard->ids, last, q->ids[q->n_ids - 1].index, q->ids[q->n_ids - 1].place);
     }
     buf_addf(&out, "<fin xmlns='" NS_MAM "'%s>", q->complete ? " complete='true'" : "");
     /* An index that reaches the count ends the set for some clients (slixmpp 1.8), also when they walk

@@ -64,6 +64,13 @@ void fsm_put_ca(struct fsm *f, uint32_t generation, const Imp__CaRow *ca)
     store_put_row(f->txn, TABLE_CA, &k, ca);
 }
 
+/* A key that has been used is never replaced: clients keep the ids (XEP-0359 §3). */
+static void take_message_key(Imp__ClusterRow *cluster, const ProtobufCBinaryData *key)
+{
+    if (cluster->feature_level >= LEVEL_3 && key->len == MESSAGE_KEY_BYTES && !cluster->message_key.len)
+        cluster->message_key = *key;
+}
+
 void fsm_do_bootstrap(struct fsm *f, const void *body)
 {
     const Imp__Bootstrap *b = body;
@@ -79,6 +86,7 @@ void fsm_do_bootstrap(struct fsm *f, const void *body)
     Imp__ClusterRow cluster = IMP__CLUSTER_ROW__INIT;
     cluster.cluster_id = b->cluster_id;
     cluster.feature_level = b->feature_level ? b->feature_level : LEVEL_FIRST;
+    take_message_key(&cluster, &b->message_key);
     cluster.publisher = b->node->id;
     cluster.publisher_epoch = 1;
     cluster.next_node = b->node->id + 1;
@@ -160,7 +168,10 @@ void fsm_do_feature_level(struct fsm *f, const void *body)
     else if (b->level > f->level && setting_bool(f->txn, NULL, SETTING_HOLD_FEATURE_LEVEL))
         fsm_refuse(f, ERR_DENIED, "cluster.hold_feature_level is set");
     else {
+        bool rises = f->cluster->feature_level < b->level;
         f->cluster->feature_level = b->level;
+        if (rises)
+            take_message_key(f->cluster, &b->message_key);
         fsm_put_cluster(f);
     }
 }

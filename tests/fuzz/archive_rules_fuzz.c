@@ -41,10 +41,14 @@ static void check_texts(const char *text)
     uint64_t index, ms;
     uint32_t place;
     char out[STORED_ID_MAX];
-    if (stored_id_parse(text, &index, &place)) {
-        stored_id_write(out, index, place);
-        FUZZ_ASSERT(strcmp(out, text) == 0); /* one id for each message */
+    struct stored_ids *with_key = stored_ids_new("sixteen bytes !!", 16), *ids[] = {NULL, with_key};
+    for (size_t i = 0; i < n_elements(ids); i++) {
+        if (stored_id_parse(ids[i], text, &index, &place)) {
+            stored_id_write(ids[i], out, index, place);
+            FUZZ_ASSERT(strcmp(out, text) == 0); /* one id for each message */
+        }
     }
+    stored_ids_free(with_key);
     clock_parse_utc(text, &ms);
 }
 

@@ -33,6 +33,37 @@ static void to_level_2(struct world *w)
 
 /* ---- raising ---- */
 
+static struct fsm_result raise_with_key(struct world *w, unsigned level, const char *key)
+{
+    Imp__FeatureLevel b = IMP__FEATURE_LEVEL__INIT;
+    b.level = level;
+    b.message_key = BYTES((uint8_t *)key, strlen(key));
+    return APPLY(w, FEATURE_LEVEL, feature_level, &b);
+}
+
+/* The key of messages' ids comes with level 3, once. */
+static void test_key_of_messages(void **state)
+{
+    static const char first[] = "0123456789abcdef", second[] = "fedcba9876543210";
+    struct world w;
+    world_open(&w);
+    DONE(register_at(&w, 1, 3, "3.0"));
+    DONE(raise_with_key(&w, 2, first));
+    assert_int_equal(world_cluster(&w)->message_key.len, 0);
+    DONE(raise_with_key(&w, 3, first));
+    assert_int_equal(world_cluster(&w)->message_key.len, 16);
+    assert_memory_equal(world_cluster(&w)->message_key.data, first, 16);
+    DONE(raise_with_key(&w, 3, second));
+    assert_memory_equal(world_cluster(&w)->message_key.data, first, 16);
+    world_close(&w);
+
+    world_open(&w);
+    DONE(register_at(&w, 1, 3, "3.0"));
+    DONE(raise_with_key(&w, 3, "short"));
+    assert_int_equal(world_cluster(&w)->message_key.len, 0);
+    world_close(&w);
+}
+
 static void test_raised_when_all_know_it(void **state)
 {
     struct world w;
@@ -336,13 +367,10 @@ static void test_old_messages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_raised_when_all_know_it),
-        cmocka_unit_test(test_unknown_level_is_applied),
-        cmocka_unit_test(test_command_below_its_level),
-        cmocka_unit_test(test_setting_below_its_level),
-        cmocka_unit_test(test_three_puts),
-        cmocka_unit_test(test_messages_of_level_2),
-        cmocka_unit_test(test_old_messages),
+        cmocka_unit_test(test_key_of_messages),          cmocka_unit_test(test_raised_when_all_know_it),
+        cmocka_unit_test(test_unknown_level_is_applied), cmocka_unit_test(test_command_below_its_level),
+        cmocka_unit_test(test_setting_below_its_level),  cmocka_unit_test(test_three_puts),
+        cmocka_unit_test(test_messages_of_level_2),      cmocka_unit_test(test_old_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
