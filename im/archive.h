@@ -22,14 +22,13 @@ unsigned archive_wants(struct shard *s, const struct envelope *e);
 /* Of use later: it may wait for a recipient who is away (XEP-0160 §3). */
 bool archive_is_worth_storing(const struct envelope *e);
 
-/* What a message is by its type and content alone, whoever the users are: found in the bytes, no tree is
- * made. EXTRA: further attributes of its start tag (struct envelope); both may be NULL. */
+/* What a message is by its type and content alone (WORTH: payload_worth), whoever the users are. */
 enum archive_class {
     CLASS_ARCHIVE = 1, /* part of a conversation */
     CLASS_OFFLINE = 2, /* of use later */
     CLASS_RETRACT = 4, /* one of the above, and takes a message back */
 };
-unsigned archive_class(enum stanza_type type, const char *extra, const void *payload, size_t n_bytes);
+unsigned archive_class(enum stanza_type type, unsigned worth);
 
 /* ---- preferences (XEP-0441) ---- */
 

@@ -2,6 +2,7 @@
  * shard. Who has none costs nothing but a look into it. */
 #include "im/archive.h"
 #include "im/im_impl.h"
+#include "im/payload.h"
 #include "replication/levels.h"
 #include "replication/settings.h"
 #include <string.h>
@@ -155,8 +156,7 @@ bool archive_is_on(struct shard *s, uint64_t uid, const char *peer)
 
 static unsigned class_of(const struct envelope *e)
 {
-    const struct blob *b = e->payload;
-    return b && e->kind == STANZA_MESSAGE ? archive_class(e->type, e->extra, b->data, b->n) : 0;
+    return e->kind == STANZA_MESSAGE ? archive_class(e->type, payload_worth(e)) : 0;
 }
 
 bool archive_is_worth_storing(const struct envelope *e)

@@ -168,6 +168,8 @@ struct envelope *envelope_copy(const struct envelope *e, const char *to)
     c->row_place = e->row_place;
     c->stored = e->stored;
     c->stored_place = e->stored_place;
+    c->is_looked_at = e->is_looked_at;
+    c->seen = e->seen;
     return c;
 }
 

@@ -91,6 +91,8 @@ struct envelope {
     uint32_t row_place, stored_place;
     uint8_t wants;        /* enum archive_keep, while it waits at the sender; 0: goes to the recipient */
     bool storing;         /* delivered, and a proposal to store it is in flight, which owns it */
+    bool is_looked_at;    /* what the payload carries is in SEEN (im/payload.h) */
+    uint32_t seen;
     const char *from, *to; /* full or bare; never NULL */
     const char *id, *lang; /* NULL when missing */
     const char *extra;     /* other attributes of the start tag as raw text with a leading space, or NULL */

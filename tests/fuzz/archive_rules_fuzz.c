@@ -6,6 +6,7 @@
 #include "base/xml.h"
 #include "fuzz.h"
 #include "im/archive.h"
+#include "im/payload.h"
 #include "im/stored.h"
 #include <string.h>
 
@@ -17,7 +18,7 @@ static void check_rules(const uint8_t *data, size_t n)
     struct buf whole = {0};
     struct arena a;
     struct xml *root;
-    unsigned class = archive_class(MESSAGE_CHAT, NULL, data, n);
+    unsigned marks = payload_look(NULL, data, n), class = archive_class(MESSAGE_CHAT, marks);
     arena_init(&a);
     buf_adds(&whole, "<message xmlns='" NS_CLIENT "'>");
     buf_add(&whole, data, n);
@@ -30,7 +31,11 @@ static void check_rules(const uint8_t *data, size_t n)
         FUZZ_ASSERT(!never || !class);
         FUZZ_ASSERT(never || !talk || class & CLASS_OFFLINE);
         FUZZ_ASSERT(never || passing || !talk || class & CLASS_ARCHIVE);
-        FUZZ_ASSERT(xml_first_element(root) || !class);
+        FUZZ_ASSERT(xml_first_element(root) || !marks);
+        FUZZ_ASSERT(!xml_child(root, "body", NS_CLIENT) == !(marks & PAYLOAD_BODY));
+        FUZZ_ASSERT(!xml_child(root, "private", "urn:xmpp:carbons:2") == !(marks & PAYLOAD_PRIVATE));
+        FUZZ_ASSERT(!xml_child(root, "received", "urn:xmpp:receipts") || marks & PAYLOAD_RECEIPT);
+        FUZZ_ASSERT(!xml_child(root, "no-copy", NS_HINTS) == !(marks & PAYLOAD_NO_COPY));
     }
     arena_fini(&a);
     buf_fini(&whole);

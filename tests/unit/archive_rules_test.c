@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "base/xml.h"
 #include "im/archive.h"
+#include "im/payload.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +20,7 @@ static unsigned class_of(enum stanza_type type, const char *extra, const char *i
     size_t n = strlen(inner);
     char *copy = mem_alloc(n ? n : 1);
     memcpy(copy, inner, n);
-    unsigned c = archive_class(type, extra, copy, n);
+    unsigned c = archive_class(type, payload_look(extra, copy, n));
     mem_free(copy);
     return c;
 }

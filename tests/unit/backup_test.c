@@ -123,7 +123,7 @@ static void test_every_block(void **state)
 {
     enum { BLOCKS_MAX = 64 };
     struct world w;
-    size_t n, at[BLOCKS_MAX + 1], n_blocks = 0;
+    size_t n, at[BLOCKS_MAX + 1] = {0}, n_blocks = 0;
     static uint8_t noise[300000];
     world_open(&w);
     uint64_t alice = world_add_user(&w, "alice");

@@ -81,7 +81,20 @@ static void test_copies(void **state)
         client_close(all[i]);
 }
 
-/* §6.1, one message per rule; the last one is copied and shows that the others were not. */
+/* Two that are copied, one of each way: behind what goes directly, and behind what goes through the log (ADR
+ * 0019: nothing orders these two). What was not copied before them never is. */
+static void send_end(struct client *from, struct client *seen_by, const char *to)
+{
+    client_send(from,
+                "<message to='%s' type='chat' id='direct'>"
+                "<active xmlns='http://jabber.org/protocol/chatstates'/></message>",
+                to);
+    client_send(from, "<message to='%s' type='chat' id='stored'><body>end</body></message>", to);
+    client_expect(seen_by, "id='direct'");
+    client_expect(seen_by, "id='stored'");
+}
+
+/* §6.1, one message per rule. */
 static void test_rules(void **state)
 {
     struct client *desk = online(1, 1, "desk", false), *phone = online(1, 1, "phone", true),
@@ -108,14 +121,12 @@ static void test_rules(void **state)
         client_clear(phone);
         client_send(peer, "<message to='u1@example.com/desk' id='in' %s>%s</message>", rules[i].attrs,
                     rules[i].payload);
-        client_send(peer, "<message to='u1@example.com/desk' type='chat'><body>end</body></message>");
-        client_expect(phone, "<body>end</body>");
+        send_end(peer, phone, "u1@example.com/desk");
         assert_int_equal(client_count(phone, "id='in'"), rules[i].received);
         client_clear(phone);
         client_send(desk, "<message to='u2@example.com/r' id='out' %s>%s</message>", rules[i].attrs,
                     rules[i].payload);
-        client_send(desk, "<message to='u2@example.com/r' type='chat'><body>end</body></message>");
-        client_expect(phone, "<body>end</body>");
+        send_end(desk, phone, "u2@example.com/r");
         assert_int_equal(client_count(phone, "id='out'"), rules[i].sent);
     }
     client_close(desk);

@@ -54,6 +54,23 @@ static void test_prefixes(void **state)
     assert_int_equal(marks("<c:private xmlns:c='urn:xmpp:carbons:2'/>", NULL), PAYLOAD_PRIVATE);
     assert_int_equal(marks("<c:private/>", " xmlns:c='urn:xmpp:carbons:2'"), PAYLOAD_PRIVATE);
     assert_int_equal(marks("<c:x xmlns:c='u'><c:y/></c:x>", NULL), PAYLOAD_OTHER);
+    assert_int_equal(marks("<c:body>x</c:body>", NULL), PAYLOAD_OTHER);
+    assert_int_equal(marks("<c:body xmlns:c='jabber:client'>x</c:body>", NULL), PAYLOAD_BODY);
+}
+
+/* Marks and worth come of one look, which a copy has as well. */
+static void test_one_look(void **state)
+{
+    struct envelope *e = make("<received xmlns='urn:xmpp:receipts'/><store xmlns='urn:xmpp:hints'/>", NULL);
+    assert_false(e->is_looked_at);
+    assert_int_equal(payload_marks(e), PAYLOAD_RECEIPT);
+    assert_true(e->is_looked_at);
+    struct envelope *copy = envelope_copy(e, "c@x");
+    envelope_free(e);
+    assert_true(copy->is_looked_at);
+    assert_int_equal(payload_worth(copy), PAYLOAD_KEEP | PAYLOAD_STORE);
+    assert_int_equal(payload_marks(copy), PAYLOAD_RECEIPT);
+    envelope_free(copy);
 }
 
 static void assert_body(const char *payload, size_t max, const char *expected)
@@ -75,6 +92,7 @@ static void test_body(void **state)
 {
     assert_body("<x xmlns='u'><body>no</body></x><body>yes</body>", 100, "yes");
     assert_body("<body/>", 100, NULL);
+    assert_body("<body xmlns='u'>no</body><body>yes<b/></body>", 100, "yes");
     assert_body("<body>abcdef</body>", 3, "abc");
     assert_body("<body>a&amp;b</body>", 3, "a"); /* not half a reference */
     assert_body("<body>a\xc3\xa4"
@@ -101,8 +119,8 @@ static void test_node(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_marks), cmocka_unit_test(test_depth), cmocka_unit_test(test_prefixes),
-        cmocka_unit_test(test_body),  cmocka_unit_test(test_node),
+        cmocka_unit_test(test_marks),    cmocka_unit_test(test_depth), cmocka_unit_test(test_prefixes),
+        cmocka_unit_test(test_one_look), cmocka_unit_test(test_body),  cmocka_unit_test(test_node),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
