@@ -39,7 +39,9 @@ struct peer {
 };
 struct router {
     struct list peers;
-    struct held held; /* waiting for an index, the lease or the former home */
+    struct held held;      /* waiting for an index, the lease or the former home */
+    struct peer *again;    /* its link is new: what is sent again now goes */
+    struct list *again_at; /* before this one of its queue */
     bool homes_changed;
 };
 
@@ -184,8 +186,14 @@ static void queue_for(struct shard *s, struct peer *p, struct envelope *e, struc
     }
     e->queued_ms = loop_now_ms(s->loop);
     p->n_bytes += e->n_bytes;
-    list_append(&p->queue, &e->link);
+    list_insert_before(s->router->again == p ? s->router->again_at : &p->queue, &e->link);
     block(s, p, from);
+}
+
+/* Is there nothing that E must wait behind? */
+static bool is_next(const struct router *r, const struct peer *p)
+{
+    return !p || p->queue.next == (r->again == p ? r->again_at : &p->queue);
 }
 
 static void send_to_node(struct shard *s, uint32_t node, struct envelope *e, struct session *from)
@@ -196,7 +204,7 @@ static void send_to_node(struct shard *s, uint32_t node, struct envelope *e, str
      * on. */
     if (e->after_index < s->route_index)
         e->after_index = s->route_index;
-    if (p && !list_is_empty(&p->queue)) {
+    if (!is_next(s->router, p)) {
         queue_for(s, p, e, from);
         return;
     }
@@ -325,7 +333,29 @@ void router_send_now(struct shard *s, struct envelope *e, struct session *from)
     e->order_index = s->feed_index;
     e->order = ++s->n_sent;
     e->epoch_here = own_epoch(s);
+    if (from && e->flags & ENVELOPE_COUNTED)
+        sm_sent(from, e);
     route(s, e, from);
+}
+
+void router_send_again(struct shard *s, struct envelope *e)
+{
+    e->epoch_here = own_epoch(s);
+    route(s, e, NULL);
+}
+
+void router_tell_queued(struct shard *s)
+{
+    struct peer *p;
+    struct envelope *e;
+    list_for_each(p, &s->router->peers, struct peer, link)
+    {
+        list_for_each(e, &p->queue, struct envelope, link)
+        {
+            if (e->flags & ENVELOPE_COUNTED)
+                sm_is_queued(s, e);
+        }
+    }
 }
 
 void router_forward(struct shard *s, struct envelope *e)
@@ -392,8 +422,7 @@ static void deliver(struct shard *s, struct envelope *e)
     if (e->flags & ENVELOPE_THROTTLE) {
         /* Of a message that came out of the store only the name is known. */
         struct user *u = e->session ? NULL : user_find(s, e->to_uid);
-        struct session *session =
-            u ? user_find_session(u, jid_resource(e->to)) : session_find(s, e->session);
+        struct session *session = u ? user_find_session(u, jid_resource(e->to)) : session_find(s, e->session);
         if (session)
             session_throttle(session,
                              e->from_uid < THROTTLE_MAX_MS ? (unsigned)e->from_uid : THROTTLE_MAX_MS);
@@ -661,7 +690,10 @@ void router_link_up(struct shard *s, uint32_t node)
         if (session->presence)
             p->sync_ids[p->n_sync++] = session->id;
     }
-    sm_send_again(s, node); /* the former link may have lost it */
+    s->router->again = p; /* the former link may have lost it */
+    s->router->again_at = p->queue.next;
+    sm_send_again(s, node);
+    s->router->again = NULL;
     router_advance(s);
 }
 

@@ -21,6 +21,10 @@ void router_fini(struct shard *s);
 void router_send(struct shard *s, struct envelope *e, struct session *from);
 /* The same, past what waits behind messages of the session that are being stored (im/store_out.h). */
 void router_send_now(struct shard *s, struct envelope *e, struct session *from);
+/* Once more what a session has sent: E has its numbers of then, and goes before what waits for the same node. Takes E. */
+void router_send_again(struct shard *s, struct envelope *e);
+/* Calls sm_is_queued for what waits here for a node. */
+void router_tell_queued(struct shard *s);
 /* To the user to_uid, for whom it is no stanza. Takes E. */
 void router_pass(struct shard *s, struct envelope *e);
 /* Answers E with an error towards its sender, if it may be answered. Takes nothing. */

@@ -203,13 +203,16 @@ static void read_domains(struct shard *s)
     arena_fini(&a);
 }
 
-static void read_members(struct shard *s)
+/* Has the epoch of one ended, and what it held with it? */
+static bool read_members(struct shard *s)
 {
     struct members *before = s->members;
+    bool any = false;
     s->members = members_read(shard_txn(s), s->applied_index);
     for (unsigned i = 0; before && i < before->n; i++) {
         const struct member *was = &before->list[i];
         const struct member *is = members_find(s->members, was->id);
+        any |= !is || is->epoch != was->epoch;
         /* Down, or down and up again in between: what it said of its users' resources is void. */
         if (!was->up || (is && is->up && is->epoch == was->epoch))
             continue;
@@ -219,15 +222,18 @@ static void read_members(struct shard *s)
             s->homes_lost = true;
     }
     members_free(before);
+    return any;
 }
 
 static void reload(struct shard *s)
 {
-    read_members(s);
+    bool any_ended = read_members(s);
     read_domains(s);
     read_settings(s);
     user_on_reload(s);
     router_homes_changed(s);
+    if (any_ended)
+        sm_send_again(s, 0);
 }
 
 /* ---- feed ---- */
@@ -271,7 +277,7 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
     drop_reader(s);
     if (applied_index > s->applied_index)
         s->applied_index = applied_index;
-    bool members = false, settings = false, domains = false, homes = false;
+    bool members = false, settings = false, domains = false, homes = false, any_ended = false;
     for (size_t i = 0; i < n; i++) {
         switch (events[i].table) {
         case TABLE_NODE:
@@ -292,7 +298,12 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         }
     }
     if (members)
-        read_members(s);
+        any_ended = read_members(s);
+    /* Before anything is sent: whoever gets it must know as much. */
+    if (members || homes) {
+        s->route_index = applied_index;
+        router_homes_changed(s);
+    }
     if (domains)
         read_domains(s);
     if (settings || members || domains)
@@ -303,16 +314,12 @@ static void on_events(void *user, const struct feed_event *events, size_t n, uin
         else if (events[i].table != TABLE_MESSAGE_INDEX && !comes_again(events, n, i))
             user_on_feed(s, &events[i]);
     }
-    if (members) {
+    if (members)
         user_check_homes(s);
+    if (any_ended)
         sm_send_again(s, 0);
-    }
     /* Stored messages last: they must not go to a session whose user is at home elsewhere by now. */
     show_messages(s, events, n);
-    if (members || homes) {
-        s->route_index = applied_index;
-        router_homes_changed(s);
-    }
     if (s->feed_seen < applied_index)
         s->feed_seen = applied_index;
     homes_touch(s);

@@ -11,8 +11,10 @@ struct unsettled {
     struct list link;
     uint64_t n_in, sent_ms;
     struct envelope *copy; /* NULL: a proposal of this node is in flight */
-    uint32_t node;         /* where it went, */
-    uint64_t epoch;        /* and that node's epoch then */
+    uint32_t node;         /* where it went; 0: it has not been sent yet */
+    uint64_t epoch;        /* that node's epoch then, */
+    uint64_t since;        /* and the log index from which on it was the home */
+    bool queued;           /* it has not left this node, and will go on by itself */
 };
 
 static uint64_t epoch_of(const struct shard *s, uint32_t node)
@@ -82,8 +84,6 @@ void sm_watch(struct session *s, struct envelope *e, bool storing)
         e->flags |= ENVELOPE_COUNTED;
         e->session = s->id;
         w->copy = envelope_copy(e, NULL);
-        w->node = shard_home_of(s->shard, e->to_uid);
-        w->epoch = epoch_of(s->shard, w->node);
     }
     w->sent_ms = loop_now_ms(s->shard->loop);
     list_append(&sm->waiting, &w->link);
@@ -91,6 +91,44 @@ void sm_watch(struct session *s, struct envelope *e, bool storing)
         list_append(&s->shard->sm_waiting, &sm->link);
     if (++sm->n_waiting >= SM_WINDOW)
         session_pause(s, PAUSE_SETTLE);
+}
+
+static struct unsettled *find(const struct session *s, uint64_t n_in)
+{
+    const struct list *all = &s->sm->waiting;
+    for (struct list *at = all->prev; at != all; at = at->prev) {
+        struct unsettled *w = list_entry(at, struct unsettled, link);
+        if (w->n_in <= n_in)
+            return w->n_in == n_in ? w : NULL;
+    }
+    return NULL;
+}
+
+static void note_home(struct shard *s, struct unsettled *w)
+{
+    shard_place_of(s, w->copy->to_uid, &w->node, &w->since);
+    if (!w->node) /* nobody's; then it stays here */
+        w->node = im_node_id(s->im);
+    w->epoch = epoch_of(s, w->node);
+}
+
+void sm_sent(struct session *s, const struct envelope *e)
+{
+    struct unsettled *w = s->sm ? find(s, e->n_in) : NULL;
+    if (!w || !w->copy)
+        return;
+    w->copy->after_index = e->after_index;
+    w->copy->order_index = e->order_index;
+    w->copy->order = e->order;
+    note_home(s->shard, w);
+}
+
+void sm_is_queued(struct shard *s, const struct envelope *e)
+{
+    struct session *session = e->from_node ? NULL : session_find(s, e->session);
+    struct unsettled *w = session && session->sm ? find(session, e->n_in) : NULL;
+    if (w)
+        w->queued = true;
 }
 
 uint64_t sm_n_settled_with_state(const struct session *s)
@@ -214,21 +252,33 @@ void sm_settle(struct shard *s, const struct envelope *e)
     router_pass(s, t);
 }
 
+/* In its old place among what the session sends: it keeps its numbers, and what waits here for a node is
+ * behind it (RFC 6120 §10.1). */
 static void again(struct session_sm *sm, struct unsettled *w, uint64_t now)
 {
-    struct session *s = sm->session;
+    struct shard *s = sm->session->shard;
     w->sent_ms = now;
-    w->node = shard_home_of(s->shard, w->copy->to_uid);
-    w->epoch = epoch_of(s->shard, w->node);
-    struct envelope *e = envelope_copy(w->copy, NULL);
-    router_send(s->shard, e, s);
+    note_home(s, w);
+    router_send_again(s, envelope_copy(w->copy, NULL));
 }
 
+/* Was it with a node whose epoch has ended? It may have gone on to one that was the home later on. */
+static bool is_lost(struct shard *s, const struct unsettled *w)
+{
+    uint64_t since;
+    if (w->epoch != epoch_of(s, w->node))
+        return true;
+    shard_place_of(s, w->copy->to_uid, NULL, &since);
+    return since != w->since;
+}
+
+enum again_why { AGAIN_NODES, AGAIN_LINK, AGAIN_LATE };
+
 /* What a session waits for may end while it is sent again: only those that it had. */
-static void send_again(struct session *s, uint32_t node, uint64_t older_than)
+static void send_again(struct session *s, enum again_why why, uint32_t node)
 {
     struct session_sm *sm = s->sm;
-    uint64_t now = loop_now_ms(s->shard->loop), last = sm->n_in, at = 0;
+    uint64_t now = loop_now_ms(s->shard->loop), last = sm->n_seen, at = 0;
     for (;;) {
         struct unsettled *w, *next = NULL;
         list_for_each(w, &sm->waiting, struct unsettled, link)
@@ -241,32 +291,51 @@ static void send_again(struct session *s, uint32_t node, uint64_t older_than)
         if (!next || next->n_in > last)
             return;
         at = next->n_in;
-        bool lost = next->epoch != epoch_of(s->shard, next->node);
-        if (next->copy && (lost || next->node == node || next->sent_ms < older_than))
+        bool due = why == AGAIN_LATE   ? now - next->sent_ms >= AGAIN_MS
+                   : why == AGAIN_LINK ? next->node == node
+                                       : next->copy && is_lost(s->shard, next);
+        bool queued = next->queued;
+        next->queued = false;
+        if (!next->copy || !next->node || !due)
+            continue;
+        if (queued)
+            note_home(s->shard, next);
+        else
             again(sm, next, now);
     }
 }
 
-static void for_each_waiting(struct shard *s, uint32_t node, uint64_t older_than)
+static bool has_late(const struct session_sm *sm, uint64_t now)
 {
+    return now - list_entry(list_first(&sm->waiting), struct unsettled, link)->sent_ms >= AGAIN_MS;
+}
+
+static void for_each_waiting(struct shard *s, enum again_why why, uint32_t node)
+{
+    uint64_t now = loop_now_ms(s->loop);
     size_t n = 0, max = 0;
     struct session_sm *sm;
-    list_for_each(sm, &s->sm_waiting, struct session_sm, link) max++;
+    list_for_each(sm, &s->sm_waiting, struct session_sm, link) max += why != AGAIN_LATE || has_late(sm, now);
     if (!max)
         return;
+    router_tell_queued(s);
     uint64_t *ids = mem_alloc(max * sizeof *ids);
-    list_for_each(sm, &s->sm_waiting, struct session_sm, link) ids[n++] = sm->session->id;
+    list_for_each(sm, &s->sm_waiting, struct session_sm, link)
+    {
+        if (why != AGAIN_LATE || has_late(sm, now))
+            ids[n++] = sm->session->id;
+    }
     for (size_t i = 0; i < n; i++) {
         struct session *session = session_find(s, ids[i]);
         if (session && session->sm)
-            send_again(session, node, older_than);
+            send_again(session, why, node);
     }
     mem_free(ids);
 }
 
 void sm_send_again(struct shard *s, uint32_t node)
 {
-    for_each_waiting(s, node, 0);
+    for_each_waiting(s, node ? AGAIN_LINK : AGAIN_NODES, node);
 }
 
 void sm_tick(struct shard *s)
@@ -274,6 +343,6 @@ void sm_tick(struct shard *s)
     uint64_t now = loop_now_ms(s->loop);
     if (!list_is_empty(&s->sm_waiting) && now - s->sm_tick_ms >= 1000 && now > AGAIN_MS) {
         s->sm_tick_ms = now;
-        for_each_waiting(s, 0, now - AGAIN_MS);
+        for_each_waiting(s, AGAIN_LATE, 0);
     }
 }

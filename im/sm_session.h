@@ -45,6 +45,10 @@ uint64_t sm_roll_back(struct session *s);
 /* E is on its way: its number is written into it, and it is watched until sm_settled. STORING: a proposal of
  * this node settles it. */
 void sm_watch(struct session *s, struct envelope *e, bool storing);
+/* The watched E leaves for its home, with its numbers. */
+void sm_sent(struct session *s, const struct envelope *e);
+/* E, which a session of this shard has sent, waits in the router. */
+void sm_is_queued(struct shard *s, const struct envelope *e);
 void sm_settled(struct session *s, uint64_t n_in);
 /* The row counts up to here; of a proposal's result. */
 void sm_covered(struct session *s, uint64_t n_in);
@@ -65,8 +69,8 @@ void sm_state_marked(struct session *s, bool done);
 
 /* E came to where it is safe, or went back as an error: tells the sender's session, if it counts. */
 void sm_settle(struct shard *s, const struct envelope *e);
-/* Sends again what was on its way to NODE (0: none in particular), or to a node that has gone down since; the
- * tick also what nobody answers. */
+/* Sends again what was on its way to NODE, whose link is new; 0: to a node that has gone down since. What has
+ * not left this node is left alone. The tick: what nobody answers. */
 void sm_send_again(struct shard *s, uint32_t node);
 void sm_tick(struct shard *s);
 

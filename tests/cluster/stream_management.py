@@ -77,7 +77,10 @@ class SmClient(Client):
         self.writer.transport.abort()
 
     async def resume(self, hosts):
-        """On the first node that lets it in; as often as it takes."""
+        """On the first node that lets it in; as often as it takes. The former connection is given up."""
+        if not self.task.done():
+            self.cut()
+            await asyncio.wait([self.task])
         end = asyncio.get_event_loop().time() + WAIT
         for i in range(10000):
             self.host = hosts[i % len(hosts)]

@@ -175,6 +175,85 @@ static void test_node_down(void **state)
     client_close(a);
 }
 
+static const char SM_ENABLE[] = "<enable xmlns='urn:xmpp:sm:3' resume='true'/>";
+
+static struct client *open_counted(unsigned user, unsigned edge, const char *resource)
+{
+    struct client *c = client_open(fix, user, edge, resource);
+    client_send(c, "%s", SM_ENABLE);
+    client_expect(c, "<enabled ");
+    client_send(c, "<presence/>");
+    client_sync(c);
+    return c;
+}
+
+static void send_numbers(struct client *a, unsigned to, unsigned first, unsigned last)
+{
+    for (unsigned i = first; i <= last; i++)
+        client_send(a, "<message to='u%u@example.com' type='chat' id='n%u'><body>n</body></message>", to, i);
+}
+
+/* Each of 1 to N comes, and the first time not before the one ahead of it. */
+static void expect_in_order(struct client *b, unsigned n)
+{
+    const char *before = NULL;
+    for (unsigned i = 1; i <= n; i++) {
+        char id[24];
+        snprintf(id, sizeof id, " id='n%u'", i);
+        client_expect(b, id);
+    }
+    for (unsigned i = 1; i <= n; i++) {
+        char id[24];
+        snprintf(id, sizeof id, " id='n%u'", i);
+        const char *at = strstr(b->in, id);
+        if (before && at < before)
+            fail_msg("message %u came before message %u", i, i - 1);
+        before = at;
+    }
+}
+
+/* Some were with the home that dies, others waited for its link: they keep their order (RFC 6120 §10.1). */
+static void test_order_after_node_down(void **state)
+{
+    for (unsigned user = 3; user <= 12; user += 3) { /* the next home is this node or the third one */
+        struct client *a = open_counted(10, 1, "a"), *b = open_counted(user, 3, "b");
+        fix_lease(fix, 3, false); /* it holds what it gets */
+        send_numbers(a, user, 1, 5);
+        client_sync(a);
+        client_read(a, 50);
+        fix_link(fix, 1, 3, false);
+        send_numbers(a, user, 6, 9); /* they wait for the link; the client is not read any more */
+        client_read(a, 50);
+        fix_node_up(fix, 3, false);
+        client_close(b);
+        b = client_open(fix, user, 1, "b");
+        client_send(b, "<presence/>");
+        expect_in_order(b, 9);
+        client_close(b);
+        client_close(a);
+        fix_lease(fix, 3, true);
+        fix_node_up(fix, 3, true);
+        fix_link(fix, 1, 3, true);
+    }
+}
+
+/* The link is cut and comes back: what it may have lost goes before what waited for it. */
+static void test_order_after_link_up(void **state)
+{
+    struct client *a = open_counted(10, 1, "a"), *b = open_counted(9, 3, "b");
+    fix_link_loses(fix, 1, 3, true);
+    send_numbers(a, 9, 1, 5);
+    client_sync(a);
+    fix_link(fix, 1, 3, false);
+    fix_link_loses(fix, 1, 3, false);
+    send_numbers(a, 9, 6, 9);
+    client_read(a, 50);
+    fix_link(fix, 1, 3, true);
+    expect_in_order(b, 9);
+    client_close(b);
+    client_close(a);
+}
+
 static void assign(unsigned user, unsigned node)
 {
     uint64_t uid = fix_uid(fix, user);
@@ -331,11 +410,18 @@ static void test_slow_reader(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_relay),     cmocka_unit_test(test_bad_xml_over_relay),
-        cmocka_unit_test(test_redirect),  cmocka_unit_test(test_after_index),
-        cmocka_unit_test(test_link_down), cmocka_unit_test(test_node_down),
-        cmocka_unit_test(test_hand_over), cmocka_unit_test(test_send_and_leave),
-        cmocka_unit_test(test_flood),     cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_relay),
+        cmocka_unit_test(test_bad_xml_over_relay),
+        cmocka_unit_test(test_redirect),
+        cmocka_unit_test(test_after_index),
+        cmocka_unit_test(test_link_down),
+        cmocka_unit_test(test_node_down),
+        cmocka_unit_test(test_hand_over),
+        cmocka_unit_test(test_send_and_leave),
+        cmocka_unit_test(test_order_after_node_down),
+        cmocka_unit_test(test_order_after_link_up),
+        cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_slow_reader),
     };
     if (getenv("IM_TEST"))
         cmocka_set_test_filter(getenv("IM_TEST"));

@@ -28,7 +28,7 @@ struct fix_node {
         void *user;
     } feeds[16];
     unsigned n_feeds;
-    _Atomic bool links[FIX_NODES_MAX + 1];
+    _Atomic bool links[FIX_NODES_MAX + 1], loses[FIX_NODES_MAX + 1];
     _Atomic uint64_t epoch;
     struct store_reader *reader; /* control loop */
     uint64_t applied;
@@ -259,6 +259,8 @@ static int fake_link_send(void *user, uint32_t to, enum link_frame type, const v
     struct fix_node *node = user;
     if (!atomic_load(&node->links[to]))
         return ERR_UNAVAILABLE;
+    if (type == LINK_ENVELOPE && atomic_load(&node->loses[to]))
+        return 0;
     struct frame *f = mem_zalloc(sizeof *f + n);
     f->letter.deliver = deliver_frame;
     f->letter.discard = discard_frame;
@@ -469,6 +471,11 @@ void fix_lease(struct fix *f, unsigned node, bool held)
 void fix_delay_apply(struct fix *f, unsigned node, bool stop)
 {
     atomic_store(&f->nodes[node].stopped, stop);
+}
+
+void fix_link_loses(struct fix *f, unsigned a, unsigned b, bool on)
+{
+    atomic_store(&f->nodes[a].loses[b], on);
 }
 
 struct link_change {

@@ -28,6 +28,8 @@ void fix_set(struct fix *f, const char *key, const char *value);
 void fix_node_up(struct fix *f, unsigned node, bool up);
 /* Both directions of one pair; on its end and its begin the nodes are told. */
 void fix_link(struct fix *f, unsigned a, unsigned b, bool up);
+/* What A sends to B from now on is on a connection that is broken, and nobody has noticed yet. */
+void fix_link_loses(struct fix *f, unsigned a, unsigned b, bool on);
 void fix_lease(struct fix *f, unsigned node, bool held);
 void fix_delay_apply(struct fix *f, unsigned node,
                      bool stop); /* the node's store stands still while stopped */
