@@ -1,12 +1,16 @@
 /* One request and its answer.
  *
  *   IDLE -> BODY (a POST's body comes) -> HANDLED (held, or answered at once) -> WRITING -> IDLE, or the end
+ *                                                                    \-- a slow reader: FLUSHING --/
  */
 #include "protocols/http/http_server_impl.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum exchange_state { EXCHANGE_IDLE, EXCHANGE_BODY, EXCHANGE_HANDLED, EXCHANGE_WRITING };
+enum exchange_state { EXCHANGE_IDLE, EXCHANGE_BODY, EXCHANGE_HANDLED, EXCHANGE_WRITING, EXCHANGE_FLUSHING };
+
+/* Turns of the loop in which libwebsockets may offer bytes of a next request in vain. */
+enum { MAX_VAIN = 1000 };
 
 /* Per connection, in libwebsockets' memory, which it clears. */
 struct http_exchange {
@@ -26,6 +30,7 @@ struct http_exchange {
     size_t n_sent;
     void (*on_gone)(void *user);
     void *gone_user;
+    unsigned n_vain;
     bool head, held;
     bool closes; /* a body comes that nobody reads: the connection ends with the answer */
 };
@@ -79,11 +84,29 @@ static void reset(struct http_exchange *x)
     x->state = EXCHANGE_IDLE;
 }
 
+/* libwebsockets keeps the header table of a connection for a next request whose bytes have come already. It
+ * does not say so, but without a table nothing is written to VALUE. */
+static bool has_next_request(struct lws *wsi)
+{
+    char value = 'x';
+    (void)lws_hdr_custom_copy(wsi, &value, sizeof(value), "x", 1);
+    return value == '\0';
+}
+
+/* Requests that were sent without waiting for answers are not taken (RFC 9112 §9.3.2: the client sends them
+ * again): a body that waits behind its head is read wrongly by libwebsockets 4.1, beginning with the head,
+ * and then for ever. X is gone afterwards. */
 static int finish(struct http_exchange *x)
 {
+    struct lws *wsi = x->wsi;
+    if (lws_partial_buffered(wsi)) { /* it would complete the transaction later by itself */
+        x->state = EXCHANGE_FLUSHING;
+        lws_callback_on_writable(wsi);
+        return 0;
+    }
     bool closes = x->closes;
     reset(x);
-    return closes || lws_http_transaction_completed(x->wsi) ? -1 : 0;
+    return closes || lws_http_transaction_completed(wsi) || has_next_request(wsi) ? -1 : 0;
 }
 
 static void take_answer(struct http_exchange *x, struct http_answer *answer)
@@ -225,6 +248,7 @@ static int on_request(struct http_server *s, struct lws *wsi, struct http_exchan
     x->server = s;
     x->wsi = wsi;
     x->closes = false;
+    x->n_vain = 0;
     list_init(&x->link);
     x->method = read_method(x);
     x->route = find_route(s, path, &x->route_user);
@@ -271,12 +295,23 @@ static int on_body(struct http_exchange *x, const char *data, size_t n)
     return answer_text(x, 413, "too long\n");
 }
 
+/* It is said again in each turn of the loop while bytes of a next request wait. Where the answer does not
+ * come soon, the connection ends: else the loop would turn at full speed until then. */
+static int on_body_end(struct http_exchange *x)
+{
+    if (x->state == EXCHANGE_BODY)
+        return handle(x);
+    return ++x->n_vain > MAX_VAIN ? -1 : 0;
+}
+
 static int on_writable(struct http_exchange *x)
 {
     if (x->state == EXCHANGE_HANDLED && x->status && !x->held) {
         x->state = EXCHANGE_WRITING;
         return begin_answer(x);
     }
+    if (x->state == EXCHANGE_FLUSHING)
+        return finish(x);
     return x->state == EXCHANGE_WRITING && x->out.n ? write_body(x) : 0;
 }
 
@@ -306,7 +341,7 @@ int http_exchange_callback(struct lws *wsi, enum lws_callback_reasons reason, vo
     case LWS_CALLBACK_HTTP_BODY:
         return s && x ? on_body(x, in, n) : -1;
     case LWS_CALLBACK_HTTP_BODY_COMPLETION:
-        return s && x && x->state == EXCHANGE_BODY ? handle(x) : 0;
+        return s && x ? on_body_end(x) : 0;
     case LWS_CALLBACK_HTTP_WRITEABLE:
         return s && x ? on_writable(x) : -1;
     case LWS_CALLBACK_HTTP_DROP_PROTOCOL:

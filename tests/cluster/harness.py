@@ -359,9 +359,12 @@ class Cluster:
                 print(e)
         for node in self.nodes:
             if node.process:
-                p = node.cli('dbreplication', 'runtimestate', check=False, timeout=10)
-                print('--- runtime state as %s sees it\n%s%s' % (node.name, p.stdout, p.stderr))
-                break
+                try:
+                    p = node.cli('dbreplication', 'runtimestate', check=False, timeout=10)
+                    print('--- runtime state as %s sees it\n%s%s' % (node.name, p.stdout, p.stderr))
+                    break
+                except subprocess.TimeoutExpired:
+                    print('--- %s does not answer' % node.name)
 
     def sanitizer_line(self):
         """The first line in which a sanitizer tells of a fault, or None."""

@@ -301,11 +301,12 @@ class Play:
             p.link.frames(text, to_bytes)
 
     async def do_post(self, step):
-        """A BOSH request; its answer is a stanza <body/>, or <http status=.../>."""
+        """A BOSH request; its answer is a stanza <body/>, or <http status=.../>. Several go at once."""
         for p in self.peers_of(step):
             text = self.expand(step.block)
             p.note('->', text)
-            p.link.run(p.link.post_raw(text))
+            requests = text.replace('/><body ', '/>\0<body ').split('\0')
+            p.link.run(p.link.post_at_once(requests) if len(requests) > 1 else p.link.post_raw(text))
 
     async def do_lose(self, step):
         """A BOSH request whose connection is cut before its answer."""
