@@ -20,6 +20,7 @@ struct xml_reader {
     XML_Parser expat;
     size_t n_expat_bytes, max_expat_bytes;
     bool stream, halted, quiet;
+    bool other_root; /* than xml_reader_is_plain means: its name, or a namespace that it declares */
     enum xml_error error;
     struct xml_limits limits;
     struct arena *arena;
@@ -192,6 +193,8 @@ static void on_start_root(struct xml_reader *r, const char *name, const char **a
     struct xml *header = add_element(r, name, atts);
     /* Every stream has the default namespace jabber:client; what else the root declares does not travel with
      * raw bytes, and "no namespace" would become that default elsewhere. */
+    if (strcmp(header->name, "stream") != 0 || strcmp(header->ns, XML_READER_NS_STREAM) != 0)
+        r->other_root = true;
     const char *ns = r->default_ns ? r->default_ns : "";
     if (strcmp(ns, "jabber:client") != 0)
         buf_add(&r->root_ns, ns, strlen(ns) + 1);
@@ -281,6 +284,8 @@ static void XMLCALL on_namespace(void *user, const char *prefix, const char *uri
         return;
     if (prefix) {
         buf_add(&r->root_ns, uri, n + 1);
+        if (strcmp(prefix, "stream") != 0 || strcmp(uri, XML_READER_NS_STREAM) != 0)
+            r->other_root = true;
     } else {
         mem_free(r->default_ns);
         r->default_ns = mem_strdup(uri);
@@ -493,6 +498,12 @@ bool xml_reader_is_idle(const struct xml_reader *r)
 bool xml_reader_has_root(const struct xml_reader *r)
 {
     return r->depth > 0;
+}
+
+bool xml_reader_is_plain(const struct xml_reader *r)
+{
+    return r->root_ns.n == sizeof XML_READER_NS_STREAM && !r->other_root && r->default_ns &&
+           strcmp(r->default_ns, "jabber:client") == 0;
 }
 
 const char *xml_reader_default_ns(const struct xml_reader *r)

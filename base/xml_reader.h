@@ -9,6 +9,8 @@
 #include "base/xml_scan.h"
 #include <stdint.h>
 
+#define XML_READER_NS_STREAM "http://etherx.jabber.org/streams"
+
 struct xml_reader;
 struct xml_reader_events {
     void (*on_header)(void *user, const struct xml *header); /* stream mode only */
@@ -40,6 +42,8 @@ uint64_t xml_reader_position(const struct xml_reader *r); /* in an event: the en
 bool xml_reader_is_between(const struct xml_reader *r);   /* inside the root, in no child */
 bool xml_reader_is_idle(const struct xml_reader *r);      /* and nothing of what comes next was taken */
 bool xml_reader_has_root(const struct xml_reader *r);
+/* Is the root <stream:stream/> with jabber:client as the default namespace, and does it declare no other? */
+bool xml_reader_is_plain(const struct xml_reader *r);
 const char *xml_reader_default_ns(const struct xml_reader *r); /* of the root */
 size_t xml_reader_memory(const struct xml_reader *r);
 uint64_t xml_reader_error_position(const struct xml_reader *r);
