@@ -484,8 +484,8 @@ bool xml_reader_is_between(const struct xml_reader *r)
     return r->stream && r->depth == 1;
 }
 
-/* Half a character or reference there is an error that expat does not report yet; it looks at four bytes before it
- * calls a character broken. */
+/* Half a character or reference there is an error that expat does not report yet; it looks at four bytes
+ * before it calls a character broken. */
 bool xml_reader_is_idle(const struct xml_reader *r)
 {
     for (size_t i = r->n_last < 4 ? 0 : r->n_last - 4; i < r->n_last; i++)

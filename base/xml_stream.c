@@ -11,8 +11,8 @@ enum {
     KEEP_ARENA_BYTES = 16384,
 };
 
-/* The default namespace of a client's stream (RFC 6120 §4.8.2), and the header of one that declares nothing else
- * but the prefix of streams, which is nearly every one: to the reader all of them are the same. */
+/* The default namespace of a client's stream (RFC 6120 §4.8.2), and the header of one that declares nothing
+ * else but the prefix of streams, which is nearly every one: to the reader all of them are the same. */
 static const char plain_ns[] = "jabber:client";
 static const char plain_header[] =
     "<stream:stream xmlns='jabber:client' xmlns:stream='" XML_READER_NS_STREAM "'>";

@@ -36,6 +36,14 @@ struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid)
     return u;
 }
 
+void user_set_avatar(struct user *u, const char *hash)
+{
+    static const char none[] = ""; /* most users have none */
+    if (u->avatar != none)
+        mem_free((char *)u->avatar);
+    u->avatar = !hash ? NULL : *hash ? mem_strdup(hash) : none;
+}
+
 void user_forget_contacts(struct user *u)
 {
     mem_free(u->subscribers);
@@ -58,7 +66,7 @@ void user_free(struct user *u)
     list_remove(&u->leaving);
     roster_user_freed(u);
     user_forget_contacts(u);
-    mem_free(u->avatar);
+    user_set_avatar(u, NULL);
     mem_free(u->jid);
     mem_free(u);
 }
@@ -315,8 +323,7 @@ void user_on_reload(struct shard *s)
     {
         struct user *u = container_of(node, struct user, node);
         user_forget_contacts(u);
-        mem_free(u->avatar);
-        u->avatar = NULL;
+        user_set_avatar(u, NULL);
         u->hooks = UINT32_MAX;
         u->blocks = BLOCKS_UNKNOWN;
     }

@@ -36,7 +36,7 @@ struct user {
     struct carbons *carbons; /* NULL: no session has enabled them (im/carbons.h) */
     struct list pushes, pushing; /* struct held_push; in shard->pushing (roster.c) */
     uint8_t blocks; /* is there a block list? (block.c) */
-    char *avatar;    /* hash of the avatar that its presence shows; "": none; NULL: not looked up yet */
+    const char *avatar; /* hash of the avatar that its presence shows; "": none; NULL: not looked up yet */
     uint32_t hooks; /* bits by im_hook_id: those that must be asked (im/hooks.h) */
     /* Cached from the roster, dropped when a row of it changes: uids that see this user, and that it sees. */
     uint64_t *subscribers, *subscribed;
@@ -45,6 +45,7 @@ struct user {
 };
 
 struct user *user_find(struct shard *s, uint64_t uid);
+void user_set_avatar(struct user *u, const char *hash); /* NULL: not looked up yet; copied */
 struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid); /* made when missing */
 void user_release(struct user *u); /* frees it when nothing is left in it */
 struct session *user_find_session(const struct user *u, const char *resource);

@@ -2,13 +2,11 @@
 #include "node/node_impl.h"
 #include "storage/scrubber.h"
 #include <inttypes.h>
-#include <malloc.h>
 
 enum {
     CLOCK_EVERY_MS = 1000,
     ALARMS_EVERY_MS = 1000,
     QUORUM_AFTER_MS = 3000,
-    QUIET_MS = 10000 /* longer than an idle session keeps its parser */
 };
 
 void duties_on_trouble(void *user, enum member_trouble trouble, uint32_t node, bool raised, bool forget,
@@ -162,20 +160,6 @@ static void check_clock(struct node *n)
         alarms_clear(n->alarms, ALARM_CLOCK_SKEW, n->id.node);
 }
 
-/* A log-in needs several times what a session keeps (TLS, parsers, keys): after many of them most pages of
- * the heap are nearly empty. malloc gives back by itself only what lies at the end of a heap. */
-static void give_memory_back(struct node *n, uint64_t now_ms)
-{
-    int64_t n_logins = metrics_get(&n->metrics, METRIC_XMPP_LOGINS);
-    if (n_logins != n->n_logins_seen) {
-        n->n_logins_seen = n_logins;
-        n->logins_seen_ms = now_ms;
-    } else if (n->logins_seen_ms && now_ms - n->logins_seen_ms >= QUIET_MS) {
-        n->logins_seen_ms = 0;
-        malloc_trim(0);
-    }
-}
-
 void duties_step(struct node *n, uint64_t now_ms)
 {
     if (n->stopping || !n->members)
@@ -192,7 +176,7 @@ void duties_step(struct node *n, uint64_t now_ms)
     if (!n->clock_checked_ms || now_ms - n->clock_checked_ms >= CLOCK_EVERY_MS) {
         n->clock_checked_ms = now_ms;
         check_clock(n);
-        give_memory_back(n, now_ms);
+        memory_step(n, now_ms);
         if (n->scrubber)
             scrubber_set_round(n->scrubber, scrub_round_s(n));
     }

@@ -54,6 +54,17 @@ enum node_dirty {
     DIRTY_ALL = 127,
 };
 
+/* memory.c */
+struct memory_duty {
+    int64_t n_logins, n_sessions; /* as last seen, */
+    uint64_t changed_ms;          /* and when that was */
+    int64_t n_changes;            /* since memory was given back, */
+    uint64_t since_ms;            /* the first of them */
+    uint64_t took_us;
+    struct work work;
+    bool running;
+};
+
 struct node {
     struct node_options options;
     struct config config;
@@ -121,8 +132,7 @@ struct node {
     uint64_t epoch; /* of the proposer session, as last told to the links */
     uint64_t update_retry_ms, alarms_stepped_ms, quorum_lost_ms, clock_checked_ms, certs_checked_ms,
         default_checked_ms, progress_ms;
-    int64_t n_logins_seen;    /* and when that was: what they needed for a moment is given back once it is quiet */
-    uint64_t logins_seen_ms;
+    struct memory_duty memory;
     /* disk_check.c */
     uint64_t free_checked_ms, stuck_checked_ms;
     bool disk_was_low, was_full_told, replication_stands;
@@ -167,6 +177,8 @@ bool control_is_publisher(const struct node *n);
 
 /* duties.c: what a node checks by itself once in a while */
 void duties_step(struct node *n, uint64_t now_ms);
+/* memory.c: gives back what log-ins and ended sessions have left behind. Once a second. */
+void memory_step(struct node *n, uint64_t now_ms);
 
 /* ---- disk_check.c ---- */
 void disk_check_step(struct node *n, uint64_t now_ms);

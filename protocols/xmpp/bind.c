@@ -113,6 +113,7 @@ static bool bind_or_wait(struct c2s_home *h)
     list_remove(&h->unbound);
     hooks_open(h);
     answer_bound(h, h->bind_id);
+    home_forget_login(h);
     return false;
 }
 

@@ -29,28 +29,30 @@ struct c2s_home;
 
 enum { C2S_CLIENT_ID = 16, C2S_LANG_MAX = 35 /* RFC 5646 §4.4.1 */ };
 
-/* Who logged in, how and from where. Owned by one side at a time; plain data, so that it crosses nodes. */
+/* Who logged in, how and from where. Owned by one side at a time; plain data, so that it crosses nodes. The strings
+ * are its own: NULL or one by mem_alloc each, unless it is packed. */
 struct c2s_login {
     uint64_t uid;
-    char *localpart, *domain; /* prepared */
-    char mechanism[32];       /* "SCRAM-SHA-256-PLUS" */
-    bool tls, channel_bound;
-    char tls_version[16]; /* "TLSv1.3"; empty when not known */
-    char address[64];     /* of the client */
-    unsigned port;
-    uint32_t edge_node;
-    uint64_t since_ms; /* wall clock of the log-in */
-    char lang[C2S_LANG_MAX + 1]; /* of the stream (RFC 6120 §4.7.4); empty: none was said */
+    uint64_t since_ms;    /* wall clock of the log-in */
     uint64_t route_index; /* log index that the choice of the home rests on: it must know as much */
-    /* SASL2 (XEP-0388): the stream goes on without a new header, and the home writes <success/>. */
-    bool sasl2;
-    bool has_client;               /* the client gave a user-agent id: */
+    char *localpart, *domain; /* prepared */
+    char *mechanism;          /* "SCRAM-SHA-256-PLUS" */
+    char *address;            /* of the client */
+    char *lang;               /* of the stream (RFC 6120 §4.7.4); NULL: none was said */
+    char *request;            /* SASL2: children of <authenticate/> that are for the home, as XML; or NULL */
+    char *success;            /* SASL2: what the edge puts into <success/>, as XML; or NULL */
+    uint32_t edge_node;
+    uint16_t port;
+    bool tls, channel_bound;
+    bool sasl2;      /* XEP-0388: the stream goes on without a new header, and the home writes <success/> */
+    bool has_client; /* the client gave a user-agent id: */
+    bool packed;
     uint8_t client[C2S_CLIENT_ID]; /* hash of the account and of it */
-    char *request;                 /* children of <authenticate/> that are for the home, as XML; or NULL */
-    char *success;                 /* what the edge puts into <success/>, as XML; or NULL */
 };
 struct c2s_login *c2s_login_new(void);
 void c2s_login_free(struct c2s_login *login); /* may be NULL */
+/* Log-in is over: the same in one piece, without what only log-in needs. Takes LOGIN; nothing of it changes any more. */
+struct c2s_login *c2s_login_pack(struct c2s_login *login);
 
 /* Tunnels of clients (struct tunnel_facts). */
 enum c2s_tunnel_kind { C2S_WEBSOCKET = 1, C2S_BOSH };

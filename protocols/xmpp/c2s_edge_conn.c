@@ -208,7 +208,7 @@ static void hand_over(struct edge_conn *c)
     xml_stream_set_limits(xml, &limits);
     /* it is paused: what came behind the log-in waits in it */
     (void)xml_stream_feed(xml, c->early.data, c->early.n);
-    memcpy(login->lang, c->lang, sizeof login->lang);
+    login->lang = *c->lang ? mem_strdup(c->lang) : NULL;
     c->login = NULL;
     forget(c);
     es->edge->hand_over(es->shard, stream, xml, login);

@@ -113,11 +113,11 @@ static struct c2s_login *make_login(struct edge_conn *c, const struct sasl_answe
     login->uid = uid;
     login->localpart = mem_strdup(a->localpart);
     login->domain = mem_strdup(c->domain);
-    snprintf(login->mechanism, sizeof(login->mechanism), "%s", sasl_mechanism_name(c->mechanism));
+    login->mechanism = mem_strdup(sasl_mechanism_name(c->mechanism));
     login->tls = stream_is_tls(c->stream);
     login->channel_bound = a->channel_bound;
-    snprintf(login->address, sizeof(login->address), "%s", c->address);
-    login->port = stream_peer_port(c->stream);
+    login->address = mem_strdup(c->address);
+    login->port = (uint16_t)stream_peer_port(c->stream);
     login->edge_node = im_node_id(c->es->edge->im);
     login->since_ms = clock_wall_ms();
     return login;

@@ -107,7 +107,7 @@ static const char *shown_hash(struct user *u)
     if (pep_find_user(shard_txn(s), u->uid, &a) && is_public(s, u->uid, NODE_AVATAR_METADATA, &a) &&
         is_public(s, u->uid, NODE_AVATAR_DATA, &a))
         avatar_read(s, u->uid, &avatar, &a);
-    u->avatar = mem_strdup(avatar.hash);
+    user_set_avatar(u, avatar.hash);
     arena_fini(&a);
     return u->avatar;
 }
@@ -251,8 +251,7 @@ void avatar_changed(struct shard *s, uint64_t uid)
     struct user *u = user_find(s, uid);
     if (!u)
         return;
-    mem_free(u->avatar);
-    u->avatar = NULL;
+    user_set_avatar(u, NULL);
     char hash[HASH_TEXT + 1];
     strcpy(hash, shown_hash(u));
     struct session *session;

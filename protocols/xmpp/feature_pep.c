@@ -201,8 +201,7 @@ static void on_feed(struct shard *s, struct user *u, const struct feed_event *ev
     (void)s;
     if (event->table != TABLE_PEP_USER)
         return;
-    mem_free(u->avatar);
-    u->avatar = NULL;
+    user_set_avatar(u, NULL);
 }
 
 /* Everything that clients ask for is in feature_pubsub.c; this one has what PEP does by itself. */

@@ -26,11 +26,37 @@ void c2s_login_free(struct c2s_login *login)
 {
     if (!login)
         return;
-    mem_free(login->localpart);
-    mem_free(login->domain);
-    mem_free(login->request);
-    mem_free(login->success);
+    if (!login->packed) {
+        mem_free(login->localpart);
+        mem_free(login->domain);
+        mem_free(login->mechanism);
+        mem_free(login->address);
+        mem_free(login->lang);
+        mem_free(login->request);
+        mem_free(login->success);
+    }
     mem_free(login);
+}
+
+struct c2s_login *c2s_login_pack(struct c2s_login *login)
+{
+    const char *kept[] = {login->localpart, login->domain, login->mechanism, login->address, login->lang};
+    size_t n = sizeof *login;
+    for (size_t i = 0; i < n_elements(kept); i++)
+        n += kept[i] ? strlen(kept[i]) + 1 : 0;
+    struct c2s_login *l = mem_alloc(n);
+    *l = *login;
+    char **to[] = {&l->localpart, &l->domain, &l->mechanism, &l->address, &l->lang};
+    char *at = (char *)(l + 1);
+    for (size_t i = 0; i < n_elements(kept); i++)
+        if (kept[i]) {
+            *to[i] = at;
+            at = stpcpy(at, kept[i]) + 1;
+        }
+    l->request = l->success = NULL;
+    l->packed = true;
+    c2s_login_free(login);
+    return l;
 }
 
 /* ---- output ---- */
@@ -105,6 +131,14 @@ void home_overflow(struct c2s_home *h)
 void home_end(struct c2s_home *h)
 {
     end(h);
+}
+
+void home_forget_login(struct c2s_home *h)
+{
+    mem_free(h->bind_id);
+    mem_free(h->bind_resource);
+    h->bind_id = h->bind_resource = NULL;
+    h->login = c2s_login_pack(h->login);
 }
 
 /* Is there a message that must not be lost and is not with the kernel? */

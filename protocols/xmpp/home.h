@@ -74,6 +74,8 @@ void home_write(struct c2s_home *h, const void *data, size_t n_bytes);
 void home_write_raw(struct c2s_home *h, const void *data, size_t n_bytes);
 /* Too much waits for the client: the session ends later in the turn. */
 void home_overflow(struct c2s_home *h);
+/* The session is open and the client has been told: what only log-in needs is given back. */
+void home_forget_login(struct c2s_home *h);
 /* The session ends; there is no connection. */
 void home_end(struct c2s_home *h);
 /* The connection is closed with a stream error; the session goes on without. */

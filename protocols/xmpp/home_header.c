@@ -77,7 +77,10 @@ void c2s_home_header(struct c2s_home *h, const struct xml *header)
     } else if (!im_is_serving(s->im) || s->stopping) {
         home_fail(h, "resource-constraint", "this node does not serve clients now");
     } else {
-        c2s_read_lang(h->login->lang, header);
+        char lang[C2S_LANG_MAX + 1];
+        c2s_read_lang(lang, header);
+        mem_free(h->login->lang);
+        h->login->lang = *lang ? mem_strdup(lang) : NULL;
         h->said_from = from != NULL;
         struct buf out = {0};
         home_header_write(h, &out);

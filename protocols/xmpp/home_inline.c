@@ -328,6 +328,8 @@ static void finish(struct c2s_home *h)
     h->inlined = NULL; /* from here on things are written */
     list_remove(&h->inlining);
     h->state = bound ? HOME_BOUND : HOME_UNBOUND;
+    if (bound)
+        home_forget_login(h);
     if (bound || resumed)
         list_remove(&h->unbound);
     home_features(h, bound ? STREAM_BOUND : resumed ? STREAM_RESUMED : STREAM_UNBOUND);

@@ -50,7 +50,7 @@ void relay_login_encode(struct buf *out, const struct c2s_login *l)
     add_string(out, l->localpart);
     add_string(out, l->domain);
     add_string(out, l->mechanism);
-    add_string(out, l->tls_version);
+    add_string(out, ""); /* a version of TLS that nobody used */
     add_string(out, l->address);
     if (!l->sasl2) /* from feature level 3 on */
         return;
@@ -58,7 +58,7 @@ void relay_login_encode(struct buf *out, const struct c2s_login *l)
     buf_add(out, l->client, sizeof l->client);
     add_string(out, l->request ? l->request : "");
     add_string(out, l->success ? l->success : "");
-    add_string(out, l->lang);
+    add_string(out, l->lang ? l->lang : "");
 }
 
 static char *read_string(struct reader *r, size_t max)
@@ -72,12 +72,15 @@ static char *read_string(struct reader *r, size_t max)
     return mem_strndup(s, n);
 }
 
-static void read_into(struct reader *r, char *out, size_t room)
+/* "" is none. */
+static char *read_optional(struct reader *r, size_t max)
 {
-    char *s = read_string(r, room - 1);
-    if (s)
-        memcpy(out, s, strlen(s) + 1);
-    mem_free(s);
+    char *s = read_string(r, max);
+    if (s && !*s) {
+        mem_free(s);
+        s = NULL;
+    }
+    return s;
 }
 
 static void read_sasl2(struct reader *r, struct c2s_login *l)
@@ -89,7 +92,7 @@ static void read_sasl2(struct reader *r, struct c2s_login *l)
         memcpy(l->client, client, sizeof l->client);
     l->request = read_string(r, RELAY_WINDOW);
     l->success = read_string(r, RELAY_WINDOW);
-    read_into(r, l->lang, sizeof l->lang);
+    l->lang = read_optional(r, C2S_LANG_MAX);
 }
 
 struct c2s_login *relay_login_decode(const uint8_t *data, size_t n_bytes)
@@ -98,7 +101,7 @@ struct c2s_login *relay_login_decode(const uint8_t *data, size_t n_bytes)
     reader_init(&r, data, n_bytes);
     struct c2s_login *l = c2s_login_new();
     l->uid = read_u64(&r);
-    l->port = read_u32(&r);
+    l->port = (uint16_t)read_u32(&r);
     l->edge_node = read_u32(&r);
     l->since_ms = read_u64(&r);
     l->route_index = read_u64(&r);
@@ -106,9 +109,9 @@ struct c2s_login *relay_login_decode(const uint8_t *data, size_t n_bytes)
     l->channel_bound = read_u8(&r);
     l->localpart = read_string(&r, 1023);
     l->domain = read_string(&r, 1023);
-    read_into(&r, l->mechanism, sizeof l->mechanism);
-    read_into(&r, l->tls_version, sizeof l->tls_version);
-    read_into(&r, l->address, sizeof l->address);
+    l->mechanism = read_string(&r, 31);
+    mem_free(read_string(&r, 15));
+    l->address = read_string(&r, 63);
     if (reader_left(&r))
         read_sasl2(&r, l);
     if (r.failed || reader_left(&r)) {

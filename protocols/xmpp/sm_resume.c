@@ -183,6 +183,7 @@ static bool begin_from(struct c2s_home *h, const Imp__SessionRow *row, const str
     h->sm->n_told = row->n_in;
     memcpy(h->sm->id_hash, r->hash, SM_HASH_BYTES);
     sm_resume_free(h);
+    home_forget_login(h);
     hooks_open(h);
     h->session.wants_roster = row->flags & SESSION_FLAG_ROSTER;
     if (row->flags & SESSION_FLAG_CARBONS)

@@ -147,7 +147,7 @@ static bool is_well_formed_iq(const struct xml *root, int type)
 static const char *stanza_lang(const struct c2s_home *h, const struct xml *root)
 {
     const char *lang = xml_attr_ns(root, "lang", XML_NS_XML);
-    return lang || !*h->login->lang ? lang : h->login->lang;
+    return lang ? lang : h->login->lang;
 }
 
 struct envelope *home_read_stanza(struct c2s_home *h, struct xml_stanza *stanza)

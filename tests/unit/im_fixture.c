@@ -723,8 +723,8 @@ static void hand_over(void *arg, struct shard *s)
     login->uid = h->fix->uids[h->user];
     login->localpart = mem_printf("u%u", h->user);
     login->domain = mem_strdup("example.com");
-    strcpy(login->mechanism, "PLAIN");
-    strcpy(login->address, "127.0.0.1");
+    login->mechanism = mem_strdup("PLAIN");
+    login->address = mem_strdup("127.0.0.1");
     c2s_hand_over(s, stream, parser, login);
     mem_free(h);
 }
