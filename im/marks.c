@@ -88,17 +88,42 @@ static void refs_done(struct marking *m, bool retry)
     }
 }
 
+enum row_state { ROW_TAKEN, ROW_NOT_TAKEN, ROW_GONE };
+
+/* Of some sessions nothing was taken: their users have left, and they end here, too; or the row is gone. */
+static enum row_state look_at_row(struct session *s, uint64_t n_in)
+{
+    struct shard *shard = s->shard;
+    struct arena a;
+    struct key k;
+    arena_init(&a);
+    key_init(&k);
+    key_u64(&k, s->user->uid);
+    key_u64(&k, s->sm->row);
+    key_u32(&k, s->sm->row_place);
+    const Imp__SessionRow *row = store_find_row(shard_txn(shard), TABLE_SESSION, &k, &a);
+    enum row_state state = ROW_NOT_TAKEN;
+    if (shard_place_of(shard, s->user->uid, NULL, NULL) == PLACE_HERE)
+        state = !row || row->ended_ms ? ROW_GONE : row->n_in >= n_in ? ROW_TAKEN : ROW_NOT_TAKEN;
+    arena_fini(&a);
+    return state;
+}
+
 static void sessions_done(struct marking *m, const struct proposal_result *result)
 {
+    shard_see(m->shard, result->index);
     for (size_t i = 0; i < m->n_sessions; i++) {
         struct session *s = session_find(m->shard, m->sessions[i].id);
         if (!s || !s->sm)
             continue;
         s->sm->marking = false;
-        /* value2: of some nothing was taken, as their users have left; they end here, too. */
-        bool done = result->code == 0 && result->value2 == 0;
-        sm_state_marked(s, done);
-        if (done)
+        enum row_state row = result->code ? ROW_NOT_TAKEN : ROW_TAKEN;
+        if (!result->code && result->value2) /* of so many */
+            row = look_at_row(s, m->sessions[i].n_in);
+        sm_state_marked(s, row != ROW_NOT_TAKEN);
+        if (row == ROW_GONE)
+            sm_row_lost(s);
+        else if (row == ROW_TAKEN)
             sm_covered(s, m->sessions[i].n_in);
         s = session_find(m->shard, m->sessions[i].id);
         if (s && s->sm && (result->code != 0 || s->sm->n_covered < sm_n_settled(s) || s->sm->state_changed))

@@ -190,6 +190,14 @@ void sm_covered(struct session *s, uint64_t n_in)
     tell(s);
 }
 
+void sm_row_lost(struct session *s)
+{
+    s->sm->row = 0;
+    s->sm->state_from = s->sm->state_next = 0;
+    s->sm->state_changed = false;
+    tell(s);
+}
+
 void sm_want_counted(struct session *s)
 {
     if (s->sm->row && s->sm->n_covered < sm_n_settled(s))

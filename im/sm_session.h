@@ -56,6 +56,8 @@ void sm_covered(struct session *s, uint64_t n_in);
 uint64_t sm_n_settled(const struct session *s);
 /* The same with presence and flags as they are now in the row, too. */
 uint64_t sm_n_settled_with_state(const struct session *s);
+/* The row is gone: only this home can still resume the session. */
+void sm_row_lost(struct session *s);
 /* What the client may be told; when it rises session_ops.counted is called. */
 uint64_t sm_n_counted(const struct session *s);
 /* The client is waiting to hear of what it sent: the row is written soon. */

@@ -15,6 +15,7 @@ struct xmpp_shard {
     struct list inlined;     /* struct c2s_home in HOME_INLINE */
     uint64_t next_inline;
     struct list detached;    /* struct sm: sessions that can be resumed (sm.h) */
+    struct list closing;     /* struct closing: rows of sessions that are being closed */
     struct list orphans;     /* struct sm_orphan: rows of such sessions that nobody has; */
     unsigned n_orphans_seen; /* and where the look at all rows is */
     struct key sweep;

@@ -150,9 +150,32 @@ void sm_detach(struct c2s_home *h)
     session_detach(&h->session);
 }
 
+struct closing {
+    struct list link; /* in xs->closing */
+    uint64_t uid, row;
+    uint32_t place;
+};
+
 static void on_closed(void *user, const struct proposal_result *result)
 {
-    (void)user, (void)result; /* if it failed, the row goes with its time-out */
+    struct closing *c = user;
+    (void)result; /* if it failed, the row goes with its time-out */
+    list_remove(&c->link);
+    mem_free(c);
+}
+
+bool sm_is_closing(const struct shard *s, uint64_t uid, uint64_t row, uint32_t place)
+{
+    const struct closing *c;
+    list_for_each(c, &s->xmpp->closing, struct closing,
+                  link) if (c->uid == uid && c->row == row && c->place == place) return true;
+    return false;
+}
+
+void sm_forget_closing(struct xmpp_shard *xs)
+{
+    struct closing *c;
+    list_for_each(c, &xs->closing, struct closing, link) mem_free(c);
 }
 
 void sm_close_row(struct shard *s, uint64_t uid, uint64_t row, uint32_t place, bool keep)
@@ -168,7 +191,11 @@ void sm_close_row(struct shard *s, uint64_t uid, uint64_t row, uint32_t place, b
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_SESSION_CLOSE;
     command.session_close = &body;
-    shard_submit(s, &command, on_closed, NULL);
+    struct closing *c = mem_new(struct closing);
+    *c = (struct closing){.uid = uid, .row = row, .place = place};
+    list_append(&s->xmpp->closing, &c->link);
+    if (shard_submit(s, &command, on_closed, c) < 0)
+        on_closed(c, NULL);
 }
 
 /* §5: as if it had been sent to a resource that is not there. Messages are taken care of by the session. */

@@ -63,7 +63,10 @@ void sm_resume_free(struct c2s_home *h);
 /* Once a second: time-outs, rows that nobody comes back to. */
 void sm_shard_tick(struct xmpp_shard *xs);
 void sm_shard_fini(struct xmpp_shard *xs);
+void sm_forget_closing(struct xmpp_shard *xs);
 void sm_close_row(struct shard *s, uint64_t uid, uint64_t row, uint32_t place, bool keep);
+/* It will be gone in a moment: nothing can begin from it any more. */
+bool sm_is_closing(const struct shard *s, uint64_t uid, uint64_t row, uint32_t place);
 /* The location of this node for clients (§5), with a leading blank as an attribute; "" when there is none. */
 void sm_location(struct shard *s, struct buf *out);
 

@@ -101,6 +101,8 @@ static enum outcome find(struct c2s_home *h, struct c2s_home **live, Imp__Sessio
         *ended = (uint32_t)(*row)->n_in;
         return NOT_FOUND;
     }
+    if (sm_is_closing(s, h->login->uid, r->row, r->row_place))
+        return loop_now_ms(s->loop) - r->since_ms < HOME_BIND_WAIT_MS ? AGAIN : NOT_FOUND;
     enum home_place place = shard_place_of(s, h->login->uid, NULL, NULL);
     if (place == PLACE_HERE)
         return FOUND;
@@ -341,6 +343,9 @@ void sm_inline_written(struct c2s_home *h)
     struct arena a;
     arena_init(&a);
     Imp__SessionRow *row = s ? NULL : find_row(h, &a);
+    if (row && (row->ended_ms ||
+                sm_is_closing(h->session.shard, h->login->uid, h->resume->row, h->resume->row_place)))
+        row = NULL;
     if (s && s->ops == &c2s_session_ops && home_of(s)->sm)
         move(h, home_of(s), &nothing);
     else if (row && !h->resume->session)
@@ -476,7 +481,8 @@ void sm_shard_tick(struct xmpp_shard *xs)
         struct c2s_home *h = sm->home;
         if (now < sm->until_ms)
             continue;
-        sm_close_row(s, h->session.user->uid, h->session.sm->row, h->session.sm->row_place, true);
+        if (h->session.sm->row)
+            sm_close_row(s, h->session.user->uid, h->session.sm->row, h->session.sm->row_place, true);
         sm->keep_row = true;
         home_end(h);
     }
@@ -493,4 +499,5 @@ void sm_shard_fini(struct xmpp_shard *xs)
 {
     struct sm_orphan *o;
     list_for_each(o, &xs->orphans, struct sm_orphan, link) mem_free(o);
+    sm_forget_closing(xs);
 }

@@ -184,6 +184,7 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
         list_init(&xs->unbound);
         list_init(&xs->binding);
         list_init(&xs->detached);
+        list_init(&xs->closing);
         list_init(&xs->orphans);
         list_init(&xs->inlined);
         relay_shard_init(xs);

@@ -131,6 +131,8 @@ void check_describe(void)
                   id, roles[st.role], st.term, (unsigned)st.leader, st.last, st.commit, st.applied,
                   watcher_is_released(&n->node->watcher) ? "serves" : n->node->watcher.reason, text);
     }
+    if (W->phones)
+        phones_describe();
 }
 
 /* ---- when the faults are over ---- */

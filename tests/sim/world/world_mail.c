@@ -9,6 +9,7 @@
  *   - a session that may be resumed stores nothing twice. */
 #include "world_phone.h"
 
+#include "replication/fsm.h"
 #include "replication/replica_impl.h"
 #include <inttypes.h>
 #include <openssl/sha.h>
@@ -288,6 +289,32 @@ void mail_on_applied(struct world_node *n)
     }
     arena_fini(&a);
     ms->seen = W->committed;
+}
+
+static unsigned user_of(uint64_t uid)
+{
+    for (unsigned user = 0; user < WORLD_USERS; user++)
+        if (W->users[user].uid == uid)
+            return user;
+    return WORLD_USERS;
+}
+
+void mail_on_executed(const Imp__Proposal *p, uint64_t index, const struct fsm_result *result)
+{
+    const Imp__Command *c = p->command;
+    if (!c || !W->trace)
+        return;
+    if (c->body_case == IMP__COMMAND__BODY_SESSION_OPEN)
+        world_say("node %u opens a session of user %u at %" PRIu64 ": %d", p->node,
+                  user_of(c->session_open->uid), index, result->code);
+    for (size_t i = 0; c->body_case == IMP__COMMAND__BODY_SESSION_CLOSE && i < c->session_close->n_sessions;
+         i++)
+        world_say("node %u closes the session of user %u from %" PRIu64 ": %d", p->node,
+                  user_of(c->session_close->sessions[i]->uid), c->session_close->sessions[i]->session,
+                  result->code);
+    if (c->body_case == IMP__COMMAND__BODY_SESSION_MARK && result->value2)
+        world_say("node %u marks %u items, nothing is taken of %u", p->node,
+                  (unsigned)c->session_mark->n_items, (unsigned)result->value2);
 }
 
 /* The row of the phone's session in the newest store there is; -1: there is none, or it is too old. */

@@ -1,6 +1,6 @@
 /* Deliberate faults, put between the files of the product by the linker (--wrap): with one of them a seed
  * must fail. */
-#include "world.h"
+#include "world_phone.h"
 
 #include "im/shard.h"
 #include "replication/confirm.h"
@@ -105,7 +105,10 @@ WRAP(bool, fsm_execute, struct store_txn *txn, const Imp__Proposal *p, const str
         renumber(txn, (Imp__Proposal *)p, arena);
     if (world_has(MUTATION_STALE_EPOCH) && p->node && execute_stale(txn, p, in, arena, out))
         return true;
-    return __real_fsm_execute(txn, p, in, arena, out);
+    bool executed = __real_fsm_execute(txn, p, in, arena, out);
+    if (executed && W->phones && in->index > W->committed)
+        mail_on_executed(p, in->index, out);
+    return executed;
 }
 
 /* ---- the watcher, homes ---- */

@@ -2,6 +2,7 @@
 #include "world_phone.h"
 
 #include "base/xml.h"
+#include "im/sm_session.h"
 #include "im/user.h"
 #include "protocols/xmpp/home.h"
 #include "replication/replica_impl.h"
@@ -539,6 +540,36 @@ struct world_node *phones_some_home(void)
     uint64_t session;
     const struct phone *p = &all()->phone[draw(all()->n)];
     return phone_find_home(p, &node, &life, &session) ? &W->nodes[node] : NULL;
+}
+
+/* For whoever reads the trace of a seed that failed. */
+void phones_describe(void)
+{
+    for (unsigned i = 0; i < all()->n; i++) {
+        const struct phone *p = &all()->phone[i];
+        uint32_t node = 0;
+        unsigned life;
+        uint64_t id;
+        if (!phone_find_home(p, &node, &life, &id)) {
+            world_say("phone %u: is nowhere", i);
+            continue;
+        }
+        const struct session *s = session_find(world_shard(&W->nodes[node]), id);
+        const struct session_sm *sm = s ? s->sm : NULL;
+        world_say("phone %u: at node %u, %s, of priority %d; %u proposals in flight, %u messages being "
+                  "stored, %u behind "
+                  "them; paused %x",
+                  i, node, s->presence ? "available" : "not available", s->priority, s->n_in_flight,
+                  s->n_storing, s->n_queued, s->paused);
+        if (sm)
+            world_say("  has sent %llu (%llu before), in the row %llu, %u on their way, presence and flags "
+                      "from %llu on%s; "
+                      "was sent %llu, has acknowledged %llu",
+                      (unsigned long long)sm->n_in, (unsigned long long)sm->n_seen,
+                      (unsigned long long)sm->n_covered, sm->n_waiting, (unsigned long long)sm->state_from,
+                      sm->marking ? ", being written" : "", (unsigned long long)sm->n_out,
+                      (unsigned long long)sm->n_acked);
+    }
 }
 
 /* ---- all of them ---- */

@@ -69,7 +69,8 @@ void phones_do_harm(void);
 void phones_be_quiet(bool quiet);
 bool phones_are_settled(char *why, size_t n_why); /* all online, and everything acknowledged */
 void phones_check_homes(void);                    /* nobody has two */
-struct world_node *phones_some_home(void);        /* of one of them; NULL: none */
+void phones_describe(void);
+struct world_node *phones_some_home(void); /* of one of them; NULL: none */
 /* Where the phone's session is; false: nowhere. */
 bool phone_find_home(const struct phone *p, uint32_t *node, unsigned *life, uint64_t *session);
 
@@ -86,6 +87,9 @@ void mail_received(struct phone *by, unsigned number, const char *id);
 void mail_confirmed(struct phone *by, unsigned number); /* its recipient says that it has it */
 /* The client was told H by a node that it may resume at. */
 void mail_check_count(const struct phone *p, uint64_t h);
+/* For the trace: commands about sessions. */
+struct fsm_result;
+void mail_on_executed(const Imp__Proposal *p, uint64_t index, const struct fsm_result *result);
 void mail_on_applied(struct world_node *n); /* something was committed that was not before */
 void mail_set_archive(unsigned user, bool on);
 /* From now on, with nothing wrong in the whole cluster: what is repeated was confirmed less than a second

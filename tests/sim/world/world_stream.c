@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RTO_US = 200 * MS, GIVE_UP_US = 20 * SECOND, OFFERED_FD = 1 << 30 };
+enum { RTO_US = 200 * MS, GIVE_UP_US = 20 * SECOND, OFFERED_FD = 1 << 30, SOCKET_BYTES = 64 << 10 };
 
 struct tls_ctx {
     unsigned refs;
@@ -575,9 +575,11 @@ void stream_end_record(struct stream *s)
     (void)s;
 }
 
+/* What is on its way to a client is with the kernel, as far as its buffer goes. */
 size_t stream_queued(const struct stream *s)
 {
-    return s->queued + s->out.n;
+    size_t n_kernel = s->peer_node ? 0 : SOCKET_BYTES;
+    return (s->queued > n_kernel ? s->queued - n_kernel : 0) + s->out.n;
 }
 
 void stream_set_water(struct stream *s, size_t low, size_t high)
