@@ -98,7 +98,8 @@ void admin_log_level(struct admin_call *call)
         return;
     }
     if (log_set_level(call->env->log_root, category, (enum log_level)level)) {
-        admin_fail(call, "no part of the node logs as '%s'", category);
+        admin_fail(call, "no part of the node logs as '%s'; their names stand in the lines of its log",
+                   category);
         return;
     }
     admin_acted(call, "log level of %s is %s", category ? category : "everything", text);

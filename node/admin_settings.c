@@ -99,7 +99,9 @@ static bool add_change(struct admin_call *call, struct change_list *l, const cha
     }
     if (id < 0 || (value && setting_check(key, value, &err))) {
         admin_fail(call, "%s%s", where,
-                   id < 0 ? arena_printf(&call->arena, "there is no setting '%s'", key) : err.text);
+                   id < 0 ? arena_printf(&call->arena,
+                                         "there is no setting '%s'; impcli settings list shows all", key)
+                          : err.text);
         return false;
     }
     unsigned level = fsm_level(admin_read(call), &call->arena);
@@ -284,7 +286,9 @@ static bool diff_line(struct admin_call *call, void *user, unsigned line, char *
         return false;
     if (id < 0 || setting_check(key, value, &err)) {
         admin_fail(call, "line %u: %s", line,
-                   id < 0 ? arena_printf(&call->arena, "there is no setting '%s'", key) : err.text);
+                   id < 0 ? arena_printf(&call->arena,
+                                         "there is no setting '%s'; impcli settings list shows all", key)
+                          : err.text);
         return false;
     }
     const char *now = current(call, key, id, &is_set);
