@@ -68,6 +68,7 @@ static void on_outage(void *user, const struct http_request *r, struct http_exch
 {
     struct node *n = user;
     answer->content_type = "application/json";
+    answer->allow_origin = "*"; /* a web client comes from elsewhere */
     if (!n->outage_since_ms) {
         buf_adds(&answer->body, "{}\n");
         return;

@@ -58,12 +58,30 @@ int http_refuse(struct lws *wsi, unsigned status, const char *header, const char
 
 /* ---- the answer ---- */
 
+/* RFC 9110 §15.5.6: what the path takes instead. */
+static bool add_allow(const struct http_exchange *x, uint8_t **p, uint8_t *end)
+{
+    static const struct {
+        unsigned method;
+        const char *name;
+    } names[] = {{HTTP_GET, "GET, HEAD"}, {HTTP_POST, "POST"}, {HTTP_OPTIONS, "OPTIONS"}};
+    char text[64] = "";
+    for (size_t i = 0; i < n_elements(names); i++) {
+        size_t n = strlen(text);
+        if (x->route && x->route->methods & names[i].method)
+            snprintf(text + n, sizeof text - n, "%s%s", n ? ", " : "", names[i].name);
+    }
+    return add_header(x->wsi, "allow:", text, p, end);
+}
+
 static int write_head(struct http_exchange *x)
 {
     uint8_t space[LWS_PRE + 2048], *start = space + LWS_PRE, *p = start, *end = space + sizeof(space) - 1;
     bool ok = !lws_add_http_common_headers(x->wsi, (unsigned)x->status, x->type, x->out.n, &p, end) &&
               add_header(x->wsi, "cache-control:", "no-store", &p, end) &&
               add_header(x->wsi, "x-content-type-options:", "nosniff", &p, end);
+    if (ok && x->status == 405)
+        ok = add_allow(x, &p, end);
     if (ok && *x->allow_origin)
         ok = add_header(x->wsi, "access-control-allow-origin:", x->allow_origin, &p, end) &&
              add_header(x->wsi, "access-control-allow-methods:", "GET, HEAD, POST, OPTIONS", &p, end) &&

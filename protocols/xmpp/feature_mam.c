@@ -192,7 +192,8 @@ static int read_form(struct xmpp_iq *iq, struct mam_request *r)
 static int read_paging(struct xmpp_iq *iq, struct mam_request *r)
 {
     if (rsm_read(&r->rsm, iq->payload, MAM_PAGE_MAX, iq->arena) < 0)
-        return refuse(iq, STANZA_BAD_REQUEST, "XEP-0059");
+        return refuse(iq, STANZA_BAD_REQUEST,
+                      "the page asked for is none: <max/> and <index/> are numbers (XEP-0059)");
     const struct xml *set = xml_child(iq->payload, "set", NS_RSM);
     if (!set || !xml_child(set, "max", NS_RSM))
         r->rsm.max = MAM_PAGE;

@@ -127,8 +127,9 @@ static void handle_enable(struct c2s_home *h, struct xml_stanza *element)
     const struct enabling none = {0};
     if (s->settings.level < LEVEL_3) {
         write_failed(h, "feature-not-implemented");
-    } else if (h->sm) { /* §3: only once */
+    } else if (h->sm) { /* §3: only once, or the stream ends */
         write_failed(h, "unexpected-request");
+        home_fail(h, "policy-violation", "stream management is on already");
     } else if (!wants_resume(element->root) || !s->settings.resume_timeout_s ||
                !open_row(h, element->root, false)) {
         struct buf out = {0};

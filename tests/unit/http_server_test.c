@@ -257,6 +257,9 @@ static long ask(struct scene *s, const char *host, const char *path, const char 
     const char *t = NULL;
     curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
     curl_easy_getinfo(c, CURLINFO_CONTENT_TYPE, &t);
+    struct curl_header *allow;
+    if (status == 405) /* RFC 9110 §15.5.6; TYPE is this then */
+        t = curl_easy_header(c, "allow", 0, CURLH_HEADER, -1, &allow) == CURLHE_OK ? allow->value : "";
     snprintf(type, 64, "%s", t ? t : "");
     curl_easy_cleanup(c);
     curl_slist_free_all(resolve);
@@ -278,6 +281,7 @@ static void answers(void **state)
     assert_int_equal(ask(s, "example.com", "/nothing", NULL, &body, type), 404);
     buf_reset(&body);
     assert_int_equal(ask(s, "example.com", "/ok", "x=1", &body, type), 405);
+    assert_string_equal(type, "GET, HEAD");
     buf_reset(&body);
     assert_int_equal(ask(s, "example.com", "/big", NULL, &body, type), 200);
     assert_int_equal(body.n, BIG);
