@@ -6,6 +6,8 @@
 
 enum {
     EVERY_MS = 1000,
+    HURRIED_MS = 10, /* for each client that waits: a hundred of them as often as all others */
+    HURRIED_MIN_MS = 50,
     ROWS_MAX = 1000, /* of one proposal */
     MUCH = 500,      /* messages that do not wait for the second to pass */
     PRESENCE_MAX = 8192,
@@ -45,11 +47,22 @@ static struct mail_ref *find_ref(struct mailqueue *q, uint64_t index, uint32_t p
     return NULL;
 }
 
+/* With what was given to clients, too. */
+static bool is_due(const struct marks *m, uint64_t now)
+{
+    return now >= m->next_ms || m->n_sent >= MUCH;
+}
+
+static bool is_hurried(const struct marks *m, uint64_t now)
+{
+    return m->n_hurried && now >= m->next_hurried_ms;
+}
+
 static void schedule(struct shard *s)
 {
     struct marks *m = s->marks;
     uint64_t now = loop_now_ms(s->loop);
-    if (m->in_flight || m->scheduled || (now < m->next_ms && m->n_sent < MUCH))
+    if (m->in_flight || m->scheduled || !(is_due(m, now) || is_hurried(m, now)))
         return;
     m->scheduled = true;
     loop_defer(s->loop, &m->run);
@@ -70,6 +83,27 @@ void marks_of_session(struct session *s)
     if (list_is_empty(&sm->marks))
         list_append(&s->shard->marks->sessions, &sm->marks);
     schedule(s->shard);
+}
+
+void marks_hurry(struct session *s)
+{
+    struct session_sm *sm = s->sm;
+    struct marks *m = s->shard->marks;
+    if (!sm->hurried) {
+        sm->hurried = true;
+        m->n_hurried++;
+        list_remove(&sm->marks);
+        list_prepend(&m->sessions, &sm->marks);
+    }
+    schedule(s->shard);
+}
+
+void marks_forget(struct session_sm *sm)
+{
+    list_remove(&sm->marks);
+    if (sm->hurried)
+        sm->session->shard->marks->n_hurried--;
+    sm->hurried = false;
 }
 
 /* ---- done ---- */
@@ -261,27 +295,29 @@ static bool submit(struct builder *b)
     return ok;
 }
 
-static void run(struct shard *s)
+static void add_sessions(struct builder *b, bool all)
 {
-    struct marks *marks = s->marks;
-    uint64_t now = loop_now_ms(s->loop);
-    if (marks->in_flight || (now < marks->next_ms && marks->n_sent < MUCH))
-        return;
-    struct builder *b = new_builder(s, ROWS_MAX);
-    b->m->packed = true;
-    for (struct list *item; (item = list_first(&marks->sessions)) && !is_full(b, 1);) {
+    struct marks *m = b->shard->marks;
+    for (struct list *item; (item = list_first(&m->sessions)) && !is_full(b, 1);) {
         struct session_sm *sm = list_entry(item, struct session_sm, marks);
-        list_remove(item);
+        if (!all && !sm->hurried)
+            return;
+        marks_forget(sm);
         if (!sm->marking)
             add_session(b, sm);
     }
-    /* In turn: who was taken goes to the end. */
+}
+
+/* In turn: who was taken goes to the end. */
+static void add_queues(struct builder *b)
+{
+    struct shard *s = b->shard;
     struct mailqueue *q;
     struct list taken;
     list_init(&taken);
     list_for_each(q, &s->mail, struct mailqueue, link)
     {
-        if (is_full(b, 2) || marks->n_sent == 0)
+        if (is_full(b, 2) || s->marks->n_sent == 0)
             break;
         if (!q->n_sent)
             continue;
@@ -293,7 +329,26 @@ static void run(struct shard *s)
         list_remove(item);
         list_append(&s->mail, item);
     }
-    marks->next_ms = now + EVERY_MS;
+}
+
+static void run(struct shard *s)
+{
+    struct marks *marks = s->marks;
+    uint64_t now = loop_now_ms(s->loop);
+    bool all = is_due(marks, now);
+    if (marks->in_flight || !(all || is_hurried(marks, now)))
+        return;
+    struct builder *b = new_builder(s, ROWS_MAX);
+    b->m->packed = true;
+    add_sessions(b, all);
+    uint64_t pause_ms = b->m->n_sessions * HURRIED_MS;
+    if (all) {
+        add_queues(b);
+        marks->next_ms = now + EVERY_MS;
+    }
+    marks->next_hurried_ms = now + (pause_ms < HURRIED_MIN_MS ? HURRIED_MIN_MS
+                                    : pause_ms > EVERY_MS     ? EVERY_MS
+                                                              : pause_ms);
     marks->in_flight = b->n_items != 0;
     if (!submit(b))
         marks->in_flight = false;

@@ -4,6 +4,7 @@
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
+#include "im/repeats.h"
 #include "im/router.h"
 #include "im/sm_session.h"
 #include "im/store_out.h"
@@ -172,8 +173,13 @@ static bool is_for_archive(struct shard *s, struct envelope *e)
 /* RFC 6121 §8.5, table 1. */
 void message_receive(struct shard *s, struct envelope *e)
 {
+    if (repeats_is_one(s, e)) {
+        envelope_free(e);
+        return;
+    }
     struct user *u = user_find(s, e->to_uid);
     if (im_hooks_to_user(s, e->to_uid, u, e, false)) {
+        sm_settle(s, e);
         envelope_free(e);
         return;
     }

@@ -8,6 +8,7 @@
 #include "im/link_frames.h"
 #include "im/message.h"
 #include "im/presence.h"
+#include "im/repeats.h"
 #include "im/session.h"
 #include "im/sm_session.h"
 #include "im/store_out.h"
@@ -360,6 +361,7 @@ void router_tell_queued(struct shard *s)
 
 void router_forward(struct shard *s, struct envelope *e)
 {
+    repeats_forget(s, e);
     if (is_outlived(s, e)) {
         refuse_outlived(s, e);
         return;

@@ -7,6 +7,7 @@
 #include "im/marks.h"
 #include "im/message.h"
 #include "im/presence.h"
+#include "im/repeats.h"
 #include "im/roster.h"
 #include "im/router.h"
 #include "im/session.h"
@@ -543,6 +544,7 @@ void shard_fini(struct shard *s)
     htab_fini(&s->sessions);
     archive_shard_fini(s);
     marks_fini(s);
+    repeats_fini(s);
     loop_free(s->loop);
     if (s->reader)
         store_reader_free(s->reader);

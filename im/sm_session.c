@@ -1,6 +1,7 @@
 #include "im/sm_session.h"
 #include "im/im_impl.h"
 #include "im/marks.h"
+#include "im/repeats.h"
 #include "im/router.h"
 #include "im/user.h"
 #include <string.h>
@@ -52,7 +53,7 @@ void sm_free(struct session *s)
     for (struct list *item; (item = list_first(&sm->waiting));)
         drop(sm, list_entry(item, struct unsettled, link));
     list_remove(&sm->link);
-    list_remove(&sm->marks);
+    marks_forget(sm);
     s->sm = NULL;
     mem_free(sm);
 }
@@ -200,8 +201,8 @@ void sm_row_lost(struct session *s)
 
 void sm_want_counted(struct session *s)
 {
-    if (s->sm->row && s->sm->n_covered < sm_n_settled(s))
-        marks_of_session(s);
+    if (s->sm->row && s->sm->n_covered < sm_n_settled_with_state(s))
+        marks_hurry(s);
 }
 
 void sm_state_changed(struct session *s)
@@ -246,7 +247,8 @@ void sm_settle(struct shard *s, const struct envelope *e)
 {
     if (!(e->flags & ENVELOPE_COUNTED) || !e->from_uid)
         return;
-    if (im_shard_of(s->im, e->from_uid) == s && !e->from_node) {
+    uint64_t waits = repeats_settled(s, e);
+    if (im_shard_of(s->im, e->from_uid) == s && !e->from_node && waits == e->session) {
         struct session *session = session_find(s, e->session);
         if (session)
             sm_settled(session, e->n_in);
@@ -255,7 +257,7 @@ void sm_settle(struct shard *s, const struct envelope *e)
     struct envelope *t = envelope_new(&(struct envelope_parts){.type = MESSAGE_NORMAL, .to = e->from});
     t->flags = ENVELOPE_SETTLED | ENVELOPE_NO_BOUNCE;
     t->to_uid = e->from_uid;
-    t->session = e->session;
+    t->session = waits;
     t->n_in = e->n_in;
     router_pass(s, t);
 }

@@ -22,6 +22,7 @@ struct session_sm {
     uint64_t row;      /* log index and place of the row; 0: it cannot be resumed */
     uint32_t row_place;
     bool state_changed;       /* presence or flags are not in the row */
+    bool hurried;             /* its client waits for that */
     bool marking;             /* a proposal with the row's new values is in flight */
     bool marking_state;       /* with those of presence and flags, too */
     uint64_t state_from;      /* the first stanza that changed them since the row has them; 0: none */

@@ -125,8 +125,12 @@ void sm_on_counted(struct session *s)
 {
     struct c2s_home *h = home_of(s);
     struct sm *sm = h->sm;
-    if (sm && h->conn && sm->n_told < sm->n_asked && sm_n_counted(s) >= sm->n_asked)
+    if (!sm || !h->conn || sm->n_told >= sm->n_asked)
+        return;
+    if (sm_n_counted(s) >= sm->n_asked)
         sm_write_ack(h);
+    else if (sm_n_settled_with_state(s) >= sm->n_asked)
+        sm_want_counted(s); /* all of it is safe, and only the row is to be written */
 }
 
 /* ---- without a connection ---- */

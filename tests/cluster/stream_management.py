@@ -5,7 +5,7 @@ import asyncio
 import base64
 import re
 
-from harness import SLOW, run_test, step
+from harness import SLOW, Failed, run_test, step
 from pause import until
 from xmpp import Client, Closed, body_of
 
@@ -156,96 +156,154 @@ def check(bob, n, archived=True):
     return len(bob.got) - n
 
 
-async def all_there(flow, bob):
-    end = asyncio.get_event_loop().time() + WAIT
-    while flow.ann.unacked or not bob.got or int(body_of(bob.got[-1])) < flow.n:
-        assert asyncio.get_event_loop().time() < end, '%d not acknowledged, bob has %s of %d' % (
-            len(flow.ann.unacked), bob.got[-1:], flow.n)
-        flow.ann.ask()
+class Pair:
+    """ann, at home on n2, sends to bob, at home on n3; both begin on n1. Each step breaks something while messages flow, and ends with
+    all of them there."""
+
+    def __init__(self, cluster, archived):
+        self.nodes, self.archived, self.repeats = cluster.nodes, archived, 0
+        self.cluster = cluster
+        self.hosts = [n.address for n in cluster.nodes]
+
+    def active(self, user, node=None):
+        return (node or self.nodes[0]).json('user', 'show', user)['active_home']
+
+    def are_at_home(self):
+        return self.active('ann') == 'n2' and self.active('bob') == 'n3'
+
+    async def begin(self):
+        n1 = self.nodes[0]
+        await until('both are at home', self.are_at_home)
+        self.ann, enabled = await log_in(self.cluster, 'ann', n1)
+        assert 'location=' in enabled and "max='600'" in enabled, enabled
+        self.bob, _ = await log_in(self.cluster, 'bob', n1)
+        self.flow = Flow(self.ann)
+
+    async def end(self):
+        for c in (self.ann, self.bob):
+            await c.close()
+
+    def send(self):
+        self.flow.stop = False
+        self.task = asyncio.ensure_future(self.flow.run())
+
+    async def some(self, k):
+        n = len(self.bob.got)
+        await until('messages flow', lambda: len(self.bob.got) >= n + k)
+
+    async def all_there(self):
+        """How many of them came again since the last time."""
+        flow, bob = self.flow, self.bob
+        flow.stop = True
+        await self.task
+        end = asyncio.get_event_loop().time() + WAIT
+        while flow.ann.unacked or not bob.got or int(body_of(bob.got[-1])) < flow.n:
+            assert asyncio.get_event_loop().time() < end, '%d not acknowledged, bob has %s of %d' % (
+                len(flow.ann.unacked), bob.got[-1:], flow.n)
+            flow.ann.ask()
+            await asyncio.sleep(0.1)
+        before, self.repeats = self.repeats, check(bob, flow.n, self.archived)
+        print('         %d messages, %d of them came again' % (flow.n, self.repeats - before))
+        return self.repeats - before
+
+    async def cut_connections(self):
+        for i in range(3):
+            await self.some(50)
+            self.bob.cut()
+            await self.bob.resume([self.hosts[(i + 1) % 3]])
+            await self.some(20)
+            self.ann.cut()
+            await self.ann.resume([self.hosts[(i + 2) % 3]])
+
+    async def edge_dies(self):
+        """n1 is nobody's home: the homes live, and go on exactly where they were."""
+        n1, _, n3 = self.nodes
+        for c in (self.ann, self.bob):
+            c.cut()
+            await c.resume([n1.address])
+        await self.some(30)
+        n1.kill()
+        await self.bob.resume(self.hosts[1:])
+        await self.ann.resume(self.hosts[1:])
+        await self.some(50)
+        n1.start()
+        await until('n1 runs again', lambda: runs(n1), 60)
+
+    async def home_of_bob_dies(self):
+        n1, n2, n3 = self.nodes
+        await self.some(30)
+        n3.kill()
+        await self.bob.resume([n1.address, n2.address])
+        await self.some(50)
+        if self.ann.closed:
+            await self.ann.resume([n1.address, n2.address])
+
+    async def bob_goes_home(self):
+        self.nodes[2].start()
+        await until('bob is at home on n3', lambda: self.active('bob') == 'n3', 60)
+        if self.bob.closed or await closes(self.bob):
+            await self.bob.resume(self.hosts)
+
+    async def home_of_ann_dies(self):
+        n1, n2, n3 = self.nodes
+        await self.some(30)
+        n2.kill()
+        await self.ann.resume([n1.address, n3.address])
+        if self.bob.closed:
+            await self.bob.resume([n1.address, n3.address])
+        await self.some(50)
+
+
+def runs(node):
+    try:
+        return node.runs_services()
+    except Failed:
+        return False
+
+
+async def closes(c):
+    for _ in range(50):
+        if c.closed:
+            return True
         await asyncio.sleep(0.1)
+    return False
+
+
+async def all_steps(cluster, archived):
+    p = Pair(cluster, archived)
+    await p.begin()
+    p.send()
+    step('connections are cut; both come back through other nodes')
+    await p.cut_connections()
+    assert await p.all_there() == 0, 'a living home repeats'
+    step('the edge of both dies, which is no home')
+    p.send()
+    await p.edge_dies()
+    assert await p.all_there() == 0, 'a living home repeats'
+    step('the home of bob dies')
+    p.send()
+    await p.home_of_bob_dies()
+    await p.all_there()
+    await p.bob_goes_home()
+    step('the home of ann dies')
+    p.send()
+    await p.home_of_ann_dies()
+    assert await p.all_there() == 0, 'the home of bob lives, and repeats'
+    await p.end()
+    cluster.nodes[1].start()
+    await until('all run', p.are_at_home, 60)
 
 
 def test(cluster):
     cluster.start()
-    n1, n2, n3 = cluster.nodes
+    n1 = cluster.nodes[0]
     cluster.add_local_users(['ann', 'bob'])
     n1.cli('user', 'assign', 'ann', '--node', 'n2')
     n1.cli('user', 'assign', 'bob', '--node', 'n3')
-
-    def active(user):
-        return n1.json('user', 'show', user)['active_home']
-
-    async def main(archived):
-        await until('both are at home', lambda: active('ann') == 'n2' and active('bob') == 'n3')
-        ann, enabled = await log_in(cluster, 'ann', n1)
-        assert 'location=' in enabled and "max='600'" in enabled, enabled
-        bob, _ = await log_in(cluster, 'bob', n1)
-        flow = Flow(ann)
-        task = asyncio.ensure_future(flow.run())
-        hosts = [n.address for n in cluster.nodes]
-
-        async def some(k):
-            n = len(bob.got)
-            await until('messages flow', lambda: len(bob.got) >= n + k)
-        step('connections are cut; both come back through other nodes')
-        for i in range(3):
-            await some(50)
-            bob.cut()
-            await bob.resume([hosts[(i + 1) % 3]])
-            await some(20)
-            ann.cut()
-            await ann.resume([hosts[(i + 2) % 3]])
-        await all_there_while(flow, task, bob)
-        repeats = check(bob, flow.n, archived)
-        assert repeats == 0, 'a living home repeats %d' % repeats
-
-        step('the home of bob dies')
-        flow.stop = False
-        task = asyncio.ensure_future(flow.run())
-        await some(30)
-        n3.kill()
-        await bob.resume([n1.address, n2.address])
-        await some(50)
-        if ann.closed:
-            await ann.resume([n1.address, n2.address])
-        await all_there_while(flow, task, bob)
-        print('%d messages, %d of them repeated after the death of the recipient\'s home' % (flow.n, check(bob, flow.n, archived)))
-        n3.start()
-        await until('bob is at home on n3', lambda: active('bob') == 'n3', 60)
-        if bob.closed or await closes(bob):
-            await bob.resume(hosts)
-
-        step('the home of ann dies')
-        flow.stop = False
-        task = asyncio.ensure_future(flow.run())
-        await some(30)
-        n2.kill()
-        await ann.resume([n1.address, n3.address])
-        if bob.closed:
-            await bob.resume([n1.address, n3.address])
-        await some(50)
-        await all_there_while(flow, task, bob)
-        print('%d messages, %d of them repeated in the end' % (flow.n, check(bob, flow.n, archived)))
-        for c in (ann, bob):
-            await c.close()
-        n2.start()
-        await until('all run', lambda: active('ann') == 'n2', 60)
-
-    async def closes(c):
-        for _ in range(50):
-            if c.closed:
-                return True
-            await asyncio.sleep(0.1)
-        return False
-
-    async def all_there_while(flow, task, bob):
-        flow.stop = True
-        await task
-        await all_there(flow, bob)
-    asyncio.run(main(True))
+    asyncio.run(all_steps(cluster, True))
     step('the same without archives: directly to who is there')
     n1.cli('settings', 'set', 'archive.default', 'never')
-    asyncio.run(main(False))
+    asyncio.run(all_steps(cluster, False))
 
 
 if __name__ == '__main__':

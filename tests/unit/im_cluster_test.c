@@ -254,6 +254,51 @@ static void test_order_after_link_up(void **state)
     client_close(a);
 }
 
+/* What B acknowledges of what it has got since open_counted. */
+static void acknowledge(struct client *b)
+{
+    const char *from = strstr(b->in, "<enabled ");
+    unsigned n = 0;
+    for (const char *p = from; (p = strchr(p, '<')); p++)
+        n += !strncmp(p, "<message ", 9) || !strncmp(p, "<presence ", 10) || !strncmp(p, "<iq ", 4);
+    client_send(b, "<a xmlns='urn:xmpp:sm:3' h='%u'/>", n);
+}
+
+/* Until all that A has sent is acknowledged to it. */
+static void expect_acked(struct client *a, unsigned n)
+{
+    char want[64];
+    snprintf(want, sizeof want, "<a xmlns='urn:xmpp:sm:3' h='%u'/>", n);
+    for (int i = 0; i < 50 && !client_has(a, want); i++) {
+        client_send(a, "<r xmlns='urn:xmpp:sm:3'/>");
+        client_read(a, 100);
+    }
+    client_expect(a, want);
+}
+
+/* Nothing is given twice by a home that lives, whether its answer was lost or what it answers. */
+static void test_no_repeats_after_link_up(void **state)
+{
+    struct client *a = open_counted(10, 1, "a"), *b = open_counted(9, 3, "b");
+    send_numbers(a, 9, 101, 103);
+    client_expect(b, " id='n103'");
+    fix_link_loses(fix, 3, 1, true);
+    acknowledge(b);
+    send_numbers(a, 9, 104, 105); /* these are not acknowledged yet */
+    client_expect(b, " id='n105'");
+    client_sync(b);
+    fix_link(fix, 1, 3, false);
+    fix_link_loses(fix, 3, 1, false);
+    fix_link(fix, 1, 3, true);
+    send_numbers(a, 9, 106, 106);
+    client_expect(b, " id='n106'");
+    acknowledge(b);
+    expect_acked(a, 2 + 6); /* a presence and the ping of open_counted */
+    assert_int_equal(client_count(b, " id='n10"), 6);
+    client_close(b);
+    client_close(a);
+}
+
 static void assign(unsigned user, unsigned node)
 {
     uint64_t uid = fix_uid(fix, user);
@@ -420,6 +465,7 @@ int main(void)
         cmocka_unit_test(test_send_and_leave),
         cmocka_unit_test(test_order_after_node_down),
         cmocka_unit_test(test_order_after_link_up),
+        cmocka_unit_test(test_no_repeats_after_link_up),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_slow_reader),
     };

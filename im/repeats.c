@@ -1,0 +1,106 @@
+#include "im/repeats.h"
+#include "im/sm_session.h"
+#include <string.h>
+
+enum { SLOTS = 4096 /* a power of two */ };
+
+struct repeats_slot {
+    uint64_t session, n_in, to_uid; /* n_in 0: free */
+    uint64_t print;
+    uint64_t asks; /* the sender's session, as it is at its home now */
+    bool settled;
+};
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ v) * UINT64_C(0x9e3779b97f4a7c15);
+    return h ^ h >> 29;
+}
+
+/* A client numbers its stanzas by itself; if it leaves one out when it sends again, a number means another.
+ */
+static uint64_t print_bytes(uint64_t h, const char *p, size_t n)
+{
+    uint64_t word;
+    for (; n >= sizeof word; p += sizeof word, n -= sizeof word) {
+        memcpy(&word, p, sizeof word);
+        h = mix(h, word);
+    }
+    word = n;
+    memcpy(&word, p, n);
+    return mix(h, word);
+}
+
+static uint64_t print_of(const struct envelope *e)
+{
+    uint64_t h = e->id ? print_bytes(1, e->id, strlen(e->id)) : 0;
+    return e->payload ? print_bytes(h, e->payload->data, e->payload->n) : h;
+}
+
+/* The row stays the same when the sender's home is another. */
+static struct repeats_slot key_of(const struct envelope *e)
+{
+    struct repeats_slot k = {.n_in = e->n_in, .to_uid = e->to_uid};
+    k.session = e->row ? mix(e->row, e->row_place) : e->session;
+    return k;
+}
+
+static struct repeats_slot *slot_of(struct shard *s, const struct repeats_slot *k)
+{
+    return &s->repeats[mix(mix(k->session, k->n_in), k->to_uid) & (SLOTS - 1)];
+}
+
+static bool has(const struct repeats_slot *slot, const struct repeats_slot *k)
+{
+    return slot->n_in == k->n_in && slot->session == k->session && slot->to_uid == k->to_uid;
+}
+
+static struct repeats_slot *find(struct shard *s, const struct envelope *e)
+{
+    if (!s->repeats || !(e->flags & ENVELOPE_COUNTED) || !e->n_in)
+        return NULL;
+    const struct repeats_slot k = key_of(e);
+    struct repeats_slot *slot = slot_of(s, &k);
+    return has(slot, &k) ? slot : NULL;
+}
+
+bool repeats_is_one(struct shard *s, const struct envelope *e)
+{
+    if (!(e->flags & ENVELOPE_COUNTED) || !e->n_in)
+        return false;
+    if (!s->repeats)
+        s->repeats = mem_zalloc(SLOTS * sizeof *s->repeats);
+    struct repeats_slot k = key_of(e), *slot = slot_of(s, &k);
+    k.print = print_of(e);
+    k.asks = e->session;
+    if (!has(slot, &k) || slot->print != k.print) {
+        *slot = k;
+        return false;
+    }
+    slot->asks = e->session; /* is answered when the first one is safe */
+    if (slot->settled)
+        sm_settle(s, e);
+    return true;
+}
+
+uint64_t repeats_settled(struct shard *s, const struct envelope *e)
+{
+    struct repeats_slot *slot = find(s, e);
+    if (!slot)
+        return e->session;
+    slot->settled = true;
+    return slot->asks;
+}
+
+void repeats_forget(struct shard *s, const struct envelope *e)
+{
+    struct repeats_slot *slot = find(s, e);
+    if (slot)
+        slot->n_in = 0;
+}
+
+void repeats_fini(struct shard *s)
+{
+    mem_free(s->repeats);
+    s->repeats = NULL;
+}
