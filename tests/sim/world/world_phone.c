@@ -369,8 +369,8 @@ static void on_arrival(void *arg, struct shard *s)
     login->localpart = mem_strdup(name);
     login->domain = mem_strdup("example.com");
     login->tls = true;
-    snprintf(login->mechanism, sizeof(login->mechanism), "PLAIN");
-    snprintf(login->address, sizeof(login->address), "10.1.0.%u", p->number);
+    login->mechanism = mem_strdup("PLAIN");
+    login->address = mem_printf("10.1.0.%u", p->number);
     login->since_ms = clock_wall_ms();
     mem_free(a);
     c2s_hand_over(s, stream, xml_stream_new(&xml_limits_default, &no_xml_events, NULL), login);
