@@ -344,6 +344,13 @@ static void release_hold(struct mailqueue *q, uint64_t before)
     }
 }
 
+/* XEP-0160 §2: what waited for somebody to come is given to who is available, also if it was for a resource
+ * of the name that a new session has now. */
+static bool waits_for_presence(const struct mailqueue *q, const struct session *s)
+{
+    return q->at_index <= s->first_index && (!s->presence || s->priority < 0);
+}
+
 void mail_pump(struct mailqueue *q)
 {
     /* Without the lease the user may be at home elsewhere, and get it there. The tick tries again. */
@@ -367,7 +374,7 @@ void mail_pump(struct mailqueue *q)
             continue;
         /* Nobody: it waits for the next session that becomes available, which begins anew. */
         size_t n = message_pick_for(q->user, row->to, sessions, PICK_MAX);
-        if (!n || sessions[0]->detached)
+        if (!n || sessions[0]->detached || waits_for_presence(q, sessions[0]))
             continue;
         if (!has_room(q, sessions[0])) {
             q->at_index = index;

@@ -91,6 +91,7 @@ static int open_for_user(struct session *s, struct shard *shard, uint64_t uid, c
     s->ops = ops;
     s->id = s->shard->next_session += 256;
     s->since_ms = s->live_ms = clock_wall_ms();
+    s->first_index = shard->feed_seen;
     s->jid = mem_printf("%s/%s", u->jid, resource);
     s->resource = jid_resource(s->jid);
     list_init(&s->directed);

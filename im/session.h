@@ -88,6 +88,7 @@ struct session {
     bool wants_roster;   /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
     bool carbons;        /* XEP-0280 is enabled: im/carbons.h */
     uint64_t live_ms;    /* wall clock: since then messages come as they are sent; earlier ones are delayed */
+    uint64_t first_index; /* log index when it was opened: what was stored up to it is not for it alone */
     bool detached;       /* has no connection now and may be resumed: messages wait in the store */
     bool behind;         /* reads too slowly: messages are stored and follow from the store */
     bool no_flood;       /* looks at what waits for it by itself (XEP-0013 §2.1) */

@@ -171,6 +171,7 @@ static bool begin_from(struct c2s_home *h, const Imp__SessionRow *row, const str
         home_fail(h, "reset", err.text);
         return false;
     }
+    h->session.first_index = 0; /* it has been there all the time */
     h->state = HOME_BOUND;
     list_remove(&h->unbound);
     sm_start(h);
