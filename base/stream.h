@@ -49,8 +49,8 @@ void stream_start_tls_client(struct stream *s, struct tls_ctx *ctx, const char *
 void stream_write(struct stream *s, const void *data, size_t n_bytes); /* copies */
 /* Takes a reference; b->data + from .. end. */
 void stream_write_blob(struct stream *s, struct blob *b, size_t from);
-/* Inside TLS: what was written up to here and what follows are different records, so that the peer reads them one after
- * the other. */
+/* Inside TLS: what was written up to here and what follows are different records, so that the peer reads them
+ * one after the other. */
 void stream_end_record(struct stream *s);
 size_t stream_queued(const struct stream *s); /* bytes not yet given to the kernel, or to a tunnel's client */
 void stream_set_water(struct stream *s, size_t low, size_t high); /* for on_drain */
@@ -75,14 +75,12 @@ void stream_move(struct stream *s, struct loop *to, void (*arrived)(void *user))
 /* EVENTS NULL: nobody listens any more; input is thrown away and the stream ends by itself. */
 void stream_set_handler(struct stream *s, const struct stream_events *events, void *user);
 
-bool stream_is_tls(const struct stream *s); /* of a tunnel: its client's connection is encrypted */
+bool stream_is_tls(const struct stream *s);     /* of a tunnel: its client's connection is encrypted */
 int stream_tunnel_kind(const struct stream *s); /* 0: it is none, or closed */
 void stream_tls_peer(const struct stream *s, struct tls_peer *out);
 const char *stream_sni(const struct stream *s); /* server name the client asked for, or NULL */
-/* Would stream_tls_binding have something? Cheap. */
+/* tls_can_bind and tls_bind of the stream; of a tunnel: of its client's connection. */
 bool stream_tls_can_bind(const struct stream *s, enum tls_binding type);
-/* Channel binding data; n_bytes in: room in out, out: length. ERR_UNSUPPORTED without TLS, or exporter
- * below 1.3. */
 int stream_tls_binding(const struct stream *s, enum tls_binding type, uint8_t *out, size_t *n_bytes);
 /* "127.0.0.1" / "::1" of the peer; "" when not known. */
 const char *stream_peer_address(const struct stream *s);
@@ -91,8 +89,9 @@ struct loop *stream_loop(const struct stream *s);
 
 struct listener;
 /* ADDRESS: numeric, "" = any. reuse_port: several loops listen on one port, the kernel spreads connections.
- * on_accept owns fd, which is non-blocking and close-on-exec. Backlog 4096. ERR_EXISTS: in use, ERR_UNAVAILABLE: no
- * address of this machine, ERR_DENIED, ERR_INVALID, ERR_SYSTEM. Out of descriptors, connections are refused at once. */
+ * on_accept owns fd, which is non-blocking and close-on-exec. Backlog 4096. ERR_EXISTS: in use,
+ * ERR_UNAVAILABLE: no address of this machine, ERR_DENIED, ERR_INVALID, ERR_SYSTEM. Out of descriptors,
+ * connections are refused at once. */
 int listener_open(struct listener **out, struct loop *l, const char *address, unsigned port, bool reuse_port,
                   void (*on_accept)(void *user, int fd), void *user, struct err_ctx *err);
 /* A unix socket; mode as chmod; an existing stale socket is replaced. */

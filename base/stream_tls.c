@@ -1,6 +1,7 @@
 /* TLS of a stream. The BIO reads from the loop's input buffer and writes to the stream's output queue, so
  * OpenSSL never sees the socket, and an idle connection holds neither buffer. */
 #include "base/stream_impl.h"
+#include "base/tunnel.h"
 #include <arpa/inet.h>
 #include <assert.h>
 #include <openssl/err.h>
@@ -386,59 +387,28 @@ void stream_tls_peer(const struct stream *s, struct tls_peer *out)
     clear_errors();
 }
 
-/* RFC 5929 §4.1: the hash of the server's certificate by the hash function of its signature, SHA-256 instead
- * of MD5 and SHA-1. Undefined where the signature has none of its own (Ed25519). */
-static int server_end_point(const struct stream *s, uint8_t *out, size_t *n_bytes)
+static bool has_own_tls(const struct stream *s)
 {
-    X509 *leaf = s->is_client ? SSL_get0_peer_certificate(s->ssl) : SSL_get_certificate(s->ssl);
-    int hash_nid = NID_undef;
-    if (!leaf || X509_get_signature_info(leaf, &hash_nid, NULL, NULL, NULL) != 1 || hash_nid == NID_undef)
-        return ERR_UNSUPPORTED;
-    if (hash_nid == NID_md5 || hash_nid == NID_sha1 || hash_nid == NID_md5_sha1)
-        hash_nid = NID_sha256;
-    const EVP_MD *hash = EVP_get_digestbynid(hash_nid);
-    if (!hash)
-        return ERR_UNSUPPORTED;
-    unsigned n = (unsigned)EVP_MD_get_size(hash);
-    if (*n_bytes < n)
-        return ERR_LIMIT;
-    if (X509_digest(leaf, hash, out, &n) != 1)
-        return ERR_UNSUPPORTED;
-    *n_bytes = n;
-    return ERR_OK;
-}
-
-/* RFC 9266 §4. Below TLS 1.3 the exporter binds only with the extended master secret: not offered there. */
-static int exporter(const struct stream *s, uint8_t *out, size_t *n_bytes)
-{
-    static const char label[] = "EXPORTER-Channel-Binding";
-    enum { N = 32 };
-    if (SSL_version(s->ssl) < TLS1_3_VERSION)
-        return ERR_UNSUPPORTED;
-    if (*n_bytes < N)
-        return ERR_LIMIT;
-    if (SSL_export_keying_material(s->ssl, out, N, label, sizeof(label) - 1, NULL, 0, 0) != 1)
-        return ERR_TLS;
-    *n_bytes = N;
-    return ERR_OK;
+    return s->ssl && stream_is_tls(s);
 }
 
 bool stream_tls_can_bind(const struct stream *s, enum tls_binding type)
 {
-    int hash = NID_undef;
-    if (!s->ssl || !stream_is_tls(s)) /* not ours behind a tunnel */
-        return false;
-    if (type == TLS_BIND_EXPORTER)
-        return SSL_version(s->ssl) >= TLS1_3_VERSION;
-    X509 *leaf = s->is_client ? SSL_get0_peer_certificate(s->ssl) : SSL_get_certificate(s->ssl);
-    return leaf && X509_get_signature_info(leaf, &hash, NULL, NULL, NULL) == 1 && hash != NID_undef;
+    if (s->tunnel)
+        return tunnel_binding(s->tunnel, type)->n > 0;
+    return has_own_tls(s) && tls_can_bind(s->ssl, s->is_client, type);
 }
 
 int stream_tls_binding(const struct stream *s, enum tls_binding type, uint8_t *out, size_t *n_bytes)
 {
-    if (!s->ssl || !stream_is_tls(s)) /* behind a tunnel the client's TLS is not ours to bind to */
+    if (!s->tunnel)
+        return has_own_tls(s) ? tls_bind(s->ssl, s->is_client, type, out, n_bytes) : ERR_UNSUPPORTED;
+    const struct tunnel_binding *b = tunnel_binding(s->tunnel, type);
+    if (b->n == 0)
         return ERR_UNSUPPORTED;
-    int rc = type == TLS_BIND_EXPORTER ? exporter(s, out, n_bytes) : server_end_point(s, out, n_bytes);
-    clear_errors();
-    return rc;
+    if (*n_bytes < b->n)
+        return ERR_LIMIT;
+    memcpy(out, b->data, b->n);
+    *n_bytes = b->n;
+    return ERR_OK;
 }

@@ -234,6 +234,11 @@ const struct tunnel_facts *tunnel_facts(const struct tunnel *t)
     return &t->facts;
 }
 
+const struct tunnel_binding *tunnel_binding(const struct tunnel *t, enum tls_binding type)
+{
+    return &t->facts.bindings[type];
+}
+
 static void send_some(struct stream *s)
 {
     struct tunnel *t = s->tunnel;
@@ -262,7 +267,8 @@ void stream_tunnel_flush(struct stream *s)
         return;
     if (!t->far_gone)
         send_some(s);
-    s->blocked = s->wire.n_bytes > 0 && !t->far_gone; /* nobody gives credit any more: an end must come through */
+    s->blocked =
+        s->wire.n_bytes > 0 && !t->far_gone; /* nobody gives credit any more: an end must come through */
     if (s->above_high && stream_queued(s) <= s->low) {
         s->above_high = false;
         stream_todo(s, TODO_DRAIN);

@@ -15,12 +15,16 @@ enum { TUNNEL_WINDOW = 64 << 10 };
 
 struct tunnel;
 
+struct tunnel_binding {
+    uint8_t n, data[TLS_BINDING_MAX];
+};
 /* What the stream tells when it is asked. */
 struct tunnel_facts {
     char address[64]; /* of the client; numeric */
     unsigned port;
-    bool tls; /* the connection is encrypted */
-    int kind; /* of it, for who has the near end; not 0 */
+    bool tls;                                       /* the connection is encrypted */
+    int kind;                                       /* of it, for who has the near end; not 0 */
+    struct tunnel_binding bindings[N_TLS_BINDINGS]; /* channel binding data of the connection; n 0: none */
 };
 
 /* On the far loop. */
@@ -39,6 +43,8 @@ struct tunnel *tunnel_open(struct loop *far_loop, struct loop *near_loop, const 
 /* Only inside ARRIVE, once: the near end. */
 struct stream *tunnel_accept(struct tunnel *t, const struct stream_events *events, void *user);
 const struct tunnel_facts *tunnel_facts(const struct tunnel *t); /* inside ARRIVE */
+const struct tunnel_binding *tunnel_binding(const struct tunnel *t,
+                                            enum tls_binding type); /* of a near end */
 
 /* ---- the far end ---- */
 void tunnel_write(struct tunnel *t, const void *data, size_t n_bytes); /* copies; may exceed the room */

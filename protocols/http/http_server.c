@@ -1,6 +1,6 @@
 /* Life of the server: certificates, connections counted by address, what a callback is about. */
-#include "protocols/http/http_server_impl.h"
 #include "base/admission.h"
+#include "protocols/http/http_server_impl.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -83,7 +83,8 @@ static bool has_room(struct http_server *s, int fd)
     if (s->o.is_proxy && s->o.is_proxy(s->o.proxy_user, address))
         return true;
     const struct http_peer *p = find_peer(s, address);
-    return (!p || p->n < s->o.max_per_address) && admission_take(s->o.admission, address, loop_now_ms(s->o.loop));
+    return (!p || p->n < s->o.max_per_address) &&
+           admission_take(s->o.admission, address, loop_now_ms(s->o.loop));
 }
 
 static void count_peer(struct http_server *s, struct lws *wsi)
@@ -183,6 +184,8 @@ void http_read_strings(struct http_strings *out, struct http_server *s, struct l
                                                      : ((struct sockaddr_in *)&from)->sin_port);
     if (s->o.is_proxy && s->o.is_proxy(s->o.proxy_user, out->address))
         read_forwarded(out, s, wsi);
+    else
+        out->tls = lws_get_ssl(wsi);
 }
 
 void http_free_strings(struct http_strings *s)
@@ -201,6 +204,7 @@ struct http_request http_request_of(const struct http_strings *s)
                                  .origin = s->origin,
                                  .address = s->address,
                                  .port = s->port,
+                                 .tls = s->tls,
                                  .body = ""};
 }
 

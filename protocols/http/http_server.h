@@ -29,6 +29,8 @@ struct http_request {
     const char *path, *host, *origin;
     const char *address; /* of the client; where the peer is a trusted proxy, what that says of it */
     unsigned port;
+    struct ssl_st
+        *tls; /* the client's own connection; NULL where the peer is a trusted proxy: TLS ends there */
     const char *body;
     size_t n_body;
 };

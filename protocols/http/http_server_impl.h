@@ -36,6 +36,7 @@ struct http_strings {
     char *path, *host, *origin;
     char address[64];
     unsigned port;
+    struct ssl_st *tls; /* the library's; as long as the connection */
 };
 void http_read_strings(struct http_strings *out, struct http_server *s, struct lws *wsi, const char *path);
 void http_free_strings(struct http_strings *out);

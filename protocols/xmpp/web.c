@@ -1,5 +1,5 @@
-#include "protocols/xmpp/web_impl.h"
 #include "base/admission.h"
+#include "protocols/xmpp/web_impl.h"
 #include "replication/settings.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,10 +118,24 @@ bool web_is_proxy(void *user, const char *address)
     return *web_settings(w)->proxies && address_is_in_list(w->settings.proxies, address);
 }
 
+static void read_binding(struct tunnel_facts *facts, struct ssl_st *tls, enum tls_binding type)
+{
+    struct tunnel_binding *b = &facts->bindings[type];
+    size_t n = sizeof(b->data);
+    if (tls_bind(tls, false, type, b->data, &n) == 0)
+        b->n = (uint8_t)n;
+}
+
+/* A BOSH session has many connections: it can be bound to the certificate that they all show, not to the keys
+ * of one of them. */
 struct tunnel_facts web_facts(const struct http_request *r, enum c2s_tunnel_kind kind)
 {
     struct tunnel_facts facts = {.port = r->port, .tls = true, .kind = kind};
     snprintf(facts.address, sizeof(facts.address), "%s", r->address);
+    if (r->tls && kind == C2S_WEBSOCKET)
+        read_binding(&facts, r->tls, TLS_BIND_EXPORTER);
+    if (r->tls)
+        read_binding(&facts, r->tls, TLS_BIND_SERVER_END_POINT);
     return facts;
 }
 

@@ -12,6 +12,7 @@
 #include <curl/curl.h>
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
+#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -90,11 +91,25 @@ static void on_held(void *user, const struct http_request *r, struct http_exchan
     __atomic_store_n(&s->is_held, 1, __ATOMIC_RELEASE);
     http_exchange_hold(x, on_held_gone, s);
 }
+/* What the request's connection can be bound to. */
+static void on_binding(void *user, const struct http_request *r, struct http_exchange *x,
+                       struct http_answer *answer)
+{
+    uint8_t out[TLS_BINDING_MAX];
+    for (int i = 0; i < N_TLS_BINDINGS; i++) {
+        size_t n = sizeof(out);
+        if (r->tls && tls_bind(r->tls, false, (enum tls_binding)i, out, &n) == 0)
+            for (size_t k = 0; k < n; k++)
+                buf_addf(&answer->body, "%02x", out[k]);
+        buf_addc(&answer->body, ' ');
+    }
+}
 static const struct http_route routes[] = {
     {.path = "/ok", .methods = HTTP_GET, .max_body = 0, .handle = on_ok},
     {.path = "/not", .methods = HTTP_GET, .max_body = 0, .handle = on_not_ready},
     {.path = "/big", .methods = HTTP_GET, .max_body = 0, .handle = on_big},
     {.path = "/echo", .methods = HTTP_POST | HTTP_OPTIONS, .max_body = 300000, .handle = on_echo},
+    {.path = "/binding", .methods = HTTP_GET, .max_body = 0, .handle = on_binding},
     {.path = "/held", .methods = HTTP_POST, .max_body = 1000, .handle = on_held},
     {.path = NULL}};
 
@@ -122,7 +137,7 @@ static struct tls_sni *make_sni(const char *cert, const char *key)
 static int start(void **state)
 {
     static struct scene
-        scenes[4]; /* libwebsockets ends on later turns of the loop: what it holds stays reachable */
+        scenes[5]; /* libwebsockets ends on later turns of the loop: what it holds stays reachable */
     static unsigned n;
     assert_true(n < n_elements(scenes));
     struct scene *s = &scenes[n++];
@@ -386,6 +401,56 @@ static void believes_proxies_only(void **state)
     buf_fini(&body);
 }
 
+static void add_hex(struct buf *out, const uint8_t *data, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        buf_addf(out, "%02x", data[i]);
+    buf_addc(out, ' ');
+}
+
+/* RFC 9266, RFC 5929: both ends of a connection have the same; behind a proxy the client has other TLS. */
+static void connection_is_bound(void **state)
+{
+    static const char request[] = "GET /binding HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n";
+    struct scene *s = *state;
+    for (int proxied = 0; proxied < 2; proxied++) {
+        struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)s->port)},
+                           from = {.sin_family = AF_INET};
+        /* 127.0.0.1 is a proxy of is_proxy */
+        inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+        inet_pton(AF_INET, proxied ? "127.0.0.1" : "127.0.0.9", &from.sin_addr);
+        int fd = socket(AF_INET, SOCK_STREAM, 0), n;
+        assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof(from)), 0);
+        assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+        SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+        SSL *ssl = SSL_new(ctx);
+        SSL_set_fd(ssl, fd);
+        SSL_set_tlsext_host_name(ssl, "example.com");
+        assert_int_equal(SSL_connect(ssl), 1);
+        struct buf want = {0}, answer = {0};
+        for (int i = 0; i < N_TLS_BINDINGS; i++) {
+            uint8_t data[TLS_BINDING_MAX];
+            size_t n_data = sizeof(data);
+            assert_int_equal(tls_bind(ssl, true, (enum tls_binding)i, data, &n_data), 0);
+            add_hex(&want, data, proxied ? 0 : n_data);
+        }
+        char piece[1000];
+        assert_int_equal(SSL_write(ssl, request, sizeof(request) - 1), sizeof(request) - 1);
+        while ((n = SSL_read(ssl, piece, sizeof(piece))) > 0)
+            buf_add(&answer, piece, (size_t)n);
+        buf_addc(&answer, '\0');
+        const char *body = strstr(answer.data, "\r\n\r\n");
+        assert_non_null(body);
+        assert_int_equal(strlen(body + 4), want.n);
+        assert_memory_equal(body + 4, want.data, want.n);
+        buf_fini(&want);
+        buf_fini(&answer);
+        SSL_free(ssl);
+        SSL_CTX_free(ctx);
+        close(fd);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -393,6 +458,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(certificate_is_swapped, start, stop),
         cmocka_unit_test_setup_teardown(posts_and_holds, start, stop),
         cmocka_unit_test_setup_teardown(believes_proxies_only, start, stop),
+        cmocka_unit_test_setup_teardown(connection_is_bound, start, stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -105,7 +105,16 @@ static void arrive(void *arg, struct tunnel *t)
         atomic_fetch_add(&s->n_bad, 1);
     uint8_t binding[64];
     size_t n = sizeof(binding);
-    if (stream_tls_binding(s->s, TLS_BIND_EXPORTER, binding, &n) != ERR_UNSUPPORTED)
+    if (stream_tls_can_bind(s->s, TLS_BIND_EXPORTER) ||
+        stream_tls_binding(s->s, TLS_BIND_EXPORTER, binding, &n) != ERR_UNSUPPORTED)
+        atomic_fetch_add(&s->n_bad, 1);
+    /* what the far end knows of its connection */
+    if (!stream_tls_can_bind(s->s, TLS_BIND_SERVER_END_POINT) ||
+        stream_tls_binding(s->s, TLS_BIND_SERVER_END_POINT, binding, &n) != 0 || n != 3 ||
+        memcmp(binding, "\1\2\3", 3) != 0)
+        atomic_fetch_add(&s->n_bad, 1);
+    n = 2;
+    if (stream_tls_binding(s->s, TLS_BIND_SERVER_END_POINT, binding, &n) != ERR_LIMIT)
         atomic_fetch_add(&s->n_bad, 1);
     if (s->aborts)
         stream_abort(s->s);
@@ -191,7 +200,11 @@ static bool wait_flag(_Atomic unsigned *flag)
 
 static void open_it(struct scene *s)
 {
-    struct tunnel_facts facts = {.address = "192.0.2.1", .port = 77, .tls = true, .kind = 3};
+    struct tunnel_facts facts = {.address = "192.0.2.1",
+                                 .port = 77,
+                                 .tls = true,
+                                 .kind = 3,
+                                 .bindings[TLS_BIND_SERVER_END_POINT] = {3, {1, 2, 3}}};
     s->t = tunnel_open(s->far, s->near, &facts, &events, s, arrive, s);
     send_up(s);
 }

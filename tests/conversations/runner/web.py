@@ -100,9 +100,6 @@ class WebLink:
         if self.peer.link is self:
             self.peer.on_element(e)
 
-    def get_extra_info(self, name):
-        return None
-
 
 class WebSocket(WebLink):
     async def connect(self, options):
@@ -234,6 +231,9 @@ class WebSocket(WebLink):
     def abort(self):
         self.writer.transport.abort()
 
+    def get_extra_info(self, name):
+        return self.writer.get_extra_info(name)
+
 
 class Bosh(WebLink):
     def __init__(self, *args):
@@ -241,6 +241,7 @@ class Bosh(WebLink):
         self.sid, self.rid, self.held, self.waiting = None, int.from_bytes(os.urandom(4), 'big') + 1, 0, []
         self.over, self.idle = False, []
         self.next_answer, self.early = None, {}
+        self.last_writer = None
 
     async def connect(self, options):
         self.options = options
@@ -258,6 +259,7 @@ class Bosh(WebLink):
         while True:
             again = bool(self.idle)
             reader, writer = self.idle.pop() if again else await self.dial()
+            self.last_writer = writer
             writer.write(self.request(text))
             try:
                 answer = await HttpReader.read(reader)
@@ -393,6 +395,9 @@ class Bosh(WebLink):
         self.close()
         for t in list(self.tasks):
             t.cancel()
+
+    def get_extra_info(self, name):
+        return self.last_writer.get_extra_info(name) if self.last_writer else None
 
 
 LINKS = {'websocket': WebSocket, 'bosh': Bosh}
