@@ -3,6 +3,7 @@
 #include "im/block.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
+#include "im/outside.h"
 #include "im/presence.h"
 #include "im/router.h"
 #include "im/user.h"
@@ -121,32 +122,45 @@ static void write_stanza(struct buf *out, const struct envelope *e)
         envelope_write(out, e, NULL, NULL);
 }
 
+/* §3.1.2, §3.2.1, §3.3.1, §3.4.1: from the bare JID to the bare JID. Takes STAMPED. */
+static struct envelope *between_bare(const struct session *s, struct envelope *stamped, const char *to)
+{
+    struct envelope *e = envelope_new(&(struct envelope_parts){.type = stamped->type,
+                                                               .from = s->user->jid,
+                                                               .to = to,
+                                                               .id = stamped->id,
+                                                               .lang = stamped->lang,
+                                                               .extra = stamped->extra,
+                                                               .payload = stamped->payload});
+    e->from_uid = s->user->uid;
+    envelope_free(stamped);
+    return e;
+}
+
 void presence_subscription(struct session *s, struct envelope *stamped)
 {
     struct shard *shard = s->shard;
     uint64_t to_uid = 0;
-    int rc = shard_find_uid(shard, stamped->to, &to_uid);
+    bool outside = outside_is(shard, stamped->to);
+    int rc = outside ? 0 : shard_find_uid(shard, stamped->to, &to_uid);
     if (rc == ERR_INVALID || rc == ERR_CONFLICT) {
         stamped->from_uid = s->user->uid;
         router_send(shard, stamped, NULL); /* remote-server-not-found, gone */
         return;
     }
-    /* §3.1.2: the server stamps the bare JID. */
+    char *to = mem_strndup(stamped->to, jid_bare_length(stamped->to));
+    struct envelope *e = between_bare(s, stamped, to);
+    if (outside) { /* a component keeps its subscriptions itself (ADR 0030) */
+        router_send(shard, e, NULL);
+        mem_free(to);
+        return;
+    }
     struct subscription *sub = mem_new(struct subscription);
     sub->from = mem_strdup(s->user->jid);
     sub->from_uid = s->user->uid;
     sub->to_uid = rc == 0 ? to_uid : 0;
-    char *to = mem_strndup(stamped->to, jid_bare_length(stamped->to));
-    sub->envelope = envelope_new(&(struct envelope_parts){.type = stamped->type,
-                                                          .from = sub->from,
-                                                          .to = to,
-                                                          .id = stamped->id,
-                                                          .lang = stamped->lang,
-                                                          .extra = stamped->extra,
-                                                          .payload = stamped->payload});
-    sub->envelope->from_uid = sub->from_uid;
-    sub->envelope->to_uid = sub->to_uid;
-    envelope_free(stamped);
+    sub->envelope = e;
+    e->to_uid = sub->to_uid;
 
     struct buf stanza = {0};
     write_stanza(&stanza, sub->envelope);
