@@ -33,6 +33,7 @@ struct peer {
     struct list queue; /* struct envelope */
     size_t n_bytes;
     uint64_t blocked_ms; /* since when; 0: not */
+    bool down;           /* until router_link_up: what the former link has lost goes first */
     /* The full presence set on its way to it: sessions still to be named. */
     uint32_t generation;
     uint64_t *sync_ids;
@@ -205,12 +206,14 @@ static void send_to_node(struct shard *s, uint32_t node, struct envelope *e, str
      * on. */
     if (e->after_index < s->route_index)
         e->after_index = s->route_index;
+    bool down = p && p->down;
     if (!is_next(s->router, p)) {
         queue_for(s, p, e, from);
         return;
     }
-    int rc = send_frame(s, node, e);
+    int rc = down ? ERR_UNAVAILABLE : send_frame(s, node, e);
     if (rc < 0) {
+        get_peer(s->router, node)->down = rc == ERR_UNAVAILABLE;
         if (e->flags & ENVELOPE_BROADCAST && rc == ERR_UNAVAILABLE)
             envelope_free(e);
         else
@@ -584,7 +587,9 @@ static void advance_peer(struct shard *s, struct peer *p)
             refuse_outlived(s, e);
             continue;
         }
-        if (send_frame(s, p->node, e) < 0) {
+        int rc = p->down ? ERR_UNAVAILABLE : send_frame(s, p->node, e);
+        if (rc < 0) {
+            p->down = rc == ERR_UNAVAILABLE;
             if (now - e->queued_ms < BLOCK_MS)
                 break;
             router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, NULL);
@@ -692,6 +697,7 @@ void router_link_up(struct shard *s, uint32_t node)
         if (session->presence)
             p->sync_ids[p->n_sync++] = session->id;
     }
+    p->down = false;
     s->router->again = p; /* the former link may have lost it */
     s->router->again_at = p->queue.next;
     sm_send_again(s, node);
@@ -701,9 +707,8 @@ void router_link_up(struct shard *s, uint32_t node)
 
 void router_link_down(struct shard *s, uint32_t node)
 {
-    struct peer *p = find_peer(s->router, node);
-    if (!p)
-        return;
+    struct peer *p = get_peer(s->router, node);
+    p->down = true;
     mem_free(p->sync_ids);
     p->sync_ids = NULL;
     struct envelope *e;

@@ -187,24 +187,26 @@ static struct client *open_counted(unsigned user, unsigned edge, const char *res
     return c;
 }
 
-static void send_numbers(struct client *a, unsigned to, unsigned first, unsigned last)
+/* BATCH tells those of a test from what an earlier one has left in the store. */
+static void send_numbers(struct client *a, char batch, unsigned to, unsigned first, unsigned last)
 {
     for (unsigned i = first; i <= last; i++)
-        client_send(a, "<message to='u%u@example.com' type='chat' id='n%u'><body>n</body></message>", to, i);
+        client_send(a, "<message to='u%u@example.com' type='chat' id='%c%u'><body>n</body></message>", to,
+                    batch, i);
 }
 
 /* Each of 1 to N comes, and the first time not before the one ahead of it. */
-static void expect_in_order(struct client *b, unsigned n)
+static void expect_in_order(struct client *b, char batch, unsigned n)
 {
     const char *before = NULL;
     for (unsigned i = 1; i <= n; i++) {
         char id[24];
-        snprintf(id, sizeof id, " id='n%u'", i);
+        snprintf(id, sizeof id, " id='%c%u'", batch, i);
         client_expect(b, id);
     }
     for (unsigned i = 1; i <= n; i++) {
         char id[24];
-        snprintf(id, sizeof id, " id='n%u'", i);
+        snprintf(id, sizeof id, " id='%c%u'", batch, i);
         const char *at = strstr(b->in, id);
         if (before && at < before)
             fail_msg("message %u came before message %u", i, i - 1);
@@ -216,19 +218,20 @@ static void expect_in_order(struct client *b, unsigned n)
 static void test_order_after_node_down(void **state)
 {
     for (unsigned user = 3; user <= 12; user += 3) { /* the next home is this node or the third one */
+        char batch = (char)('a' + user);
         struct client *a = open_counted(10, 1, "a"), *b = open_counted(user, 3, "b");
         fix_lease(fix, 3, false); /* it holds what it gets */
-        send_numbers(a, user, 1, 5);
+        send_numbers(a, batch, user, 1, 5);
         client_sync(a);
         client_read(a, 50);
         fix_link(fix, 1, 3, false);
-        send_numbers(a, user, 6, 9); /* they wait for the link; the client is not read any more */
+        send_numbers(a, batch, user, 6, 9); /* they wait for the link; the client is not read any more */
         client_read(a, 50);
         fix_node_up(fix, 3, false);
         client_close(b);
         b = client_open(fix, user, 1, "b");
         client_send(b, "<presence/>");
-        expect_in_order(b, 9);
+        expect_in_order(b, batch, 9);
         client_close(b);
         client_close(a);
         fix_lease(fix, 3, true);
@@ -242,14 +245,14 @@ static void test_order_after_link_up(void **state)
 {
     struct client *a = open_counted(10, 1, "a"), *b = open_counted(9, 3, "b");
     fix_link_loses(fix, 1, 3, true);
-    send_numbers(a, 9, 1, 5);
+    send_numbers(a, 'u', 9, 1, 5);
     client_sync(a);
     fix_link(fix, 1, 3, false);
     fix_link_loses(fix, 1, 3, false);
-    send_numbers(a, 9, 6, 9);
+    send_numbers(a, 'u', 9, 6, 9);
     client_read(a, 50);
     fix_link(fix, 1, 3, true);
-    expect_in_order(b, 9);
+    expect_in_order(b, 'u', 9);
     client_close(b);
     client_close(a);
 }
@@ -280,21 +283,21 @@ static void expect_acked(struct client *a, unsigned n)
 static void test_no_repeats_after_link_up(void **state)
 {
     struct client *a = open_counted(10, 1, "a"), *b = open_counted(9, 3, "b");
-    send_numbers(a, 9, 101, 103);
-    client_expect(b, " id='n103'");
+    send_numbers(a, 'v', 9, 101, 103);
+    client_expect(b, " id='v103'");
     fix_link_loses(fix, 3, 1, true);
     acknowledge(b);
-    send_numbers(a, 9, 104, 105); /* these are not acknowledged yet */
-    client_expect(b, " id='n105'");
+    send_numbers(a, 'v', 9, 104, 105); /* these are not acknowledged yet */
+    client_expect(b, " id='v105'");
     client_sync(b);
     fix_link(fix, 1, 3, false);
     fix_link_loses(fix, 3, 1, false);
     fix_link(fix, 1, 3, true);
-    send_numbers(a, 9, 106, 106);
-    client_expect(b, " id='n106'");
+    send_numbers(a, 'v', 9, 106, 106);
+    client_expect(b, " id='v106'");
     acknowledge(b);
     expect_acked(a, 2 + 6); /* a presence and the ping of open_counted */
-    assert_int_equal(client_count(b, " id='n10"), 6);
+    assert_int_equal(client_count(b, " id='v10"), 6);
     client_close(b);
     client_close(a);
 }
