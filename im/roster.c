@@ -1,4 +1,5 @@
 #include "im/roster.h"
+#include "base/htab.h"
 #include "base/xml.h"
 #include "im/im_impl.h"
 #include "im/stored.h"
@@ -181,6 +182,34 @@ void roster_removal_fini(struct roster_removal *r)
 
 enum { TOLD_WAIT_MS = 1000 }; /* for a stanza whose sender's home is perhaps no more */
 
+/* A change that was pushed. Where the shard is behind the log, the row is seen as several changes have left
+ * it, and the event of each of them comes: it is pushed with the first. */
+struct roster_pushed {
+    uint64_t uid, version;
+    uint32_t contact; /* its checksum: below level 3 the changes of one log entry share a version */
+};
+enum { PUSHED = 1024 }; /* a power of two */
+
+void roster_init(struct shard *s)
+{
+    s->pushed = mem_zalloc(PUSHED * sizeof *s->pushed);
+}
+
+void roster_fini(struct shard *s)
+{
+    mem_free(s->pushed);
+}
+
+static bool was_pushed(struct shard *s, uint64_t uid, uint64_t version, const char *jid)
+{
+    uint32_t contact = crc32c(0, jid, strlen(jid));
+    struct roster_pushed *p = &s->pushed[(uid + version + contact) % PUSHED];
+    if (p->uid == uid && p->version == version && p->contact == contact)
+        return true;
+    *p = (struct roster_pushed){.uid = uid, .version = version, .contact = contact};
+    return false;
+}
+
 /* A push that comes behind a stanza of the contact, or behind such a push. */
 struct held_push {
     struct list link;
@@ -299,7 +328,7 @@ void roster_on_feed(struct shard *s, const struct feed_event *event)
                               : NULL;
     /* A row that is gone altogether was never shown, or its mark is forgotten. One without a new version
      * looks as before. */
-    if (row && is_shown(row) && row->version >= event->index) {
+    if (row && is_shown(row) && row->version >= event->index && !was_pushed(s, uid, row->version, jid)) {
         bool waits = row->told_index && row->told_index == event->index;
         if (waits || !list_is_empty(&u->pushes))
             hold(u, jid, row->version, waits ? told_type(row) : -1);

@@ -16,6 +16,8 @@ struct roster_item {
 };
 typedef void roster_item_fn(void *user, const struct roster_item *item);
 
+void roster_init(struct shard *s);
+void roster_fini(struct shard *s);
 /* Every item of the user's roster; returns its version (log index). Items that only hold a pending request
  * are not shown. */
 uint64_t roster_read(struct shard *s, uint64_t uid, roster_item_fn *each, void *user);

@@ -1,5 +1,6 @@
 /* One node: binding, iqs, rosters, presence, messages, as clients see them. */
 #include "im_fixture.h"
+#include "im/user.h"
 #include "store_test.h"
 
 static struct fix *fix;
@@ -90,6 +91,16 @@ static void subscribe(struct client *a, struct client *b, const char *a_bare, co
     client_expect(b, "type='subscribed'");
 }
 
+/* The event of a change that the row has long left behind, as a shard sees it that is behind the log. */
+static void late_event(void *arg, struct shard *s)
+{
+    struct feed_event e = {.index = *(uint64_t *)arg, .table = TABLE_ROSTER};
+    key_init(&e.key);
+    key_u64(&e.key, fix_uid(fix, 1));
+    key_str(&e.key, "u4@example.com");
+    user_on_feed(s, &e);
+}
+
 static void test_roster(void **state)
 {
     struct client *a = client_open(fix, 1, 1, "r1"), *b = client_open(fix, 1, 1, "r2");
@@ -102,6 +113,12 @@ static void test_roster(void **state)
     client_expect(b, "type='result' id='s1'");
     client_expect(a, "<item jid='u4@example.com' subscription='none' name='Four'><group>G</group></item>");
     client_expect_not(b, "<query xmlns='jabber:iq:roster' ver="); /* not interested */
+    /* §2.6.3: no two pushes of one version */
+    uint64_t early = 1;
+    for (unsigned i = 0; i < im_n_shards(fix_im(fix, 1)); i++)
+        shard_call(im_shard(fix_im(fix, 1), i), late_event, &early);
+    client_sync(a);
+    assert_int_equal(client_count(a, "<item jid='u4@example.com'"), 1);
     client_clear(a);
     client_send(a, "<iq type='get' id='g2'><query xmlns='jabber:iq:roster' ver=''/></iq>");
     client_expect(a, "</query></iq>");
