@@ -50,4 +50,8 @@ bool presence_is_subscribed(struct shard *s, uint64_t uid, const char *contact);
 /* May CONTACT (bare) see the presence of UID? */
 bool presence_is_visible(struct shard *s, uint64_t uid, const char *contact);
 
+/* Subscriptions with contacts at external components (subscription_outside.c). */
+void subscription_outside_init(struct shard *s);
+void subscription_outside_fini(struct shard *s);
+
 #endif

@@ -82,6 +82,12 @@ static void show_directed(struct session *s, const struct envelope *e)
 
 void presence_receive(struct shard *s, struct envelope *e)
 {
+    if (!subscription_from_outside(s, e))
+        presence_deliver(s, e);
+}
+
+void presence_deliver(struct shard *s, struct envelope *e)
+{
     struct user *u = user_find(s, e->to_uid);
     const char *resource = jid_resource(e->to);
     struct session *session;

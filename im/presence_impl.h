@@ -12,4 +12,15 @@ void presence_probe_contacts(struct session *s);
 /* S's directed presence to JID is over; false: there was none. */
 bool presence_forget_directed(struct session *s, const char *jid);
 
+/* An envelope of kind presence for a user of this shard that is decided. Takes E. */
+void presence_deliver(struct shard *s, struct envelope *e);
+
+/* subscription_outside.c: contacts at external components. */
+/* Does E, which a component sent to a user of this shard, wait for the log? Takes it then. */
+bool subscription_from_outside(struct shard *s, struct envelope *e);
+/* A presence of U goes to those contacts that may see it. */
+void subscription_tell_outside(struct shard *s, struct user *u, const struct envelope *presence);
+/* U has become available: those whom it may see are asked for theirs (RFC 6121 §4.3.1). */
+void subscription_probe_outside(struct shard *s, struct user *u);
+
 #endif

@@ -1,6 +1,7 @@
 /* Presence of users whose home is another node, cached once per resource. */
 #include "im/im_impl.h"
 #include "im/presence.h"
+#include "im/presence_impl.h"
 #include "im/router.h"
 #include "im/user.h"
 #include <string.h>
@@ -88,8 +89,12 @@ static void gone(struct shard *s, struct user *u, struct remote_resource *r)
     struct envelope *e =
         envelope_new(&(struct envelope_parts){.type = PRESENCE_UNAVAILABLE, .from = r->presence->from});
     forget(r);
-    if (!is_elsewhere(u, e->from))
+    if (!is_elsewhere(u, e->from)) {
         tell_subscribers(s, u, e);
+        /* Contacts at components hear it once, from where the user's home is now. */
+        if (shard_home_of(s, u->uid) == im_node_id(s->im))
+            subscription_tell_outside(s, u, e);
+    }
     envelope_free(e);
 }
 

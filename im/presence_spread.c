@@ -99,6 +99,7 @@ void presence_broadcast(struct shard *s, struct user *u, struct envelope *e)
     unsigned n;
     const uint64_t *uids = user_subscribers(u, &n);
     presence_fan_out(s, uids, n, e);
+    subscription_tell_outside(s, u, e);
     for (unsigned i = 0; s->members && i < s->members->n; i++) {
         const struct member *m = &s->members->list[i];
         if (m->id == im_node_id(s->im) || !home_can_serve(m))
@@ -194,6 +195,7 @@ void presence_probe_contacts(struct session *s)
         run_probe(p);
         free_probe(p);
     }
+    subscription_probe_outside(shard, s->user);
 }
 
 /* ---- one user's resources to one other ---- */

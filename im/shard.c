@@ -502,6 +502,7 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     list_init(&s->mail);
     list_init(&s->pushing);
     roster_init(s);
+    subscription_outside_init(s);
     list_init(&s->mail_check);
     list_init(&s->sm_waiting);
     list_init(&s->stalled);
@@ -540,6 +541,7 @@ void shard_fini(struct shard *s)
         return;
     router_fini(s);
     roster_fini(s);
+    subscription_outside_fini(s);
     outside_fini(s);
     htab_for_each(node, &s->users) user_free(container_of(node, struct user, node));
     htab_fini(&s->users);

@@ -158,6 +158,7 @@ struct shard {
     struct timer tick; /* 100 ms: lease, queues, time-outs */
     struct list mail;  /* struct mailqueue */
     struct list pushing; /* struct user: roster pushes wait (roster.c) */
+    struct list inbound; /* struct inbound (subscription_outside.c) */
     struct roster_pushed *pushed; /* of late (roster.c) */
     struct list mail_check;    /* those of them that wait for output */
     struct marks *marks;       /* im/marks.h */

@@ -13,7 +13,8 @@
 struct subscription {
     struct envelope *envelope; /* from bare to bare */
     char *from;                /* bare */
-    uint64_t from_uid, to_uid; /* to_uid 0: no such user */
+    uint64_t from_uid, to_uid; /* to_uid 0: no such user, */
+    bool outside;              /* or a contact at an external component */
 };
 
 static Imp__SubscribeType command_type(const struct envelope *e)
@@ -88,20 +89,24 @@ static void on_done(struct session *session, struct shard *s, void *user,
     }
     uint64_t flags = result->value;
     bool from_grants = e->type == PRESENCE_SUBSCRIBED || e->type == PRESENCE_UNSUBSCRIBED;
-    if (flags & FSM_SUB_REVOKED && sub->to_uid) {
+    bool known = sub->to_uid || sub->outside;
+    if (flags & FSM_SUB_REVOKED && known) {
         if (from_grants)
             show_gone(s, sub->from_uid, sub->to_uid, e->to, result->index);
-        else
+        else if (sub->to_uid)
             show_gone(s, sub->to_uid, sub->from_uid, sub->from, result->index);
     }
     if (flags & FSM_SUB_AUTO_SUBSCRIBED)
         answer_subscribed(s, sub, result->index);
-    if (flags & FSM_SUB_ROUTE && sub->to_uid) {
+    if (flags & FSM_SUB_ROUTE && known) {
         struct envelope *c = envelope_copy(e, NULL);
         c->after_index = result->index;
-        c->flags = ENVELOPE_NO_BOUNCE;
+        /* who asks is told that the component is not there; the request stays (§3.1.2) */
+        c->flags = sub->outside && e->type == PRESENCE_SUBSCRIBE ? 0 : ENVELOPE_NO_BOUNCE;
         router_send(s, c, NULL);
     }
+    if (flags & FSM_SUB_GRANTED && sub->outside && from_grants)
+        presence_show(s, sub->from_uid, 0, e->to, false, result->index);
     if (flags & FSM_SUB_GRANTED && sub->to_uid) {
         if (from_grants) {
             presence_show(s, sub->from_uid, sub->to_uid, e->to, false, result->index);
@@ -150,15 +155,11 @@ void presence_subscription(struct session *s, struct envelope *stamped)
     }
     char *to = mem_strndup(stamped->to, jid_bare_length(stamped->to));
     struct envelope *e = between_bare(s, stamped, to);
-    if (outside) { /* a component keeps its subscriptions itself (ADR 0030) */
-        router_send(shard, e, NULL);
-        mem_free(to);
-        return;
-    }
     struct subscription *sub = mem_new(struct subscription);
     sub->from = mem_strdup(s->user->jid);
     sub->from_uid = s->user->uid;
     sub->to_uid = rc == 0 ? to_uid : 0;
+    sub->outside = outside;
     sub->envelope = e;
     e->to_uid = sub->to_uid;
 
@@ -194,7 +195,7 @@ static void send_type(struct shard *s, const struct roster_removal *r, enum stan
 
 void presence_contact_removed(struct shard *s, const struct roster_removal *r, uint64_t index)
 {
-    if (!r->contact_uid)
+    if (!r->contact_uid && !outside_is(s, r->contact))
         return;
     /* §3.2.2: first unavailable. Who was never let in learns nothing of resources. */
     if (r->is_seen)
@@ -203,6 +204,6 @@ void presence_contact_removed(struct shard *s, const struct roster_removal *r, u
         send_type(s, r, PRESENCE_UNSUBSCRIBE, index);
     if (r->from)
         send_type(s, r, PRESENCE_UNSUBSCRIBED, index);
-    if (r->sees)
+    if (r->sees && r->contact_uid)
         show_gone(s, r->contact_uid, r->uid, r->jid, index); /* §3.3.3 */
 }

@@ -97,7 +97,8 @@ static uint64_t *read_contacts(struct user *u, bool subscribers, unsigned *n)
     key_u64(&prefix, u->uid);
     uint64_t *uids = NULL;
     unsigned cap = 0;
-    bool blocks = block_has_list(s, u->uid);
+    bool blocks = block_has_list(s, u->uid), *outside = subscribers ? &u->is_seen_outside : &u->sees_outside;
+    *outside = false;
     *n = 0;
     struct arena a;
     arena_init(&a);
@@ -113,7 +114,12 @@ static uint64_t *read_contacts(struct user *u, bool subscribers, unsigned *n)
         uint64_t uid;
         if (row && !k.failed && !row->removed &&
             (row->subscription == IMP__SUBSCRIPTION__SUB_BOTH || row->subscription == other) &&
-            !(blocks && block_matches(s, u->uid, jid)) && shard_find_uid(s, jid, &uid) == 0) {
+            !(blocks && block_matches(s, u->uid, jid))) {
+            if (shard_find_uid(s, jid, &uid) != 0) {
+                *outside = true;
+                arena_reset(&a);
+                continue;
+            }
             if (*n == cap) {
                 cap = cap ? cap * 2 : 8;
                 uids = mem_realloc(uids, cap * sizeof *uids);

@@ -42,6 +42,7 @@ struct user {
     uint64_t *subscribers, *subscribed;
     unsigned n_subscribers, n_subscribed;
     bool has_subscribers, has_subscribed;
+    bool is_seen_outside, sees_outside; /* of the same rows: are there contacts who are no users here? */
 };
 
 struct user *user_find(struct shard *s, uint64_t uid);
