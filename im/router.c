@@ -45,6 +45,7 @@ struct router {
     struct peer *again;    /* its link is new: what is sent again now goes */
     struct list *again_at; /* before this one of its queue */
     bool homes_changed;
+    bool advancing, advance_again;
 };
 
 void router_init(struct shard *s)
@@ -549,13 +550,24 @@ static void advance_held_of(struct shard *s, uint64_t key)
     }
 }
 
+/* The look at the lease may find that it is back, which comes here again: the one that is looked at is out,
+ * and those behind it must not go before it. */
 static void advance_held(struct shard *s)
 {
-    size_t n;
-    uint64_t *keys = held_keys(&s->router->held, &n);
-    for (size_t i = 0; i < n; i++)
-        advance_held_of(s, keys[i]);
-    mem_free(keys);
+    struct router *r = s->router;
+    r->advance_again = true;
+    if (r->advancing)
+        return;
+    r->advancing = true;
+    while (r->advance_again) {
+        r->advance_again = false;
+        size_t n;
+        uint64_t *keys = held_keys(&r->held, &n);
+        for (size_t i = 0; i < n; i++)
+            advance_held_of(s, keys[i]);
+        mem_free(keys);
+    }
+    r->advancing = false;
 }
 
 bool router_holds_strays(struct shard *s)

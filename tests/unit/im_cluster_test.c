@@ -257,6 +257,23 @@ static void test_order_after_link_up(void **state)
     client_close(a);
 }
 
+/* The lease is back, and that is found while what was held is looked at. */
+static void test_order_when_lease_returns(void **state)
+{
+    struct client *a = open_counted(10, 1, "a"), *b = open_counted(9, 3, "b");
+    for (int round = 0; round < 8; round++) {
+        char batch = (char)('A' + round);
+        fix_lease(fix, 3, false);
+        send_numbers(a, batch, 9, 1, 5);
+        client_sync(a);
+        fix_lease(fix, 3, true);
+        fix_set(fix, "xmpp.offline_limit", "1000"); /* something to look at */
+        expect_in_order(b, batch, 5);
+    }
+    client_close(b);
+    client_close(a);
+}
+
 /* What B acknowledges of what it has got since open_counted. */
 static void acknowledge(struct client *b)
 {
@@ -468,6 +485,7 @@ int main(void)
         cmocka_unit_test(test_send_and_leave),
         cmocka_unit_test(test_order_after_node_down),
         cmocka_unit_test(test_order_after_link_up),
+        cmocka_unit_test(test_order_when_lease_returns),
         cmocka_unit_test(test_no_repeats_after_link_up),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_slow_reader),
