@@ -123,9 +123,13 @@ void xml_stream_stop(struct xml_stream *x);    /* ignore everything from here on
 void xml_stream_pause(struct xml_stream *x);
 enum xml_error xml_stream_resume(struct xml_stream *x);
 bool xml_stream_is_idle(const struct xml_stream *x); /* between two stanzas, so that it could be parked */
-/* Frees expat's memory if the parser stands between two stanzas (true); the next byte makes a new one from
- * the stored stream header. */
+/* Frees expat's memory if the parser stands between two stanzas (true); the next stanza that needs it makes a new one
+ * from the stored stream header. A stream that gets plain stanzas only stays parked. */
 bool xml_stream_park(struct xml_stream *x);
+bool xml_stream_is_parked(const struct xml_stream *x);
+/* An arena for plain stanzas that the streams of one thread share, empty outside of xml_stream_feed. NULL at first:
+ * each stanza gets its own. Belongs to the caller and outlives the use. */
+void xml_stream_set_scratch(struct xml_stream *x, struct arena *scratch);
 size_t xml_stream_memory(const struct xml_stream *x); /* bytes held, for limits */
 
 /* A whole document into ARENA; *out is its root. xml_parse: ERR_MALFORMED, ERR_LIMIT with detail. */

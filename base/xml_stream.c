@@ -40,7 +40,8 @@ struct xml_stream {
     struct xml_limits limits;
     const struct xml_stream_events *events;
     void *user;
-    struct xml_work *work; /* NULL: parked, or nothing came yet */
+    struct arena *scratch; /* of the thread, for plain stanzas; NULL: none */
+    struct xml_work *work; /* NULL: parked, or nothing came yet that needs it */
     char *own_header;      /* all up to the end of the root's start tag; NULL: it is plain_header */
     unsigned n_own_header;
     enum xml_error error;
@@ -371,35 +372,58 @@ static enum xml_error skip_prolog(const char **d, size_t *n)
 static bool may_be_plain(const struct xml_stream *x)
 {
     const struct xml_work *w = x->work;
-    return x->has_header && !w->hold.n && w->scan.state == XML_SCAN_TEXT &&
-           (!w->reader || xml_reader_is_idle(w->reader)) && x->default_ns == plain_ns;
+    return x->has_header && x->default_ns == plain_ns &&
+           (!w ||
+            (!w->hold.n && w->scan.state == XML_SCAN_TEXT && (!w->reader || xml_reader_is_idle(w->reader))));
+}
+
+/* Between two stanzas nothing is in an arena: one that all streams of a thread share is warm. Whoever is
+ * given a stanza may feed another stream, which then finds none there and makes its own. */
+static void borrow_scratch(struct xml_stream *x, struct arena *out)
+{
+    arena_init(out);
+    if (x->scratch) {
+        *out = *x->scratch;
+        arena_init(x->scratch);
+    }
+}
+
+static void return_scratch(struct xml_stream *x, struct arena *a)
+{
+    if (!x->scratch || x->scratch->blocks || a->n_bytes > KEEP_ARENA_BYTES) {
+        arena_fini(a);
+        return;
+    }
+    arena_reset(a);
+    *x->scratch = *a;
 }
 
 /* Takes white space and one plain stanza. Returns how many bytes, 0: the rest is expat's. */
 static size_t feed_plain(struct xml_stream *x, const char *d, size_t n)
 {
-    struct xml_work *w = x->work;
     const char *at = d, *end = d + n;
     struct xml_plain plain;
+    struct arena arena;
     while (at < end && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r'))
         at++;
-    size_t n_raw = xml_plain_parse(&plain, &w->arena, plain_ns, &x->limits, at, (size_t)(end - at));
+    borrow_scratch(x, &arena);
+    size_t n_raw = xml_plain_parse(&plain, &arena, plain_ns, &x->limits, at, (size_t)(end - at));
     if (!n_raw) {
-        reset_arena(w);
+        return_scratch(x, &arena);
         return (size_t)(at - d);
     }
-    char *raw = arena_alloc(&w->arena, n_raw + 1);
+    char *raw = arena_alloc(&arena, n_raw + 1);
     memcpy(raw, at, n_raw);
     raw[n_raw] = '\0';
     struct xml_stanza stanza = {.root = plain.root,
-                                .arena = &w->arena,
+                                .arena = &arena,
                                 .raw = raw,
                                 .n_raw = n_raw,
                                 .n_start_tag = plain.n_start_tag,
                                 .raw_self_contained = true};
     if (x->events->on_stanza)
         x->events->on_stanza(x->user, &stanza);
-    reset_arena(w);
+    return_scratch(x, &arena);
     if (x->restart)
         reset(x);
     return (size_t)(at - d) + n_raw;
@@ -407,11 +431,11 @@ static size_t feed_plain(struct xml_stream *x, const char *d, size_t n)
 
 static enum xml_error feed_some(struct xml_stream *x, const char *d, size_t n, size_t *used)
 {
-    struct xml_work *w = x->work;
-    if (w->hold.n)
+    if (x->work && x->work->hold.n)
         return feed_held(x, d, n, used);
     if (may_be_plain(x) && (*used = feed_plain(x, d, n)) > 0)
         return XML_OK;
+    struct xml_work *w = need_work(x);
     const char *from = d;
     enum xml_error e, found;
     if (w->scan.state == XML_SCAN_PROLOG && (e = skip_prolog(&d, &n)) != XML_OK)
@@ -450,7 +474,6 @@ enum xml_error xml_stream_feed(struct xml_stream *x, const void *data, size_t n_
     x->in_feed = true;
     while (n_bytes > 0 && x->error == XML_OK && !x->paused && !x->stopped && !x->freed) {
         size_t used = 0;
-        need_work(x);
         x->error = feed_some(x, d, n_bytes, &used);
         d += used;
         n_bytes -= used;
@@ -536,6 +559,16 @@ enum xml_error xml_stream_resume(struct xml_stream *x)
     enum xml_error e = xml_stream_feed(x, waiting.data, waiting.n);
     buf_fini(&waiting);
     return e;
+}
+
+void xml_stream_set_scratch(struct xml_stream *x, struct arena *scratch)
+{
+    x->scratch = scratch;
+}
+
+bool xml_stream_is_parked(const struct xml_stream *x)
+{
+    return !x->work;
 }
 
 bool xml_stream_is_idle(const struct xml_stream *x)

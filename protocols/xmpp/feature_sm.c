@@ -174,8 +174,10 @@ static void handle_r(struct c2s_home *h, struct xml_stanza *element)
     h->sm->n_asked = s->sm->n_in;
     if (sm_n_counted(s) >= h->sm->n_asked)
         sm_write_ack(h);
-    else
-        sm_want_counted(s); /* §4: as soon as it is true; at the latest with the next tick */
+    else { /* §4: as soon as it is true; at the latest with the next tick */
+        sm_want_counted(s);
+        sm_await_ack(h);
+    }
 }
 
 /* §4: more than was ever sent. */

@@ -3,7 +3,11 @@
 #include "protocols/xmpp/shard.h"
 #include <string.h>
 
-enum { BIND_MS = 30000, PING_ANSWER_MS = 60000 };
+enum {
+    BIND_MS = 30000,
+    PING_ANSWER_MS = 60000,
+    IDLE_CHECK_MS = 5000, /* all sessions are looked at; more often where the time-out is short */
+};
 
 static void ping(struct c2s_home *h)
 {
@@ -48,6 +52,10 @@ void home_check_times(struct xmpp_shard *xs)
             break;
         home_fail(h, "connection-timeout", NULL);
     }
-    if (xs->shard->settings.idle_timeout_s)
-        check_idle(xs, now, xs->shard->settings.idle_timeout_s * UINT64_C(1000));
+    uint64_t idle_ms = xs->shard->settings.idle_timeout_s * UINT64_C(1000);
+    uint64_t every_ms = idle_ms / 20 < IDLE_CHECK_MS ? idle_ms / 20 : IDLE_CHECK_MS;
+    if (idle_ms && now - xs->idle_checked_ms >= every_ms) {
+        xs->idle_checked_ms = now;
+        check_idle(xs, now, idle_ms);
+    }
 }

@@ -8,13 +8,13 @@ enum { PARK_MS = 1000, LOW_WATER = 32 << 10, HIGH_WATER = 64 << 10 };
 
 struct c2s_local {
     struct c2s_conn conn;
-    struct list link; /* in xs->active */
+    struct list link; /* in xs->active while the parser holds memory */
     struct stream *stream;
     struct xml_stream *parser;
     struct c2s_login *login; /* until the home has it */
     struct shard *target;
     struct deferred later;
-    uint64_t heard_ms;
+    uint64_t heard_ms, active_ms; /* active_ms: since when it is in the list, or was looked at there */
     bool arrived, paused, peer_ended;
 };
 
@@ -93,6 +93,12 @@ static const struct c2s_conn_ops conn_ops = {
 
 /* ---- the stream ---- */
 
+static void set_active(struct c2s_local *l)
+{
+    l->active_ms = loop_now_ms(l->conn.shard->loop);
+    list_append(&l->conn.shard->xmpp->active, &l->link);
+}
+
 static void on_data(void *user, const uint8_t *data, size_t n_bytes)
 {
     struct c2s_local *l = user;
@@ -104,9 +110,9 @@ static void on_data(void *user, const uint8_t *data, size_t n_bytes)
         return;
     l->heard_ms = loop_now_ms(l->conn.shard->loop);
     l->conn.home->heard_ms = l->heard_ms;
-    list_remove(&l->link);
-    list_append(&l->conn.shard->xmpp->active, &l->link);
     c2s_conn_check(&l->conn, xml_stream_feed(l->parser, data, n_bytes));
+    if (!xml_stream_is_parked(l->parser) && list_is_empty(&l->link))
+        set_active(l);
 }
 
 static void on_drain(void *user)
@@ -179,7 +185,8 @@ static void on_arrived(void *user)
     l->arrived = true;
     s->n_busy++;
     l->heard_ms = loop_now_ms(s->loop);
-    list_append(&s->xmpp->active, &l->link);
+    set_active(l);
+    xml_stream_set_scratch(l->parser, &s->xmpp->scratch);
     struct xml_limits limits = xml_limits_default;
     limits.stanza_bytes = s->settings.stanza_bytes;
     xml_stream_set_limits(l->parser, &limits);
@@ -244,12 +251,10 @@ void c2s_local_park(struct xmpp_shard *xs)
     struct c2s_local *l;
     list_for_each(l, &xs->active, struct c2s_local, link)
     {
-        if (now - l->heard_ms < PARK_MS)
+        if (now - l->active_ms < PARK_MS)
             return;
         list_remove(&l->link);
-        if (!xml_stream_park(l->parser)) { /* in the middle of a stanza */
-            l->heard_ms = now;
-            list_append(&xs->active, &l->link);
-        }
+        if (now - l->heard_ms < PARK_MS || !xml_stream_park(l->parser)) /* in the middle of a stanza */
+            set_active(l);
     }
 }

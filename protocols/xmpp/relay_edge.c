@@ -336,6 +336,7 @@ void relay_edge_open(struct shard *at, uint32_t home_node, struct stream *stream
     limits.stanza_bytes = at->settings.stanza_bytes;
     xml_stream_set_limits(parser, &limits);
     xml_stream_set_events(parser, &xml_events, r);
+    xml_stream_set_scratch(parser, &xs->scratch);
     stream_set_handler(stream, &stream_events, r);
     stream_set_water(stream, LOW_WATER, HIGH_WATER);
     struct buf out = {0};

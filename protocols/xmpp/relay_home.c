@@ -205,6 +205,7 @@ static void open_relay(struct xmpp_shard *xs, const struct relay_frame *f, const
     struct xml_limits limits = xml_limits_default;
     limits.stanza_bytes = xs->shard->settings.stanza_bytes;
     r->parser = xml_stream_new(&limits, &c2s_conn_xml_events, &r->conn);
+    xml_stream_set_scratch(r->parser, &xs->scratch);
     r->conn.parser = r->parser;
     list_init(&r->later.link);
     r->later.fn = on_later;

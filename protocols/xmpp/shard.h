@@ -10,7 +10,10 @@ struct xmpp_shard {
     struct xmpp *xmpp;
     struct shard *shard;
     struct shard_watcher watcher;
-    struct list active;      /* struct c2s_local, least recently heard first: their parsers may be parked */
+    struct list active;      /* struct c2s_local whose parser is not parked, least recently looked at first */
+    struct list asking;      /* struct sm: one side waits for an acknowledgement */
+    uint64_t idle_checked_ms;
+    struct arena scratch;    /* of plain stanzas: xml_stream_set_scratch */
     struct list unbound;     /* struct c2s_home that has bound no resource yet, oldest first */
     struct list inlined;     /* struct c2s_home in HOME_INLINE */
     uint64_t next_inline;

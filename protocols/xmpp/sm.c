@@ -14,6 +14,7 @@ void sm_start(struct c2s_home *h)
     h->sm = mem_new(struct sm);
     h->sm->home = h;
     list_init(&h->sm->link);
+    list_init(&h->sm->asking);
     sm_begin(&h->session);
 }
 
@@ -68,6 +69,12 @@ bool sm_is_full(const struct c2s_home *h)
     return h->sm && (h->sm->n >= FULL_STANZAS || h->sm->unacked.n - h->sm->at >= FULL_BYTES);
 }
 
+void sm_await_ack(struct c2s_home *h)
+{
+    if (list_is_empty(&h->sm->asking))
+        list_append(&h->session.shard->xmpp->asking, &h->sm->asking);
+}
+
 void sm_ask(struct c2s_home *h)
 {
     static const char r[] = "<r xmlns='" NS_SM "'/>";
@@ -75,6 +82,7 @@ void sm_ask(struct c2s_home *h)
     if (!h->conn || sm->asked || !sm->n)
         return;
     sm->asked = true;
+    sm_await_ack(h);
     sm->asked_ms = loop_now_ms(h->session.shard->loop);
     home_write_raw(h, r, sizeof r - 1);
 }
@@ -226,6 +234,7 @@ void sm_stop(struct c2s_home *h)
         return;
     h->sm = NULL;
     list_remove(&sm->link);
+    list_remove(&sm->asking);
     if (s->sm && s->sm->row && !sm->keep_row)
         sm_close_row(s->shard, s->user->uid, s->sm->row, s->sm->row_place, false);
     for (size_t at = sm->at; sm->n;) {

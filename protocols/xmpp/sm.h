@@ -19,6 +19,7 @@
 struct sm {
     struct c2s_home *home;
     struct list link;   /* in xs->detached */
+    struct list asking; /* in xs->asking while home_check_acks has something to look at */
     struct buf unacked; /* stanzas from `at` on, one behind the other */
     size_t at;
     uint32_t *lengths; /* a ring */
@@ -53,6 +54,7 @@ bool sm_take_ack(struct c2s_home *h, uint32_t n);
 /* What the client has not acknowledged, once more. */
 void sm_write_again(struct c2s_home *h);
 void sm_ask(struct c2s_home *h);
+void sm_await_ack(struct c2s_home *h); /* an acknowledgement is waited for: the tick looks after it */
 /* sm_resume.c: elements and inline requests of feature_sm.c; */
 void sm_handle_resume(struct c2s_home *h, struct xml_stanza *element);
 enum inline_result sm_inline_resume(struct c2s_home *h, const struct xml *request, struct buf *answer);

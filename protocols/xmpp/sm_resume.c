@@ -128,7 +128,7 @@ static void move(struct c2s_home *h, struct c2s_home *old, const struct buf *res
         home_drop_conn(old, "conflict", "resumed on another connection");
     list_remove(&old->sm->link);
     c2s_login_free(old->login);
-    old->login = h->login;
+    old->login = c2s_login_pack(h->login);
     h->login = NULL;
     h->conn = NULL;
     conn->home = old;
@@ -487,11 +487,12 @@ void sm_shard_tick(struct xmpp_shard *xs)
         sm->keep_row = true;
         home_end(h);
     }
-    htab_for_each(node, &s->sessions)
+    list_for_each(sm, &xs->asking, struct sm, asking)
     {
-        struct session *session = container_of(node, struct session, node);
-        if (session->ops == &c2s_session_ops && session->sm)
-            home_check_acks(home_of(session), now);
+        if (sm->asked || sm->n_told < sm->n_asked)
+            home_check_acks(sm->home, now);
+        else
+            list_remove(&sm->asking);
     }
     sweep(xs);
 }

@@ -181,6 +181,8 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
         xs->shard = im_shard(o->im, i);
         xs->shard->xmpp = xs;
         list_init(&xs->active);
+        list_init(&xs->asking);
+        arena_init(&xs->scratch);
         list_init(&xs->unbound);
         list_init(&xs->binding);
         list_init(&xs->detached);
@@ -218,6 +220,7 @@ void xmpp_free(struct xmpp *x)
         service_fini(&x->shards[i]);
         sm_shard_fini(&x->shards[i]);
         caps_cache_free(x->shards[i].caps);
+        arena_fini(&x->shards[i].scratch);
     }
     mem_free(x);
 }

@@ -399,6 +399,80 @@ static void test_stream_park(void **state)
     finish(&s);
 }
 
+/* Of a client's header that declares nothing of its own nothing is kept; of others all that the parser must
+ * know. */
+static void test_stream_park_header(void **state)
+{
+    static const char own[] = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:x='urn:x' "
+                              "xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>";
+    static const char other[] =
+        "<s:stream xmlns='jabber:client' xmlns:s='http://etherx.jabber.org/streams' version='1.0'>";
+    struct seen s;
+    begin(&s);
+    feed(&s, HEADER "<message/>");
+    assert_true(xml_stream_park(s.stream));
+    size_t n_plain = xml_stream_memory(s.stream);
+    assert_true(n_plain < 128);
+    finish(&s);
+    begin(&s);
+    feed(&s, own);
+    assert_true(xml_stream_park(s.stream));
+    assert_true(xml_stream_memory(s.stream) > n_plain);
+    assert_int_equal(feed(&s, "<message><x:y/></message>"), XML_OK);
+    assert_string_equal(s.raw, "<message><x:y/></message>");
+    assert_int_equal(feed(&s, "<message><y:y/></message>"), XML_BAD_NAMESPACE);
+    finish(&s);
+    begin(&s);
+    feed(&s, other);
+    assert_true(xml_stream_park(s.stream));
+    assert_int_equal(feed(&s, "<message><s:y/></message></s:stream>"), XML_OK);
+    assert_int_equal(s.n_ends, 1);
+    finish(&s);
+    begin(&s);
+    feed(&s, other);
+    assert_true(xml_stream_park(s.stream));
+    assert_int_equal(feed(&s, "</stream:stream>"), XML_NOT_WELL_FORMED);
+    finish(&s);
+}
+
+/* Plain stanzas cost a parked stream nothing, and streams that share an arena may feed one another. */
+static void on_stanza_feeding(void *user, struct xml_stanza *stanza)
+{
+    struct seen *other = user;
+    assert_int_equal(feed(other, "<message id='inner'><body>b</body></message>"), XML_OK);
+    assert_string_equal(other->raw, "<message id='inner'><body>b</body></message>");
+    assert_string_equal(stanza->raw, "<message id='outer'/>");
+    assert_string_equal(xml_attr(stanza->root, "id"), "outer");
+}
+
+static void test_stream_scratch(void **state)
+{
+    static const struct xml_stream_events feeding = {.on_stanza = on_stanza_feeding};
+    struct arena scratch;
+    arena_init(&scratch);
+    struct seen s;
+    begin(&s);
+    feed(&s, HEADER);
+    assert_true(xml_stream_park(s.stream));
+    xml_stream_set_scratch(s.stream, &scratch);
+    assert_int_equal(feed(&s, " <message id='1'><body>b</body></message>"), XML_OK);
+    assert_string_equal(s.raw, "<message id='1'><body>b</body></message>");
+    assert_true(xml_stream_is_parked(s.stream));
+    struct xml_stream *outer = xml_stream_new(&xml_limits_default, &feeding, &s);
+    xml_stream_set_scratch(outer, &scratch);
+    assert_int_equal(
+        xml_stream_feed(outer, HEADER "<message id='outer'/>", strlen(HEADER "<message id='outer'/>")),
+        XML_OK);
+    assert_true(xml_stream_is_parked(s.stream));
+    xml_stream_free(outer);
+    feed(&s, "<iq");
+    assert_false(xml_stream_is_parked(s.stream));
+    assert_int_equal(feed(&s, "/>"), XML_OK);
+    assert_true(xml_stream_park(s.stream));
+    finish(&s);
+    arena_fini(&scratch);
+}
+
 /* A restart inside an event: the rest of the bytes belongs to the new stream. */
 static void test_stream_restart(void **state)
 {
@@ -645,6 +719,8 @@ int main(void)
         cmocka_unit_test(test_stream_names),
         cmocka_unit_test(test_stream_self_contained),
         cmocka_unit_test(test_stream_park),
+        cmocka_unit_test(test_stream_park_header),
+        cmocka_unit_test(test_stream_scratch),
         cmocka_unit_test(test_stream_restart),
         cmocka_unit_test(test_stream_free_and_stop),
         cmocka_unit_test(test_stream_steal),
