@@ -2,7 +2,7 @@
 import https from 'node:https';
 import {DOMParser} from '@xmldom/xmldom';
 import {obey, say} from './peer.mjs';
-import './websocket.mjs';
+import './globals.mjs';
 
 // What strophe.js uses of a browser's XMLHttpRequest.
 const agent = new https.Agent({keepAlive: true, maxSockets: 2});

@@ -1,6 +1,6 @@
 // xmpp.js: node xmpp_js.mjs SERVICE DOMAIN USER PASSWORD RESOURCE
 import {obey, say} from './peer.mjs';
-import './websocket.mjs';
+import './globals.mjs';
 
 const {client, xml} = await import('@xmpp/client');
 const [service, domain, username, password, resource] = process.argv.slice(2);
