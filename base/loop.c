@@ -2,14 +2,31 @@
 #include "base/err.h"
 #include "base/loop_impl.h"
 #include <assert.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
-static void on_wakeup(uv_async_t *handle)
+/* An eventfd of our own. libuv's wake-up (uv_async) marks that a sender is at work before it writes and has
+ * the woken thread spin until the mark is gone; but with fewer processors than threads the write lets the
+ * woken thread run in the sender's place, and it spins for nothing. */
+static void wake(struct loop *l)
+{
+    uint64_t one = 1;
+    /* Full (EAGAIN) is as good: the loop is woken. */
+    while (write(l->wakeup_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+static void on_wakeup(uv_poll_t *handle, int status, int events)
 {
     struct loop *l = handle->data;
+    uint64_t n;
+    while (read(l->wakeup_fd, &n, sizeof(n)) < 0 && errno == EINTR)
+        ;
     if (atomic_load_explicit(&l->stopping, memory_order_acquire))
         uv_stop(&l->uv);
 }
@@ -32,7 +49,7 @@ void loop_post(struct loop *l, struct letter *letter)
         letter->next = head;
     while (!atomic_compare_exchange_weak(&l->mailbox, &head, letter));
     if (!head && atomic_load(&l->asleep))
-        uv_async_send(&l->wakeup);
+        wake(l);
 }
 
 /* May the loop sleep? If so, whoever posts from here on wakes it. */
@@ -79,7 +96,10 @@ int loop_new(struct loop **out, const char *name, struct log *log)
         mem_free(l);
         return ERR_SYSTEM;
     }
-    if (uv_async_init(&l->uv, &l->wakeup, on_wakeup) != 0) {
+    l->wakeup_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (l->wakeup_fd < 0 || uv_poll_init(&l->uv, &l->wakeup, l->wakeup_fd) != 0) {
+        if (l->wakeup_fd >= 0)
+            close(l->wakeup_fd);
         uv_loop_close(&l->uv);
         mem_free(l);
         return ERR_SYSTEM;
@@ -89,6 +109,7 @@ int loop_new(struct loop **out, const char *name, struct log *log)
     uv_idle_init(&l->uv, &l->again);
     uv_timer_init(&l->uv, &l->clock);
     l->wakeup.data = l->prepare.data = l->check.data = l->again.data = l->clock.data = l;
+    uv_poll_start(&l->wakeup, UV_READABLE, on_wakeup);
     uv_prepare_start(&l->prepare, on_prepare);
     uv_check_start(&l->check, on_check);
     atomic_init(&l->asleep, true);
@@ -132,6 +153,7 @@ void loop_free(struct loop *l)
     int rc = uv_loop_close(&l->uv);
     if (rc != 0)
         log_fatal(l->log, "loop %s: freed with open handles", l->name);
+    close(l->wakeup_fd);
     for (unsigned i = 0; i < l->n_timers; i++)
         l->heap[i]->slot = 0; /* the owner may still call timer_stop */
     mem_free(l->heap);
@@ -154,7 +176,7 @@ void loop_run(struct loop *l)
 void loop_stop(struct loop *l)
 {
     atomic_store_explicit(&l->stopping, true, memory_order_release);
-    uv_async_send(&l->wakeup);
+    wake(l);
 }
 
 static void *thread_main(void *arg)

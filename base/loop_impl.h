@@ -1,5 +1,5 @@
-/* Inside of struct loop: for loop.c, loop_turn.c, timer.c and the stream files only, and for a simulation in place of
- * loop.c. */
+/* Inside of struct loop: for loop.c, loop_turn.c, timer.c and the stream files only, and for a simulation in
+ * place of loop.c. */
 #ifndef BASE_LOOP_IMPL_H
 #define BASE_LOOP_IMPL_H
 
@@ -13,7 +13,8 @@ struct stream_hub;
 
 struct loop {
     uv_loop_t uv;
-    uv_async_t wakeup;
+    int wakeup_fd; /* an eventfd, see loop_wake */
+    uv_poll_t wakeup;
     uv_prepare_t prepare;
     uv_check_t check; /* after the poll */
     uv_idle_t again;  /* runs while a turn left work over, so that poll does not sleep */
