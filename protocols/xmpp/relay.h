@@ -5,8 +5,9 @@
  * the home.
  *
  *   edge -> home   OPEN (the login), UP (bytes of the client's stream, canonical), UP_CREDIT (u32: bytes that
- * the client's socket has taken), GONE, LEAVE (the edge is taken out of service: the home closes) home -> edge   DOWN (bytes for the client), DOWN_CREDIT (u32: bytes
- * that the home has handled), CLOSE (last bytes), ABORT
+ * the client's socket has taken), GONE, LEAVE (the edge is taken out of service: the home closes) home ->
+ * edge   DOWN (bytes for the client), DOWN_CREDIT (u32: bytes that the home has handled), CLOSE (last bytes),
+ * ABORT
  *
  * Each side sends at most RELAY_WINDOW bytes that the other has not credited. The edge parses the client's
  * stream, so that whole stanzas cross, and writes it anew: a stream header of its own, then the stanzas. */
@@ -18,6 +19,10 @@
 #include "protocols/xmpp/shard.h"
 
 enum { RELAY_WINDOW = 64 << 10, RELAY_CHUNK = 16 << 10 };
+/* A credit is a frame and wakes four threads: it is told for many stanzas at once. Of what the home has
+ * handled only the window wants to know; of what a client's socket has taken also the marks of stored
+ * messages, and how slow a client is, so that is told soon. */
+enum { RELAY_CREDIT_UP = 4 << 10, RELAY_CREDIT_UP_MS = 10, RELAY_CREDIT_DOWN = RELAY_WINDOW / 4 };
 enum relay_op {
     RELAY_OPEN = 1,
     RELAY_UP,

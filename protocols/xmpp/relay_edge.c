@@ -12,9 +12,10 @@ struct relay_edge {
     uint32_t home;
     struct stream *stream;
     struct xml_stream *parser;
-    struct buf up;               /* for the home, waits for credit */
-    size_t credit;               /* that the home gave */
-    uint64_t n_down, n_credited; /* bytes for the client: written, and told the home as taken */
+    struct buf up;                        /* for the home, waits for credit */
+    size_t credit;                        /* that the home gave */
+    uint64_t n_down, n_taken, n_credited; /* bytes for the client: written, taken, told the home as taken */
+    struct list owing;                    /* in xs->relays_owing, while taken is not told */
     struct deferred later, ack;
     struct timer retry, leave;
     unsigned n_ack_rounds;
@@ -47,23 +48,46 @@ static void run_ack(struct relay_edge *r)
         loop_defer(r->xs->shard->loop, &r->ack);
 }
 
-/* What the client's socket has taken: the home delivers the rest to others. */
+/* Tells the home what the client's socket has taken: the rest is delivered to others. */
 static void send_credit(struct relay_edge *r)
 {
-    uint64_t queued = stream_queued(r->stream);
-    uint64_t sent = queued < r->n_down ? r->n_down - queued : 0;
-    if (sent <= r->n_credited)
+    list_remove(&r->owing);
+    if (r->n_taken <= r->n_credited)
         return;
     uint8_t n[4];
-    uint32_t v = (uint32_t)(sent - r->n_credited);
+    uint32_t v = (uint32_t)(r->n_taken - r->n_credited);
     for (int i = 0; i < 4; i++)
         n[i] = (uint8_t)(v >> (8 * i));
     if (relay_send(r->xs->shard, r->home, RELAY_UP_CREDIT, r->id, r->uid, n, sizeof n) == 0)
-        r->n_credited = sent;
+        r->n_credited = r->n_taken;
 }
 
+static void note_taken(struct relay_edge *r)
+{
+    uint64_t queued = stream_queued(r->stream);
+    uint64_t taken = queued < r->n_down ? r->n_down - queued : 0;
+    if (taken > r->n_taken)
+        r->n_taken = taken;
+    if (r->n_taken - r->n_credited >= RELAY_CREDIT_UP) {
+        send_credit(r);
+    } else if (r->n_taken > r->n_credited && list_is_empty(&r->owing)) {
+        list_append(&r->xs->relays_owing, &r->owing);
+        if (!timer_is_on(&r->xs->credit))
+            timer_start(&r->xs->credit, RELAY_CREDIT_UP_MS, 0);
+    }
+}
+
+static void on_credit(struct timer *t)
+{
+    struct xmpp_shard *xs = container_of(t, struct xmpp_shard, credit);
+    for (struct list *item; (item = list_first(&xs->relays_owing));)
+        send_credit(list_entry(item, struct relay_edge, owing));
+}
+
+/* The stream lives. */
 static void send_gone(struct relay_edge *r)
 {
+    note_taken(r);
     send_credit(r);
     relay_send(r->xs->shard, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
 }
@@ -186,6 +210,7 @@ static void detach(struct relay_edge *r)
     timer_stop(&r->leave);
     loop_cancel_deferred(&r->later);
     loop_cancel_deferred(&r->ack);
+    list_remove(&r->owing);
     xml_stream_stop(r->parser);
 }
 
@@ -249,8 +274,10 @@ static void on_close(void *user, int code, const char *detail)
 {
     struct relay_edge *r = user;
     (void)code, (void)detail;
-    if (!r->closed)
+    if (!r->closed) {
+        send_credit(r); /* what is known; what was queued is not taken by anybody any more */
         relay_send(r->xs->shard, r->home, RELAY_GONE, r->id, r->uid, NULL, 0);
+    }
     detach(r);
     r->xs->shard->n_busy--;
     xml_stream_free(r->parser);
@@ -270,8 +297,8 @@ static const struct stream_events stream_events = {.on_data = on_data,
 static void on_ack(struct deferred *d)
 {
     struct relay_edge *r = container_of(d, struct relay_edge, ack);
-    send_credit(r);
-    if (r->n_credited < r->n_down && r->n_ack_rounds++ < 1)
+    note_taken(r);
+    if (r->n_taken < r->n_down && r->n_ack_rounds++ < 1)
         loop_defer(r->xs->shard->loop, &r->ack);
 }
 
@@ -326,6 +353,7 @@ void relay_edge_open(struct shard *at, uint32_t home_node, struct stream *stream
     r->opened = login->sasl2;
     list_init(&r->later.link);
     list_init(&r->ack.link);
+    list_init(&r->owing);
     r->later.fn = on_later;
     r->ack.fn = on_ack;
     timer_init(&r->retry, at->loop, on_retry);
@@ -387,6 +415,8 @@ void relay_link_down(struct xmpp_shard *xs, uint32_t node)
 void relay_shard_init(struct xmpp_shard *xs)
 {
     htab_init(&xs->relays_edge, has_id);
+    list_init(&xs->relays_owing);
+    timer_init(&xs->credit, xs->shard->loop, on_credit);
     xs->next_relay = random_u64() >> 12;
     relay_home_init(xs);
 }
@@ -394,5 +424,6 @@ void relay_shard_init(struct xmpp_shard *xs)
 void relay_shard_fini(struct xmpp_shard *xs)
 {
     htab_fini(&xs->relays_edge);
+    timer_stop(&xs->credit);
     relay_home_fini(xs);
 }

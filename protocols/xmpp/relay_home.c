@@ -132,7 +132,7 @@ static const struct c2s_conn_ops conn_ops = {
 
 static void give_credit(struct relay_home *r)
 {
-    if (!r->n_owed || r->paused)
+    if (r->n_owed < RELAY_CREDIT_DOWN || r->paused)
         return;
     uint8_t n[4];
     for (int i = 0; i < 4; i++)

@@ -123,10 +123,15 @@ struct c2s_login *relay_login_decode(const uint8_t *data, size_t n_bytes)
 
 /* ---- arriving: control loop ---- */
 
+static bool is_for_edge(uint8_t op)
+{
+    return op >= RELAY_DOWN && op <= RELAY_ABORT;
+}
+
 static void deliver(struct letter *letter)
 {
     struct relay_frame *f = container_of(letter, struct relay_frame, letter);
-    if (f->op >= RELAY_DOWN)
+    if (is_for_edge(f->op))
         relay_edge_frame(f->shard, f);
     else
         relay_home_frame(f->shard, f);
@@ -147,8 +152,8 @@ void xmpp_on_relay(void *user, uint32_t from_node, uint64_t epoch, const uint8_t
     reader_init(&r, data, n_bytes);
     uint8_t op = read_u8(&r);
     uint64_t relay = read_u64(&r), uid = read_u64(&r);
-    if (r.failed || op < RELAY_OPEN || op > RELAY_ABORT ||
-        (op >= RELAY_DOWN && relay_edge_shard(relay) >= im_n_shards(im))) {
+    if (r.failed || op < RELAY_OPEN || op > RELAY_LEAVE ||
+        (is_for_edge(op) && relay_edge_shard(relay) >= im_n_shards(im))) {
         log_warning(xmpp_log(x), "node %u sent a relay frame that cannot be read", from_node);
         return;
     }
@@ -157,7 +162,7 @@ void xmpp_on_relay(void *user, uint32_t from_node, uint64_t epoch, const uint8_t
     *f = (struct relay_frame){
         .letter = {NULL, deliver, discard}, .node = from_node, .op = op, .relay = relay, .uid = uid, .n = n};
     memcpy(f->data, r.p, n);
-    struct shard *s = op >= RELAY_DOWN ? im_shard(im, relay_edge_shard(relay)) : im_shard_of(im, uid);
+    struct shard *s = is_for_edge(op) ? im_shard(im, relay_edge_shard(relay)) : im_shard_of(im, uid);
     f->shard = s->xmpp;
     loop_post(s->loop, &f->letter);
 }

@@ -25,6 +25,8 @@ struct xmpp_shard {
     struct list binding;     /* struct c2s_home that waits until its user may be served here */
     struct htab relays_edge; /* struct relay_edge by id */
     struct htab relays_home; /* struct relay_home by node and id */
+    struct list relays_owing; /* struct relay_edge: its home is not told yet what its client has taken */
+    struct timer credit;
     uint64_t next_relay;
     struct mam_shard *mam; /* queries of archives (mam.h); NULL: none yet */
     struct service *service; /* service.h */

@@ -1,6 +1,7 @@
 /* Three nodes: relay, presence and messages between nodes, order against the log, links and nodes that go. */
 #include "base/clock.h"
 #include "im_fixture.h"
+#include "protocols/xmpp/relay.h"
 #include "store_test.h"
 
 /* Users are at home on node (i - 1) % 3 + 1. */
@@ -63,6 +64,49 @@ static void test_relay(void **state)
     client_expect(b, "</stream:stream>");
     assert_true(client_wait_end(b));
     client_close(b);
+}
+
+/* Flow control of a relayed stream costs little beside the stanzas, and never stops them. */
+static void test_relay_credit(void **state)
+{
+    enum { N = 100, BIG = 600 };
+    struct client *a = client_open(fix, 1, 2, "credit");
+    client_sync(a);
+    unsigned up = fix_relay_frames(fix, RELAY_UP_CREDIT), down = fix_relay_frames(fix, RELAY_DOWN_CREDIT);
+    for (int i = 0; i < N; i++)
+        client_send(a, "<iq type='get' id='c%d'><ping xmlns='urn:xmpp:ping'/></iq>", i);
+    client_expect(a, "id='c99'");
+    assert_in_range(fix_relay_frames(fix, RELAY_UP_CREDIT) - up, 0, N / 2);
+    assert_int_equal(fix_relay_frames(fix, RELAY_DOWN_CREDIT), down); /* below a quarter of the window */
+    for (int i = 0; i < BIG; i++)                                     /* several windows */
+        client_send(
+            a, "<iq type='get' id='d%d'><ping xmlns='urn:xmpp:ping'/><x xmlns='urn:example:%0200d'/></iq>", i,
+            i);
+    client_sync(a);
+    assert_in_range(fix_relay_frames(fix, RELAY_DOWN_CREDIT) - down, 2, BIG / 10);
+    client_close(a);
+}
+
+/* An edge that is drained asks the homes to close what it relays. */
+static void test_relay_leave(void **state)
+{
+    uint64_t value;
+    Imp__NodeDrain drain = IMP__NODE_DRAIN__INIT;
+    Imp__Command command = IMP__COMMAND__INIT;
+    struct client *a = client_open(fix, 1, 2, "leave");
+    client_sync(a);
+    command.body_case = IMP__COMMAND__BODY_NODE_DRAIN;
+    command.node_drain = &drain;
+    drain.node = 2;
+    drain.drained = true;
+    assert_int_equal(fix_apply(fix, &command, &value), 0);
+    client_expect(a, "<system-shutdown");
+    client_expect(a, "the node of this connection is taken out of service"); /* the home's words */
+    assert_true(client_wait_end(a));
+    client_close(a);
+    drain.drained = false;
+    assert_int_equal(fix_apply(fix, &command, &value), 0);
+    fix_node_up(fix, 2, true);
 }
 
 static void test_bad_xml_over_relay(void **state)
@@ -476,6 +520,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_relay),
+        cmocka_unit_test(test_relay_credit),
         cmocka_unit_test(test_bad_xml_over_relay),
         cmocka_unit_test(test_redirect),
         cmocka_unit_test(test_after_index),
@@ -489,6 +534,7 @@ int main(void)
         cmocka_unit_test(test_no_repeats_after_link_up),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_relay_leave),
     };
     if (getenv("IM_TEST"))
         cmocka_set_test_filter(getenv("IM_TEST"));

@@ -40,6 +40,7 @@ struct fix {
     struct loop *apply, *control;
     uint64_t index;
     uint64_t *uids;
+    atomic_uint n_relay[16];
     struct fix_node nodes[FIX_NODES_MAX + 1];
 };
 
@@ -261,6 +262,8 @@ static int fake_link_send(void *user, uint32_t to, enum link_frame type, const v
         return ERR_UNAVAILABLE;
     if (type == LINK_ENVELOPE && atomic_load(&node->loses[to]))
         return 0;
+    if (type == LINK_RELAY)
+        atomic_fetch_add(&node->fix->n_relay[*(const uint8_t *)data & 15], 1);
     struct frame *f = mem_zalloc(sizeof *f + n);
     f->letter.deliver = deliver_frame;
     f->letter.discard = discard_frame;
@@ -693,6 +696,11 @@ uint64_t fix_uid(struct fix *f, unsigned user)
 struct metrics *fix_metrics(struct fix *f, unsigned node)
 {
     return &f->nodes[node].metrics;
+}
+
+unsigned fix_relay_frames(struct fix *f, unsigned op)
+{
+    return atomic_load(&f->n_relay[op]);
 }
 
 /* ---- clients ---- */

@@ -20,6 +20,7 @@ void fix_free(struct fix *f);
 struct im *fix_im(struct fix *f, unsigned node);
 uint64_t fix_uid(struct fix *f, unsigned user);
 struct metrics *fix_metrics(struct fix *f, unsigned node);
+unsigned fix_relay_frames(struct fix *f, unsigned op); /* LINK_RELAY frames sent so far, of all nodes */
 
 /* Applies a command on every node and waits for it; the result's code. */
 int fix_apply(struct fix *f, Imp__Command *command, uint64_t *value);
