@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "replication/levels.h"
+#include "replication/message_feed.h"
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -44,6 +45,7 @@ struct apply {
     struct chunk *current; /* taken from the queue, not done yet */
     struct store_txn *txn;
     struct store_position position;
+    struct message_feed messages;
     struct arena arena, session_arena;
     uint64_t index; /* being applied */
     unsigned n_commands;
@@ -108,6 +110,9 @@ static void on_change(void *user, enum table t, const struct key *k, bool delete
 {
     struct apply *a = user;
     if (table_scope(t) == SCOPE_LOCAL)
+        return;
+    message_feed_note(&a->messages, t);
+    if (t == TABLE_MESSAGE_INDEX && !message_feed_wants(&a->messages, a->txn, a->index, k, deleted))
         return;
     feed_event(a->config.feed, a->index, t, k, deleted);
     if (t == TABLE_CLUSTER)
@@ -367,6 +372,7 @@ struct apply *apply_new(const struct apply_config *config)
 {
     struct apply *a = mem_new(struct apply);
     a->config = *config;
+    a->messages.node = config->node;
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->more, NULL);
     arena_init(&a->arena);

@@ -148,10 +148,10 @@ static bool is_untold(struct driver *d, raft_id id)
 }
 
 /* Followers learn the commit index with the next message, up to a heartbeat later: tell them when nothing
- * else is on its way. At once where somebody waits for it; else the next entries, which tell it too, have a
- * moment to come: with one writer they always do, and a message to each follower and its answer are saved on
- * every write. And a leader's TIMEOUT that leaves a peer out (timeout.c:126) would let it fall out of
- * pipelining. */
+ * else is on its way. At once where somebody waits for it and no entries are about to follow; else the next
+ * entries, which tell it too, have a moment to come: with one writer they always do, and a message to each
+ * follower and its answer are saved on every write. And a leader's TIMEOUT that leaves a peer out
+ * (timeout.c:126) would let it fall out of pipelining. */
 static void spread_commit(struct driver *d, const struct raft_update *u)
 {
     if (!driver_has_guard(d, DRIVER_GUARD_SPREAD_COMMIT) || raft_state(&d->r) != RAFT_LEADER)
@@ -164,7 +164,7 @@ static void spread_commit(struct driver *d, const struct raft_update *u)
         bool is_left_out = d->is_timeout_step && !is_addressed(u, id);
         if (!link || (!is_left_out && !is_drained && !is_untold(d, id)))
             continue;
-        if (is_left_out || link->is_awaited) {
+        if (is_left_out || (link->is_awaited && !d->more_follows)) {
             link->is_awaited = link->is_awaited && !is_all;
             driver_spread_commit(d, id);
         } else if (!d->spread_ms) {
@@ -188,6 +188,11 @@ void driver_expect_commit(struct driver *d, uint64_t id)
     struct driver_link *link = driver_find_link(d, id);
     if (link)
         link->is_awaited = true;
+}
+
+void driver_hold_commit(struct driver *d, bool more_follows)
+{
+    d->more_follows = more_follows;
 }
 
 static void handle_state(struct driver *d)

@@ -130,6 +130,9 @@ void driver_tick(struct driver *d, uint64_t now_ms);
 /* Member ID waits for what will be committed next: it is told at once, others within 2 ms (or with the next
  * entries). */
 void driver_expect_commit(struct driver *d, uint64_t id);
+/* The owner submits as soon as something is committed: those entries tell the members of it, too, so nobody
+ * is told before. Until called again. */
+void driver_hold_commit(struct driver *d, bool more_follows);
 void driver_log_done(struct driver *d, uint64_t now_ms);
 /* The store has everything up to INDEX; not below the last one, not above what apply was given. */
 void driver_applied(struct driver *d, uint64_t now_ms, uint64_t index);

@@ -82,7 +82,7 @@ struct driver {
     uint64_t ticked_ms, timer_ms;
     uint64_t successor, transfer_ms; /* to lead as soon as it has the whole log, 0: nobody; since when */
     uint64_t spread_ms; /* when followers are told of commits at the latest, 0: nothing to tell */
-    bool has_ticked;
+    bool has_ticked, more_follows;
     struct deque submitted;
     uint64_t n_uncommitted_bytes;
 

@@ -1,6 +1,7 @@
 #include "replication/proposer.h"
 
 #include "base/mem.h"
+#include "replication/pace.h"
 #include <assert.h>
 #include <string.h>
 
@@ -24,6 +25,7 @@ struct proposer {
     uint64_t expected; /* the first that has not executed */
     uint64_t unsent;   /* the first to send */
     uint64_t max_sent; /* highest ever sent */
+    struct pace pace;
     uint64_t resent_upto;
     bool resend;
     uint64_t progress_ms; /* something executed, was sent again, or came to an empty window */
@@ -113,8 +115,9 @@ static void send_register(struct proposer *p, uint64_t now_ms)
     p->ops->send_register(p->user, p->nonce, p->row_epoch);
 }
 
-void proposer_pump(struct proposer *p, uint64_t now_ms)
+uint64_t proposer_pump(struct proposer *p, uint64_t now_ms, bool paced)
 {
+    uint64_t wait_ms = 0;
     pthread_mutex_lock(&p->lock);
     if (!p->closed)
         send_register(p, now_ms);
@@ -128,6 +131,11 @@ void proposer_pump(struct proposer *p, uint64_t now_ms)
         p->unsent = p->expected;
         p->resent_upto = p->max_sent;
         p->progress_ms = now_ms;
+    } else if (paced && !p->blocked && p->unsent < p->next_seq) {
+        wait_ms = pace_wait(&p->pace, now_ms, p->expected - 1);
+        if (wait_ms)
+            goto out;
+        pace_sent(&p->pace, now_ms, p->unsent, p->expected - 1);
     }
     while (!p->blocked && p->unsent < p->next_seq) {
         const struct proposal *x = *slot(p, p->unsent);
@@ -141,6 +149,15 @@ void proposer_pump(struct proposer *p, uint64_t now_ms)
     }
 out:
     pthread_mutex_unlock(&p->lock);
+    return wait_ms;
+}
+
+bool proposer_has_unsent(struct proposer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool has = p->unsent < p->next_seq;
+    pthread_mutex_unlock(&p->lock);
+    return has;
 }
 
 /* Answers are given without the lock: they may post letters, and a caller's answer may lead to a new

@@ -51,8 +51,11 @@ int proposer_submit(struct proposer *p, uint64_t now_ms, const void *command, si
 /* The way to the leader. It must change (grow) with every new leader, new term, and new connection to it; 0:
  * none. */
 void proposer_set_route(struct proposer *p, uint64_t now_ms, uint64_t route);
-/* Sends what is not sent yet, or everything again where that is due. */
-void proposer_pump(struct proposer *p, uint64_t now_ms);
+/* Sends what is not sent yet (PACED: at the pace of pace.h), or everything again where that is due. Returns
+ * when to call again, 0: nothing waits for time. */
+uint64_t proposer_pump(struct proposer *p, uint64_t now_ms, bool paced);
+
+bool proposer_has_unsent(struct proposer *p);
 
 /* Told to whoever asked; code as in struct proposal_result. */
 typedef void proposer_answer_fn(void *user, const struct proposal_call *call, int code);

@@ -237,12 +237,13 @@ static void take_applied(struct replica *r)
     barriers_on_applied(&r->barriers, news.index);
 }
 
-static void submit_packed(struct replica *r)
+static void submit_packed(struct replica *r, uint64_t now)
 {
     while (!pack_is_empty(&r->pack)) {
         struct blob *entries[DRIVER_SUBMIT_MAX];
+        uint64_t first;
         unsigned n = pack_peek(&r->pack, entries, DRIVER_SUBMIT_MAX);
-        int code = driver_submit(r->driver, replica_now_ms(r), entries, n, NULL, NULL);
+        int code = driver_submit(r->driver, replica_now_ms(r), entries, n, &first, NULL);
         if (code == ERR_AGAIN)
             return; /* after the next apply */
         if (code != 0) {
@@ -250,7 +251,33 @@ static void submit_packed(struct replica *r)
             return;
         }
         pack_drop(&r->pack, n);
+        pace_sent(&r->pace, now, first, driver_get_commit(r->driver));
     }
+}
+
+static void on_paced(struct timer *t)
+{
+    /* The turn's hook does what is due. */
+}
+
+/* The leader makes entries of its own proposals and of those that others have sent; the others send theirs to
+ * it. */
+static void pump_proposals(struct replica *r, uint64_t now)
+{
+    uint64_t wait_ms = 0;
+    if (r->route_leader != r->options.node_id) {
+        wait_ms = proposer_pump(r->proposer, now, true);
+        raft_frames_flush_forward(r);
+    } else if (!pack_is_empty(&r->pack) || proposer_has_unsent(r->proposer)) {
+        wait_ms = pace_wait(&r->pace, now, driver_get_commit(r->driver));
+    }
+    if (!wait_ms && r->route_leader == r->options.node_id) {
+        proposer_pump(r->proposer, now, false);
+        submit_packed(r, now);
+    }
+    driver_hold_commit(r->driver, wait_ms != 0);
+    if (wait_ms && !timer_is_on(&r->paced))
+        timer_start(&r->paced, wait_ms > now ? (unsigned)(wait_ms - now) : 1, 0);
 }
 
 static void pump_lease(struct replica *r)
@@ -283,9 +310,7 @@ static void turn_once(struct replica *r)
         metrics_set(r->options.metrics, METRIC_RAFT_COMMIT_INDEX, (int64_t)r->status.commit);
     find_route(r);
     proposer_set_route(r->proposer, now, r->stopping ? 0 : r->route);
-    proposer_pump(r->proposer, now);
-    raft_frames_flush_forward(r);
-    submit_packed(r);
+    pump_proposals(r, now);
     barriers_set(&r->barriers, r->route, is_leader(r));
     pump_lease(r);
     raft_requests_pump(r, now);
@@ -390,6 +415,7 @@ void raft_loop_prepare(struct replica *r)
     kick_init(&r->point_kick, r, snapshot_consider);
     timer_init(&r->driver_timer, r->loop, on_driver_timer);
     timer_init(&r->tick, r->loop, on_tick);
+    timer_init(&r->paced, r->loop, on_paced);
     r->turn.fn = on_turn;
 }
 
@@ -407,5 +433,6 @@ void raft_loop_end(struct replica *r)
     r->is_running = false;
     timer_stop(&r->driver_timer);
     timer_stop(&r->tick);
+    timer_stop(&r->paced);
     loop_remove_before_poll(&r->turn);
 }

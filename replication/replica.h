@@ -139,6 +139,7 @@ void replica_barrier(struct replica *r, struct loop *loop, unsigned timeout_ms,
                      void (*on_done)(void *user, int code, uint64_t index), void *user);
 
 /* ---- change feed ---- */
+/* Every change of a replicated row; of MESSAGE_INDEX only new rows, where their user is at home (message_feed.h). */
 struct feed_event {
     uint64_t index;
     enum table table;

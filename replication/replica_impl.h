@@ -13,6 +13,7 @@
 #include "replication/feed.h"
 #include "replication/hashes.h"
 #include "replication/lease.h"
+#include "replication/pace.h"
 #include "replication/pack.h"
 #include "replication/proposer.h"
 #include "replication/replica.h"
@@ -68,6 +69,8 @@ struct replica {
     struct transport *transport;
     struct proposer *proposer;
     struct pack pack;
+    struct pace pace;   /* of the entries made of it */
+    struct timer paced; /* what waits is due */
     struct buf forward; /* proposals on their way to the leader */
     struct apply *apply;
     struct feed *feed;

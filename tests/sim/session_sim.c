@@ -367,7 +367,7 @@ static void step_node(struct node *n)
     proposer_set_route(n->proposer, S.now_ms, n->route);
     for (unsigned i = rnd(4); i && chance(S.chaos ? 300 : 50); i--)
         submit(n);
-    proposer_pump(n->proposer, S.now_ms);
+    proposer_pump(n->proposer, S.now_ms, true);
     if (S.now_ms % 50 == 0)
         proposer_tick(n->proposer, S.now_ms, on_answer, n);
     for (uint64_t k = rnd(S.chaos ? 6 : 100); k && n->applied < S.committed; k--)

@@ -10,12 +10,13 @@
 #include "replication/confirm.h"
 #include "replication/fsm.h"
 #include "replication/hashes.h"
+#include "replication/message_feed.h"
+#include "replication/pace.h"
 #include "replication/pack.h"
+#include "replication/proposer.h"
 #include "replication/replica.h"
 #include "replication/skew.h"
-#include <cmocka.h>
-#include <stdio.h>
-#include <string.h>
+#include "store_test.h"
 
 /* ---- pack ---- */
 
@@ -333,6 +334,153 @@ static void test_install_text(void **state)
     assert_string_equal(text, "verifies 20");
 }
 
+/* ---- pace ---- */
+
+static void test_pace(void **state)
+{
+    struct pace p = {0};
+    /* Who sends one and waits for it is never held, however soon the next one comes. */
+    uint64_t now = 1000;
+    for (uint64_t n = 1; n <= 10; n++) {
+        assert_int_equal(pace_wait(&p, now, n - 1), 0);
+        pace_sent(&p, now, n, n - 1);
+    }
+    /* One behind another: from here on not more often than every PACE_MS ... */
+    assert_int_equal(pace_wait(&p, now, 9), 0);
+    pace_sent(&p, now, 11, 9);
+    assert_int_equal(pace_wait(&p, now, 9), now + PACE_MS);
+    assert_int_equal(pace_wait(&p, now, 11), now + PACE_MS);
+    /* ... or, while even the one before is under way, PACE_MAX_MS. */
+    now += PACE_MS;
+    assert_int_equal(pace_wait(&p, now, 10), 0);
+    assert_int_equal(pace_wait(&p, now, 9), now - PACE_MS + PACE_MAX_MS);
+    now += PACE_MAX_MS - PACE_MS;
+    assert_int_equal(pace_wait(&p, now, 9), 0);
+    pace_sent(&p, now, 12, 11);
+    /* All was done before this one: after a while one that comes alone is not held again. */
+    now += PACE_BUSY_MS;
+    pace_sent(&p, now, 13, 12);
+    assert_int_equal(pace_wait(&p, now, 12), 0);
+}
+
+static bool count_sent(void *user, uint64_t epoch, uint64_t seq, const void *command, size_t n_bytes)
+{
+    *(uint64_t *)user = seq;
+    return true;
+}
+
+static bool no_register(void *user, const uint8_t nonce[PROPOSER_NONCE], uint64_t expected_epoch)
+{
+    return true;
+}
+
+static void same_nonce(void *user, uint8_t nonce[PROPOSER_NONCE])
+{
+    memset(nonce, 1, PROPOSER_NONCE);
+}
+
+static void no_answer(void *user, const struct proposal_call *call, int code)
+{
+}
+
+static void submit_to(struct proposer *p, uint64_t now)
+{
+    bool first;
+    struct proposal_call call = {0};
+    assert_int_equal(proposer_submit(p, now, "x", 1, now + 30000, &call, &first), 0);
+}
+
+/* What is held goes when it is due, or at once when all has to be sent again. */
+static void test_proposer_pace(void **state)
+{
+    static const struct proposer_ops ops = {count_sent, no_register, same_nonce};
+    uint64_t sent = 0, now = 1000;
+    struct proposer *p = proposer_new(&ops, &sent);
+    struct proposer_rows rows = {
+        .is_member = true, .epoch = 1, .has_session = true, .session_epoch = 1, .next_seq = 1};
+    memset(rows.nonce, 1, PROPOSER_NONCE);
+    proposer_on_rows(p, now, &rows, no_answer, NULL);
+    proposer_set_route(p, now, 1);
+    proposer_pump(p, now, true);
+    submit_to(p, now);
+    assert_int_equal(proposer_pump(p, now, true), 0);
+    submit_to(p, now);
+    assert_int_equal(proposer_pump(p, now, true), 0);
+    assert_int_equal(sent, 2);
+    submit_to(p, now);
+    assert_true(proposer_has_unsent(p));
+    assert_int_equal(proposer_pump(p, now, true), now + PACE_MS);
+    assert_int_equal(sent, 2);
+    assert_int_equal(proposer_pump(p, now + PACE_MAX_MS, true), 0);
+    assert_int_equal(sent, 3);
+    submit_to(p, now + PACE_MAX_MS);
+    assert_int_not_equal(proposer_pump(p, now + PACE_MAX_MS, true), 0);
+    assert_int_equal(sent, 3);
+    proposer_set_route(p, now + PACE_MAX_MS, 2); /* a new leader: everything again, all at once */
+    assert_int_equal(proposer_pump(p, now + PACE_MAX_MS, true), 0);
+    assert_int_equal(sent, 4);
+    assert_false(proposer_has_unsent(p));
+    proposer_free(p);
+}
+
+/* ---- who hears of a stored message ---- */
+
+static void put_node(struct store_txn *t, uint32_t id, bool up, uint64_t n_users)
+{
+    Imp__NodeRow node = IMP__NODE_ROW__INIT;
+    Imp__CountRow count = IMP__COUNT_ROW__INIT;
+    struct key k;
+    key_init(&k);
+    key_u32(&k, id);
+    node.id = id;
+    node.up = up;
+    store_put_row(t, TABLE_NODE, &k, &node);
+    count.n = n_users;
+    store_put_row(t, TABLE_HOME_COUNT, &k, &count);
+}
+
+static struct key two_u64(uint64_t a, uint64_t b)
+{
+    struct key k;
+    key_init(&k);
+    key_u64(&k, a);
+    key_u64(&k, b);
+    return k;
+}
+
+static void test_message_feed(void **state)
+{
+    enum { HERE = 1, THERE = 2, UID = 7, OTHER = 8, INDEX = 100 };
+    char *dir = test_dir();
+    struct store *s = test_open(dir, NULL);
+    struct store_txn *t = store_begin(s);
+    struct message_feed m = {.node = HERE};
+    struct key k, row = two_u64(UID, INDEX), other = two_u64(OTHER, INDEX);
+    Imp__HomeRow home = IMP__HOME_ROW__INIT;
+    put_node(t, HERE, true, 1);
+    put_node(t, THERE, true, 1);
+    key_init(&k);
+    key_u32(&k, HERE);
+    key_u64(&k, UID);
+    store_put_row(t, TABLE_USER_BY_HOME, &k, &home);
+    assert_true(message_feed_wants(&m, t, INDEX, &row, false));
+    assert_false(message_feed_wants(&m, t, INDEX, &other, false));
+    /* A mark, and a row that goes. */
+    assert_false(message_feed_wants(&m, t, INDEX + 1, &row, false));
+    assert_false(message_feed_wants(&m, t, INDEX, &row, true));
+    /* Its home is down: any node may stand in. In the same transaction, as the log has it. */
+    put_node(t, THERE, false, 1);
+    message_feed_note(&m, TABLE_NODE);
+    assert_true(message_feed_wants(&m, t, INDEX, &other, false));
+    /* Nobody is at home there any more. */
+    put_node(t, THERE, false, 0);
+    message_feed_note(&m, TABLE_HOME_COUNT);
+    assert_false(message_feed_wants(&m, t, INDEX, &other, false));
+    test_commit(t);
+    store_close_dirty(s);
+    test_dir_remove(dir);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -344,6 +492,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_hashes),
         cmocka_unit_test(test_clocks),
         cmocka_unit_test(test_install_text),
+        cmocka_unit_test(test_pace),
+        cmocka_unit_test(test_proposer_pace),
+        cmocka_unit_test(test_message_feed),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
