@@ -62,6 +62,7 @@ enum envelope_flag {
     ENVELOPE_SUBSCRIBED = 0x800, /* ... or, when none does, for all: it has subscribed by itself */
     ENVELOPE_COUNTED = 0x80, /* the sender's client is told when it is safe (XEP-0198): n_in, row, row_place */
     ENVELOPE_SETTLED = 0x100, /* not a stanza: n_in of the session it is addressed to is safe */
+    ENVELOPE_FENCE = 0x1000, /* not a stanza: answered with SETTLED when all before it has arrived */
     ENVELOPE_SHARED = 0x200, /* several sessions of the user were given it; not between nodes */
 };
 

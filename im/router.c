@@ -1,6 +1,7 @@
 #include "im/router.h"
 #include "im/carbons.h"
 #include "im/events.h"
+#include "im/fence.h"
 #include "im/held.h"
 #include "im/homes.h"
 #include "im/hooks.h"
@@ -338,6 +339,8 @@ void router_send_now(struct shard *s, struct envelope *e, struct session *from)
     e->order_index = s->feed_index;
     e->order = ++s->n_sent;
     e->epoch_here = own_epoch(s);
+    if (from)
+        fence_note(from, e);
     if (from && e->flags & ENVELOPE_COUNTED)
         sm_sent(from, e);
     route(s, e, from);
@@ -437,8 +440,15 @@ static void deliver(struct shard *s, struct envelope *e)
     }
     if (e->flags & ENVELOPE_SETTLED) {
         struct session *session = session_find(s, e->session);
-        if (session)
+        if (session && e->flags & ENVELOPE_FENCE)
+            store_out_fence(session, e->n_in);
+        else if (session)
             sm_settled(session, e->n_in);
+        envelope_free(e);
+        return;
+    }
+    if (e->flags & ENVELOPE_FENCE) {
+        fence_answer(s, e);
         envelope_free(e);
         return;
     }

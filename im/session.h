@@ -104,6 +104,10 @@ struct session {
     struct list unsent;    /* envelopes delivered directly, until their bytes are with the kernel, or acknowledged */
     struct list queued;    /* envelopes that it sent, behind messages that are being stored */
     unsigned n_queued, n_storing;
+    struct fence *fence;   /* im/fence.h; NULL: nothing waits for one */
+    uint64_t direct_ms;    /* CLOCK_MONOTONIC when it sent to DIRECT_UID past the log; 0: all of that has arrived */
+    uint64_t direct_uid;   /* FENCE_SEVERAL: to more than one, */
+    uint64_t fenced_uid;   /* of whom this one has it all */
     struct list stalled;   /* in shard->stalled: the first of them waits for the node */
     struct session_sm *sm; /* NULL: its client acknowledges nothing */
 };

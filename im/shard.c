@@ -506,6 +506,7 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     list_init(&s->mail_check);
     list_init(&s->sm_waiting);
     list_init(&s->stalled);
+    list_init(&s->fences);
     marks_init(s);
     list_init(&s->check_sent.link);
     s->check_sent.fn = on_check_sent;

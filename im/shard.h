@@ -165,6 +165,7 @@ struct shard {
     struct list sm_waiting;    /* struct session_sm: of what their clients sent something is not settled */
     uint64_t sm_tick_ms;
     struct repeats_slot *repeats; /* im/repeats.h; NULL until something counts */
+    struct list fences;        /* struct fence */
     struct list stalled;       /* struct session: what they send waits for the node (im/store_out.h) */
     unsigned n_sending;        /* messages of sessions here that are being stored */
     struct deferred check_sent;

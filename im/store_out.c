@@ -1,6 +1,7 @@
 #include "im/store_out.h"
 #include "im/archive.h"
 #include "im/carbons.h"
+#include "im/fence.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
@@ -298,6 +299,12 @@ static void stall(struct session *s)
 static bool store_sent(struct session *s, struct envelope *e)
 {
     struct shard *shard = s->shard;
+    if (fence_holds(s, e)) {
+        list_prepend(&s->queued, &e->link);
+        s->n_queued++;
+        watch_window(s);
+        return false;
+    }
     int rc = is_stalled(shard) ? ERR_LIMIT : begin(shard, e, STORE_SENT, s->id, s->user->uid);
     if (rc == ERR_LIMIT) {
         list_prepend(&s->queued, &e->link);
@@ -333,7 +340,7 @@ static void flush(struct session *s)
 {
     struct shard *shard = s->shard;
     uint64_t id = s->id;
-    while (s && s->n_queued) {
+    while (s && s->n_queued && !s->fence) {
         struct envelope *e = list_entry(list_first(&s->queued), struct envelope, link);
         if (!e->wants && s->n_storing)
             break;
@@ -349,8 +356,16 @@ static void flush(struct session *s)
         watch_window(s);
 }
 
+void store_out_fence(struct session *s, uint64_t number)
+{
+    if (fence_passed(s, number))
+        flush(s);
+}
+
 void store_out_tick(struct shard *s)
 {
+    for (struct session *session; (session = fence_overdue(s));)
+        flush(session);
     for (struct list *item; !is_stalled(s) && (item = list_first(&s->stalled));) {
         struct session *session = list_entry(item, struct session, stalled);
         list_remove(item);
@@ -363,6 +378,7 @@ void store_out_tick(struct shard *s)
 void store_out_session_ended(struct session *s)
 {
     list_remove(&s->stalled);
+    fence_session_ended(s);
     for (struct list *item; (item = list_first(&s->queued));) {
         struct envelope *e = list_entry(item, struct envelope, link);
         list_remove(item);

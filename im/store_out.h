@@ -11,6 +11,8 @@
 void message_send(struct session *s, struct envelope *e);
 /* What the session sends waits behind messages of it that are being stored. True: E was taken. */
 bool store_out_queue(struct session *s, struct envelope *e);
+/* What it sent directly has arrived (im/fence.h). */
+void store_out_fence(struct session *s, uint64_t number);
 /* What waits because the node has too many proposals in flight. */
 void store_out_tick(struct shard *s);
 /* Nothing waits any more: the session ends. */

@@ -363,6 +363,34 @@ static void test_no_repeats_after_link_up(void **state)
     client_close(a);
 }
 
+/* The log is faster than the link: a message that is stored stays behind what was sent before it (RFC 6120
+ * §10.1), and a link that says nothing does not keep it for ever. */
+static void test_stored_behind_direct(void **state)
+{
+    struct client *a = open_counted(10, 1, "a"), *b = open_counted(9, 3, "b");
+    client_clear(b);
+    fix_set(fix, "archive.default", "always");
+    fix_link_delays(fix, 1, 3, true);
+    client_send(a, "<message to='u9@example.com' type='headline' id='w1'><body>x</body></message>"
+                   "<message to='u9@example.com' type='chat' id='w2'><body>x</body></message>"
+                   "<message to='u9@example.com' type='headline' id='w3'><body>x</body></message>"
+                   "<message to='u9@example.com' type='chat' id='w4'><body>x</body></message>");
+    client_sync(a);
+    client_read(b, 200);
+    assert_false(client_has(b, " id='w"));
+    fix_link_delays(fix, 1, 3, false);
+    expect_in_order(b, 'w', 4);
+    fix_link_delays(fix, 1, 3, true);
+    client_send(a, "<message to='u9@example.com' type='headline' id='x1'><body>x</body></message>"
+                   "<message to='u9@example.com' type='chat' id='x2'><body>x</body></message>");
+    client_expect(b, " id='x2'");
+    fix_link_delays(fix, 1, 3, false);
+    client_expect(b, " id='x1'");
+    fix_set(fix, "archive.default", "never");
+    client_close(b);
+    client_close(a);
+}
+
 static void assign(unsigned user, unsigned node)
 {
     uint64_t uid = fix_uid(fix, user);
@@ -532,6 +560,7 @@ int main(void)
         cmocka_unit_test(test_order_after_link_up),
         cmocka_unit_test(test_order_when_lease_returns),
         cmocka_unit_test(test_no_repeats_after_link_up),
+        cmocka_unit_test(test_stored_behind_direct),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_relay_leave),

@@ -29,6 +29,8 @@ struct fix_node {
     } feeds[16];
     unsigned n_feeds;
     _Atomic bool links[FIX_NODES_MAX + 1], loses[FIX_NODES_MAX + 1];
+    bool delays[FIX_NODES_MAX + 1]; /* control loop: from whom; */
+    struct list delayed;            /* struct frame */
     _Atomic uint64_t epoch;
     struct store_reader *reader; /* control loop */
     uint64_t applied;
@@ -228,6 +230,7 @@ static uint64_t lease_until(void *user, uint64_t epoch)
 
 struct frame {
     struct letter letter;
+    struct list link;
     struct fix_node *to;
     uint32_t from;
     uint64_t epoch;
@@ -239,6 +242,10 @@ struct frame {
 static void deliver_frame(struct letter *letter)
 {
     struct frame *f = container_of(letter, struct frame, letter);
+    if (f->to->delays[f->from]) {
+        list_append(&f->to->delayed, &f->link);
+        return;
+    }
     if (f->type == LINK_ENVELOPE)
         im_on_envelope(f->to->im, f->from, f->epoch, f->data, f->n);
     else if (f->type == LINK_PRESENCE)
@@ -481,6 +488,28 @@ void fix_link_loses(struct fix *f, unsigned a, unsigned b, bool on)
     atomic_store(&f->nodes[a].loses[b], on);
 }
 
+struct delay {
+    struct fix_node *to;
+    unsigned from;
+    bool on;
+};
+
+static void change_delay(void *arg)
+{
+    struct delay *d = arg;
+    d->to->delays[d->from] = d->on;
+    for (struct list *item; !d->on && (item = list_first(&d->to->delayed));) {
+        list_remove(item);
+        deliver_frame(&list_entry(item, struct frame, link)->letter);
+    }
+}
+
+void fix_link_delays(struct fix *f, unsigned a, unsigned b, bool on)
+{
+    struct delay d = {&f->nodes[b], a, on};
+    on_loop(f->control, change_delay, &d);
+}
+
 struct link_change {
     struct fix *fix;
     unsigned a, b;
@@ -625,6 +654,7 @@ struct fix *fix_new(unsigned n_nodes, unsigned n_shards, unsigned n_users)
         n->store = test_open(n->dir, NULL);
         atomic_store(&n->lease, true);
         list_init(&n->backlog);
+        list_init(&n->delayed);
     }
     bootstrap(f);
     for (unsigned i = 1; i <= n_nodes; i++)

@@ -31,6 +31,8 @@ void fix_node_up(struct fix *f, unsigned node, bool up);
 void fix_link(struct fix *f, unsigned a, unsigned b, bool up);
 /* What A sends to B from now on is on a connection that is broken, and nobody has noticed yet. */
 void fix_link_loses(struct fix *f, unsigned a, unsigned b, bool on);
+/* What A sends to B arrives when that ends, and not before; one pair at a time. */
+void fix_link_delays(struct fix *f, unsigned a, unsigned b, bool on);
 void fix_lease(struct fix *f, unsigned node, bool held);
 void fix_delay_apply(struct fix *f, unsigned node,
                      bool stop); /* the node's store stands still while stopped */
