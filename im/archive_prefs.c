@@ -2,6 +2,7 @@
  * shard. Who has none costs nothing but a look into it. */
 #include "im/archive.h"
 #include "im/im_impl.h"
+#include "im/jid_rows.h"
 #include "im/payload.h"
 #include "replication/levels.h"
 #include "replication/settings.h"
@@ -124,11 +125,7 @@ static bool is_contact(struct shard *s, uint64_t uid, const char *peer)
 {
     struct arena a;
     arena_init(&a);
-    struct key k;
-    key_init(&k);
-    key_u64(&k, uid);
-    key_str(&k, arena_strndup(&a, peer, jid_bare_length(peer)));
-    Imp__RosterRow *row = store_find_row(shard_txn(s), TABLE_ROSTER, &k, &a);
+    const Imp__RosterRow *row = jid_row_bare(s, TABLE_ROSTER, uid, peer, &a);
     bool is = row && row->in_roster && !row->removed;
     arena_fini(&a);
     return is;

@@ -1,5 +1,6 @@
 #include "im/block.h"
 #include "im/im_impl.h"
+#include "im/jid_rows.h"
 #include "im/presence.h"
 #include "im/router.h"
 #include "im/user.h"
@@ -7,18 +8,11 @@
 
 static bool has_row(struct shard *s, uint64_t uid, const char *jid, size_t n)
 {
-    char text[KEY_STR_MAX + 1];
     if (n > KEY_STR_MAX) /* longer than any row */
         return false;
-    memcpy(text, jid, n);
-    text[n] = 0;
-    struct key k;
-    key_init(&k);
-    key_u64(&k, uid);
-    key_str(&k, text);
     struct arena a;
     arena_init(&a);
-    bool found = store_find_row(shard_txn(s), TABLE_BLOCK, &k, &a) != NULL;
+    bool found = jid_row(s, TABLE_BLOCK, uid, jid, n, &a) != NULL;
     arena_fini(&a);
     return found;
 }
@@ -68,24 +62,11 @@ bool block_item_matches(const char *item, const char *jid)
 
 void block_read(struct shard *s, uint64_t uid, block_item_fn *each, void *user)
 {
-    struct key prefix;
-    key_init(&prefix);
-    key_u64(&prefix, uid);
-    struct arena a;
-    arena_init(&a);
-    struct store_iter it;
-    store_iter_init(&it, shard_txn(s), TABLE_BLOCK, &prefix);
-    while (store_iter_next(&it)) {
-        struct key_reader k;
-        key_read(&k, it.key, it.n_key);
-        key_read_u64(&k);
-        const char *jid = key_read_str(&k, &a);
-        if (!k.failed)
-            each(user, jid);
-        arena_reset(&a);
-    }
-    store_iter_fini(&it);
-    arena_fini(&a);
+    struct jid_rows rows;
+    jid_rows_init(&rows, s, TABLE_BLOCK, uid);
+    while (jid_rows_next(&rows))
+        each(user, rows.jid);
+    jid_rows_fini(&rows);
 }
 
 void block_on_feed(struct shard *s, struct user *u)
@@ -126,13 +107,9 @@ enum to_user block_to_user(struct shard *s, uint64_t uid, struct user *u, const 
 
 static bool is_known(struct shard *s, uint64_t uid, const char *jid)
 {
-    struct key k;
     struct arena a;
     arena_init(&a);
-    key_init(&k);
-    key_u64(&k, uid);
-    key_str(&k, arena_strndup(&a, jid, jid_bare_length(jid)));
-    const Imp__RosterRow *row = store_find_row(shard_txn(s), TABLE_ROSTER, &k, &a);
+    const Imp__RosterRow *row = jid_row_bare(s, TABLE_ROSTER, uid, jid, &a);
     bool known = row && !row->removed && (row->in_roster || row->ask || row->subscription);
     arena_fini(&a);
     return known;

@@ -3,6 +3,7 @@
 #include "im/block.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
+#include "im/jid_rows.h"
 #include "im/presence.h"
 #include "im/presence_impl.h"
 #include "im/router.h"
@@ -114,15 +115,6 @@ void presence_deliver(struct shard *s, struct envelope *e)
     envelope_free(e);
 }
 
-static Imp__RosterRow *find_item(struct shard *s, uint64_t uid, const char *contact, struct arena *a)
-{
-    struct key k;
-    key_init(&k);
-    key_u64(&k, uid);
-    key_str(&k, arena_strndup(a, contact, jid_bare_length(contact)));
-    return store_find_row(shard_txn(s), TABLE_ROSTER, &k, a);
-}
-
 bool presence_is_visible(struct shard *s, uint64_t uid, const char *contact)
 {
     return presence_is_subscribed(s, uid, contact) && !block_matches(s, uid, contact);
@@ -132,7 +124,7 @@ bool presence_is_subscribed(struct shard *s, uint64_t uid, const char *contact)
 {
     struct arena a;
     arena_init(&a);
-    Imp__RosterRow *row = find_item(s, uid, contact, &a);
+    Imp__RosterRow *row = jid_row_bare(s, TABLE_ROSTER, uid, contact, &a);
     bool visible = row && !row->removed &&
                    (row->subscription == IMP__SUBSCRIPTION__SUB_FROM ||
                     row->subscription == IMP__SUBSCRIPTION__SUB_BOTH);

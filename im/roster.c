@@ -2,6 +2,7 @@
 #include "base/htab.h"
 #include "base/xml.h"
 #include "im/im_impl.h"
+#include "im/jid_rows.h"
 #include "im/stored.h"
 #include "im/user.h"
 #include <stdlib.h>
@@ -62,28 +63,17 @@ uint64_t roster_version(struct shard *s, uint64_t uid)
 /* Shown items with a version above SINCE, by key; SINCE 0: all that are in the roster. */
 static void each_item(struct shard *s, uint64_t uid, uint64_t since, roster_item_fn *each, void *user)
 {
-    struct key prefix;
-    key_init(&prefix);
-    key_u64(&prefix, uid);
-    struct arena a;
-    arena_init(&a);
-    struct store_iter it;
-    store_iter_init(&it, shard_txn(s), TABLE_ROSTER, &prefix);
-    while (store_iter_next(&it)) {
-        Imp__RosterRow *row = store_iter_row(&it, &a);
-        struct key_reader k;
-        key_read(&k, it.key, it.n_key);
-        key_read_u64(&k);
-        const char *jid = key_read_str(&k, &a);
-        if (row && !k.failed && is_shown(row) && (since ? row->version > since : !row->removed)) {
+    struct jid_rows rows;
+    jid_rows_init(&rows, s, TABLE_ROSTER, uid);
+    while (jid_rows_next(&rows)) {
+        Imp__RosterRow *row = jid_rows_row(&rows);
+        if (row && is_shown(row) && (since ? row->version > since : !row->removed)) {
             struct roster_item item;
-            fill_item(&item, jid, row);
+            fill_item(&item, rows.jid, row);
             each(user, &item);
         }
-        arena_reset(&a);
     }
-    store_iter_fini(&it);
-    arena_fini(&a);
+    jid_rows_fini(&rows);
 }
 
 uint64_t roster_read(struct shard *s, uint64_t uid, roster_item_fn *each, void *user)
@@ -158,13 +148,9 @@ void roster_removal_init(struct roster_removal *r, struct shard *s, struct user 
     *r = (struct roster_removal){.uid = u->uid, .jid = mem_strdup(u->jid), .contact = mem_strdup(contact)};
     if (shard_find_uid(s, contact, &r->contact_uid) != 0)
         r->contact_uid = 0;
-    struct key k;
-    key_init(&k);
-    key_u64(&k, u->uid);
-    key_str(&k, contact);
     struct arena a;
     arena_init(&a);
-    const Imp__RosterRow *row = store_find_row(shard_txn(s), TABLE_ROSTER, &k, &a);
+    const Imp__RosterRow *row = jid_row(s, TABLE_ROSTER, u->uid, contact, strlen(contact), &a);
     if (row && !row->removed) {
         r->sees = row->subscription & IMP__SUBSCRIPTION__SUB_TO;
         r->is_seen = row->subscription & IMP__SUBSCRIPTION__SUB_FROM;
@@ -258,13 +244,9 @@ static void hold(struct user *u, const char *jid, uint64_t version, int told)
 
 static void push_held(struct user *u, const struct held_push *p)
 {
-    struct key k;
-    key_init(&k);
-    key_u64(&k, u->uid);
-    key_str(&k, p->contact);
     struct arena a;
     arena_init(&a);
-    Imp__RosterRow *row = store_find_row(shard_txn(u->shard), TABLE_ROSTER, &k, &a);
+    Imp__RosterRow *row = jid_row(u->shard, TABLE_ROSTER, u->uid, p->contact, strlen(p->contact), &a);
     if (row && row->version == p->version) /* else a later change has a push of its own */
         push(u, p->contact, row);
     arena_fini(&a);
@@ -340,29 +322,16 @@ void roster_on_feed(struct shard *s, const struct feed_event *event)
 
 void roster_deliver_requests(struct session *s)
 {
-    struct shard *shard = s->shard;
-    struct key prefix;
-    key_init(&prefix);
-    key_u64(&prefix, s->user->uid);
-    struct arena a;
-    arena_init(&a);
-    struct store_iter it;
-    store_iter_init(&it, shard_txn(shard), TABLE_ROSTER, &prefix);
-    while (store_iter_next(&it)) {
-        Imp__RosterRow *row = store_iter_row(&it, &a);
-        if (row && !row->removed && row->pending_in.len) {
-            struct key_reader k;
-            key_read(&k, it.key, it.n_key);
-            key_read_u64(&k);
-            const char *jid = key_read_str(&k, &a);
-            struct envelope *e =
-                k.failed ? NULL : stored_stanza(row->pending_in.data, row->pending_in.len, jid, s->user->jid);
-            if (e && e->type == PRESENCE_SUBSCRIBE)
-                s->ops->deliver(s, e, NULL);
-            envelope_free(e);
-        }
-        arena_reset(&a);
+    struct jid_rows rows;
+    jid_rows_init(&rows, s->shard, TABLE_ROSTER, s->user->uid);
+    while (jid_rows_next(&rows)) {
+        Imp__RosterRow *row = jid_rows_row(&rows);
+        if (!row || row->removed || !row->pending_in.len)
+            continue;
+        struct envelope *e = stored_stanza(row->pending_in.data, row->pending_in.len, rows.jid, s->user->jid);
+        if (e && e->type == PRESENCE_SUBSCRIBE)
+            s->ops->deliver(s, e, NULL);
+        envelope_free(e);
     }
-    store_iter_fini(&it);
-    arena_fini(&a);
+    jid_rows_fini(&rows);
 }

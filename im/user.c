@@ -4,6 +4,7 @@
 #include "im/homes.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
+#include "im/jid_rows.h"
 #include "im/mail.h"
 #include "im/message.h"
 #include "im/presence.h"
@@ -92,32 +93,22 @@ struct session *user_find_session(const struct user *u, const char *resource)
 static uint64_t *read_contacts(struct user *u, bool subscribers, unsigned *n)
 {
     struct shard *s = u->shard;
-    struct key prefix;
-    key_init(&prefix);
-    key_u64(&prefix, u->uid);
     uint64_t *uids = NULL;
     unsigned cap = 0;
     bool blocks = block_has_list(s, u->uid), *outside = subscribers ? &u->is_seen_outside : &u->sees_outside;
     *outside = false;
     *n = 0;
-    struct arena a;
-    arena_init(&a);
-    struct store_iter it;
-    store_iter_init(&it, shard_txn(s), TABLE_ROSTER, &prefix);
-    while (store_iter_next(&it)) {
-        Imp__RosterRow *row = store_iter_row(&it, &a);
-        struct key_reader k;
-        key_read(&k, it.key, it.n_key);
-        key_read_u64(&k);
-        const char *jid = key_read_str(&k, &a);
-        Imp__Subscription other = subscribers ? IMP__SUBSCRIPTION__SUB_FROM : IMP__SUBSCRIPTION__SUB_TO;
+    Imp__Subscription other = subscribers ? IMP__SUBSCRIPTION__SUB_FROM : IMP__SUBSCRIPTION__SUB_TO;
+    struct jid_rows rows;
+    jid_rows_init(&rows, s, TABLE_ROSTER, u->uid);
+    while (jid_rows_next(&rows)) {
+        Imp__RosterRow *row = jid_rows_row(&rows);
         uint64_t uid;
-        if (row && !k.failed && !row->removed &&
+        if (row && !row->removed &&
             (row->subscription == IMP__SUBSCRIPTION__SUB_BOTH || row->subscription == other) &&
-            !(blocks && block_matches(s, u->uid, jid))) {
-            if (shard_find_uid(s, jid, &uid) != 0) {
+            !(blocks && block_matches(s, u->uid, rows.jid))) {
+            if (shard_find_uid(s, rows.jid, &uid) != 0) {
                 *outside = true;
-                arena_reset(&a);
                 continue;
             }
             if (*n == cap) {
@@ -126,10 +117,8 @@ static uint64_t *read_contacts(struct user *u, bool subscribers, unsigned *n)
             }
             uids[(*n)++] = uid;
         }
-        arena_reset(&a);
     }
-    store_iter_fini(&it);
-    arena_fini(&a);
+    jid_rows_fini(&rows);
     return *n ? mem_realloc(uids, *n * sizeof *uids) : uids;
 }
 
