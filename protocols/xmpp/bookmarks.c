@@ -17,15 +17,6 @@ static bool is_true(const char *s)
     return s && (strcmp(s, "1") == 0 || strcmp(s, "true") == 0);
 }
 
-static void add_attr(struct buf *out, const char *name, const char *value)
-{
-    if (!value)
-        return;
-    buf_addf(out, " %s='", name);
-    iq_escape(out, value);
-    buf_addc(out, '\'');
-}
-
 static void add_text(struct buf *out, const char *name, const char *value)
 {
     if (!value)
@@ -74,8 +65,8 @@ static struct xml *parse(const Imp__PepItemRow *item, struct arena *a)
 static void write_old(struct buf *out, const char *jid, const struct bookmark *b)
 {
     buf_adds(out, "<conference");
-    add_attr(out, "jid", jid);
-    add_attr(out, "name", b->name);
+    iq_add_attr(out, "jid", jid);
+    iq_add_attr(out, "name", b->name);
     buf_adds(out, b->autojoin ? " autojoin='true'>" : " autojoin='false'>");
     add_text(out, "nick", b->nick);
     add_text(out, "password", b->password);
@@ -171,7 +162,7 @@ static void publish_new(struct pep_write *w, const char *jid, const struct bookm
 {
     struct buf xml = {0};
     buf_adds(&xml, "<conference xmlns='" NODE_BOOKMARKS "'");
-    add_attr(&xml, "name", b->name);
+    iq_add_attr(&xml, "name", b->name);
     buf_adds(&xml, b->autojoin ? " autojoin='true'>" : " autojoin='false'>");
     add_text(&xml, "nick", b->nick);
     add_text(&xml, "password", b->password);

@@ -105,5 +105,6 @@ void iq_later_error_with(struct iq_later *l, struct session *s, enum stanza_erro
 void iq_submit(struct xmpp_iq *iq, Imp__Command *command);
 /* xml_escape of a whole string. */
 void iq_escape(struct buf *out, const char *s);
+void iq_add_attr(struct buf *out, const char *name, const char *value); /* VALUE NULL: none */
 
 #endif

@@ -184,21 +184,6 @@ void avatar_from_vcard(struct pep_write *w, struct shard *s, uint64_t uid, struc
 
 /* ---- presence ---- */
 
-static struct blob *write_inner(const struct xml *root, const char *hash)
-{
-    struct buf out = {0};
-    for (const struct xml *x = root->children; x; x = x->next) {
-        if (x->name)
-            xml_write(&out, x, NS_CLIENT);
-        else
-            xml_escape(&out, x->text, x->n_text);
-    }
-    buf_addf(&out, "<x xmlns='" NS_UPDATE "'><photo>%s</photo></x>", hash);
-    struct blob *b = blob_new(out.data, out.n);
-    buf_fini(&out);
-    return b;
-}
-
 /* XEP-0398 §4: the presence's inner XML with the hash in it; NULL: it stays as it is. ROOT loses its old one.
  */
 static struct blob *with_hash(struct xml *root, const char *hash, struct arena *a)
@@ -210,7 +195,9 @@ static struct blob *with_hash(struct xml *root, const char *hash, struct arena *
         return NULL; /* an empty one says that the client wants none shown */
     if (x)
         xml_remove(x);
-    return write_inner(root, hash);
+    x = xml_add(a, root, "x", NS_UPDATE);
+    xml_add_text(a, xml_add(a, x, "photo", NULL), hash, strlen(hash));
+    return stanza_inner(root, NS_CLIENT);
 }
 
 static void set_payload(struct envelope *e, struct blob *payload)

@@ -50,15 +50,6 @@ static bool parse(struct external *x, char *word)
     return *x->host && (!x->port || (*x->port && strspn(x->port, "0123456789") == strlen(x->port)));
 }
 
-static void add_attr(struct buf *out, const char *name, const char *value)
-{
-    if (!value)
-        return;
-    buf_addf(out, " %s='", name);
-    iq_escape(out, value);
-    buf_addc(out, '\'');
-}
-
 static void add_credentials(struct buf *out, struct xmpp_iq *iq, const char *secret)
 {
     uint8_t mac[CREDENTIAL_MAX_KEY];
@@ -71,9 +62,9 @@ static void add_credentials(struct buf *out, struct xmpp_iq *iq, const char *sec
     credential_hmac(CREDENTIAL_SHA1, (const uint8_t *)secret, strlen(secret), name, strlen(name), mac);
     password[base64_encode(password, mac, credential_key_bytes(CREDENTIAL_SHA1))] = 0;
     clock_format_utc(expires, end_ms, 0);
-    add_attr(out, "username", name);
-    add_attr(out, "password", password);
-    add_attr(out, "expires", expires);
+    iq_add_attr(out, "username", name);
+    iq_add_attr(out, "password", password);
+    iq_add_attr(out, "expires", expires);
 }
 
 /* With TYPE and HOST (NULL: any) only those; returns how many. */
@@ -89,12 +80,12 @@ static unsigned add_services(struct buf *out, struct xmpp_iq *iq, const char *ty
             (port && (!x.port || strcmp(port, x.port) != 0)))
             continue;
         buf_adds(out, "<service");
-        add_attr(out, "type", x.type);
-        add_attr(out, "host", x.host);
-        add_attr(out, "port", x.port);
-        add_attr(out, "transport", x.transport);
+        iq_add_attr(out, "type", x.type);
+        iq_add_attr(out, "host", x.host);
+        iq_add_attr(out, "port", x.port);
+        iq_add_attr(out, "transport", x.transport);
         if (x.restricted) {
-            add_attr(out, "restricted", "1");
+            iq_add_attr(out, "restricted", "1");
             if (secret)
                 add_credentials(out, iq, secret);
         }
@@ -110,7 +101,7 @@ static void handle_services(struct xmpp_iq *iq)
     const char *type = xml_attr(iq->payload, "type");
     struct buf out = {0};
     buf_adds(&out, "<services xmlns='" NS_EXTDISCO "'");
-    add_attr(&out, "type", type);
+    iq_add_attr(&out, "type", type);
     buf_addc(&out, '>');
     add_services(&out, iq, type, NULL, NULL);
     buf_adds(&out, "</services>");

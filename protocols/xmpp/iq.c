@@ -25,6 +25,15 @@ void iq_escape(struct buf *out, const char *s)
     xml_escape(out, s, strlen(s));
 }
 
+void iq_add_attr(struct buf *out, const char *name, const char *value)
+{
+    if (!value)
+        return;
+    buf_addf(out, " %s='", name);
+    iq_escape(out, value);
+    buf_addc(out, '\'');
+}
+
 static void write_start(struct buf *out, const char *type, const char *id, const char *from, const char *to)
 {
     buf_addf(out, "<iq type='%s' id='", type);

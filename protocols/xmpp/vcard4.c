@@ -139,15 +139,21 @@ static void property_to_4(struct buf *out, const struct xml *x, struct arena *a)
     }
 }
 
-void vcard4_from_temp(struct buf *out, const struct xml *vcard)
+static void each_property(struct buf *out, const struct xml *vcard,
+                          void (*write)(struct buf *out, const struct xml *x, struct arena *a))
 {
     struct arena a;
     arena_init(&a);
-    buf_adds(out, "<vcard xmlns='" NS_VCARD4 "'>");
     for (const struct xml *x = xml_first_element(vcard); x; x = xml_next_element(x))
-        property_to_4(out, x, &a);
-    buf_adds(out, "</vcard>");
+        write(out, x, &a);
     arena_fini(&a);
+}
+
+void vcard4_from_temp(struct buf *out, const struct xml *vcard)
+{
+    buf_adds(out, "<vcard xmlns='" NS_VCARD4 "'>");
+    each_property(out, vcard, property_to_4);
+    buf_adds(out, "</vcard>");
 }
 
 /* ---- to vcard-temp ---- */
@@ -257,11 +263,7 @@ static void property_to_temp(struct buf *out, const struct xml *x, struct arena 
 
 void vcard4_to_temp(struct buf *out, const struct xml *vcard4)
 {
-    struct arena a;
-    arena_init(&a);
     buf_adds(out, "<vCard xmlns='" NS_VCARD_TEMP "'>");
-    for (const struct xml *x = xml_first_element(vcard4); x; x = xml_next_element(x))
-        property_to_temp(out, x, &a);
+    each_property(out, vcard4, property_to_temp);
     buf_adds(out, "</vCard>");
-    arena_fini(&a);
 }

@@ -13,26 +13,11 @@ struct cast {
     uint64_t alice, bob;
 };
 
-static void raise(struct world *w)
-{
-    uint8_t nonce[16] = {1};
-    Imp__NodeRegister r = IMP__NODE_REGISTER__INIT;
-    r.node = 1;
-    r.nonce = BYTES(nonce, 16);
-    r.expected_epoch = world_node(w, 1)->epoch;
-    r.level = 3;
-    r.release = (char *)"1.0";
-    DONE(APPLY(w, NODE_REGISTER, node_register, &r));
-    Imp__FeatureLevel b = IMP__FEATURE_LEVEL__INIT;
-    b.level = 3;
-    DONE(APPLY(w, FEATURE_LEVEL, feature_level, &b));
-}
-
 static void setup(struct cast *c)
 {
     memset(c, 0, sizeof *c);
     world_open(&c->w);
-    raise(&c->w);
+    world_raise_to(&c->w, LEVEL_3);
     c->alice = world_add_user(&c->w, "alice");
     c->bob = world_add_user(&c->w, "bob");
     c->im = mem_new(struct im);

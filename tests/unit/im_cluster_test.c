@@ -20,18 +20,6 @@ static int teardown(void **state)
     return 0;
 }
 
-static void befriend(struct client *a, struct client *b, const char *a_bare, const char *b_bare)
-{
-    client_send(a, "<presence type='subscribe' to='%s'/>", b_bare);
-    client_expect(b, "type='subscribe'");
-    client_send(b, "<presence type='subscribed' to='%s'/>", a_bare);
-    client_expect(a, "type='subscribed'");
-    client_send(b, "<presence type='subscribe' to='%s'/>", a_bare);
-    client_expect(a, "type='subscribe'");
-    client_send(a, "<presence type='subscribed' to='%s'/>", b_bare);
-    client_expect(b, "type='subscribed'");
-}
-
 static void test_relay(void **state)
 {
     /* u1 is at home on n1 and connects to n2; u2 is at home on n2 and connects to n3. */
@@ -40,7 +28,7 @@ static void test_relay(void **state)
     client_send(b, "<presence/>");
     client_sync(a);
     client_sync(b);
-    befriend(a, b, "u1@example.com", "u2@example.com");
+    client_befriend(a, b, "u1@example.com", "u2@example.com");
     client_expect(a, "<presence from='u2@example.com/b'");
     client_expect(b, "<presence from='u1@example.com/a'");
     client_send(a, "<message to='u2@example.com' type='chat' id='m1'><body>over</body></message>");
@@ -161,7 +149,7 @@ static void test_link_down(void **state)
     client_send(a, "<presence/>");
     client_sync(a);
     client_sync(b);
-    befriend(a, b, "u7@example.com", "u8@example.com");
+    client_befriend(a, b, "u7@example.com", "u8@example.com");
     client_expect(a, "from='u8@example.com/b'");
     client_expect(b, "from='u7@example.com/a'");
     client_clear(a);
@@ -197,7 +185,7 @@ static void test_node_down(void **state)
     client_send(a, "<presence/>");
     client_sync(a);
     client_sync(b);
-    befriend(a, b, "u10@example.com", "u9@example.com");
+    client_befriend(a, b, "u10@example.com", "u9@example.com");
     client_expect(a, "from='u9@example.com/b'");
     client_clear(a);
     /* n3 stops: its users are at home elsewhere at once, its sessions end everywhere. */

@@ -849,6 +849,18 @@ void client_read(struct client *c, int ms)
     read_some(c, ms);
 }
 
+void client_befriend(struct client *a, struct client *b, const char *a_bare, const char *b_bare)
+{
+    client_send(a, "<presence type='subscribe' to='%s'/>", b_bare);
+    client_expect(b, "type='subscribe'");
+    client_send(b, "<presence type='subscribed' to='%s'/>", a_bare);
+    client_expect(a, "type='subscribed'");
+    client_send(b, "<presence type='subscribe' to='%s'/>", a_bare);
+    client_expect(a, "type='subscribe'");
+    client_send(a, "<presence type='subscribed' to='%s'/>", b_bare);
+    client_expect(b, "type='subscribed'");
+}
+
 bool client_has(struct client *c, const char *text)
 {
     return c->in && memmem(c->in, c->n, text, strlen(text));

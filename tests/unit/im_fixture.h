@@ -57,6 +57,8 @@ void client_expect(struct client *c, const char *text);
  */
 void client_sync(struct client *c);
 void client_expect_not(struct client *c, const char *text);
+/* Both see each other's presence from now on. */
+void client_befriend(struct client *a, struct client *b, const char *a_bare, const char *b_bare);
 bool client_has(struct client *c, const char *text);
 unsigned client_count(struct client *c, const char *text);
 void client_clear(struct client *c);

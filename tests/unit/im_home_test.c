@@ -79,18 +79,6 @@ static void test_server_iqs(void **state)
     client_close(a);
 }
 
-static void subscribe(struct client *a, struct client *b, const char *a_bare, const char *b_bare)
-{
-    client_send(a, "<presence type='subscribe' to='%s'/>", b_bare);
-    client_expect(b, "type='subscribe'");
-    client_send(b, "<presence type='subscribed' to='%s'/>", a_bare);
-    client_expect(a, "type='subscribed'");
-    client_send(b, "<presence type='subscribe' to='%s'/>", a_bare);
-    client_expect(a, "type='subscribe'");
-    client_send(a, "<presence type='subscribed' to='%s'/>", b_bare);
-    client_expect(b, "type='subscribed'");
-}
-
 /* The event of a change that the row has long left behind, as a shard sees it that is behind the log. */
 static void late_event(void *arg, struct shard *s)
 {
@@ -152,7 +140,7 @@ static void test_presence(void **state)
     client_expect(b, "from='u3@example.com/b'");
     client_clear(a);
     client_clear(b);
-    subscribe(a, b, "u2@example.com", "u3@example.com");
+    client_befriend(a, b, "u2@example.com", "u3@example.com");
     client_expect(a, "<presence from='u3@example.com/b' to='u2@example.com'><priority>5");
     client_expect(b, "<presence from='u2@example.com/a' to='u3@example.com'/>");
     client_clear(a);
