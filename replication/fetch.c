@@ -31,21 +31,8 @@ static bool is_removed(void *user, uint32_t node)
     return false;
 }
 
-static void on_second_copy(void *user, const char *text)
-{
-    replica_fatal(user, false,
-                  "another copy of this node is running (%s): stop it, or make this one a new node", text);
-}
-
-static void on_removed(void *user, uint32_t by)
-{
-    struct replica *r = user;
-    if (r->options.on_removed)
-        r->options.on_removed(r->options.user, by);
-}
-
-static const struct transport_ops ops = {on_frame,   on_link,        on_peer_seen, on_copy,
-                                         is_removed, on_second_copy, on_removed};
+static const struct transport_ops ops = {
+    on_frame, on_link, on_peer_seen, on_copy, is_removed, replica_on_second_copy, replica_on_removed};
 
 static void on_tick(struct timer *t)
 {
@@ -64,21 +51,13 @@ static int wanted_index(const struct replica *r, uint64_t *out, struct err_ctx *
     struct disk *disk = NULL;
     struct rlog *log = NULL;
     struct err_ctx fatal = {0};
-    char *dir = mem_printf("%s/log", r->dir);
-    int code = disk_open_directory(&disk, dir, err);
-    mem_free(dir);
+    int code = install_open_log(&log, &disk, r->dir, &fatal, err);
     if (code != 0)
         return code;
-    struct rlog_config config = {.disk = disk,
-                                 .salt = random_u64(),
-                                 .on_done = install_log_done,
-                                 .on_fatal = install_log_fatal,
-                                 .user = &fatal};
-    if ((code = rlog_open(&log, &config, err)) == 0)
-        *out = rlog_first(log) - 1;
+    *out = rlog_first(log) - 1;
     rlog_close(log);
     disk_close_directory(disk);
-    return code;
+    return 0;
 }
 
 int replica_fetch(struct replica **out, const struct replica_options *o, struct loop *loop,
@@ -109,7 +88,8 @@ int replica_fetch(struct replica **out, const struct replica_options *o, struct 
     snprintf(config.hello.release, sizeof(config.hello.release), "%s", r->release);
     r->transport = transport_new(&config);
     for (unsigned i = 0; i < n && i < TRANSPORT_MAX_PEERS; i++)
-        list[i] = (struct transport_peer){.node = peers[i].node, .address = peers[i].address, .port = peers[i].port};
+        list[i] = (struct transport_peer){
+            .node = peers[i].node, .address = peers[i].address, .port = peers[i].port};
     transport_set_peers(r->transport, list, n < TRANSPORT_MAX_PEERS ? n : TRANSPORT_MAX_PEERS);
     timer_init(&r->tick, loop, on_tick);
     timer_start(&r->tick, REPLICA_TICK_MS, REPLICA_TICK_MS);

@@ -2,6 +2,7 @@
 #ifndef REPLICATION_INSTALL_H
 #define REPLICATION_INSTALL_H
 
+#include "replication/rlog.h"
 #include "storage/store.h"
 
 #define INSTALL_DIR "install.tmp"
@@ -10,8 +11,9 @@
 /* Durable on return. From then on the next start goes on with the copy in DIR/install.tmp. */
 int install_write_marker(const char *dir, const struct store_position *position, struct err_ctx *err);
 
-/* For who opens a log without a thread: the text goes to the struct err_ctx that is the user. */
-void install_log_fatal(void *user, int code, const char *text);
-void install_log_done(void *user);
+/* The log of the replica at DIR, without a thread: the caller closes both. FATAL gets what its writer says,
+ * and lives as long as the log. */
+int install_open_log(struct rlog **log, struct disk **disk, const char *dir, struct err_ctx *fatal,
+                     struct err_ctx *err);
 
 #endif

@@ -114,13 +114,28 @@ static int swap_dirs(const char *dir, struct err_ctx *err)
     return code;
 }
 
-void install_log_fatal(void *user, int code, const char *text)
+static void on_fatal(void *user, int code, const char *text)
 {
     err_set(user, code, "%s", text);
 }
 
-void install_log_done(void *user)
+static void on_done(void *user)
 {
+}
+
+int install_open_log(struct rlog **log, struct disk **disk, const char *dir, struct err_ctx *fatal,
+                     struct err_ctx *err)
+{
+    char *log_dir = mem_printf("%s/log", dir);
+    int code = disk_open_directory(disk, log_dir, err);
+    mem_free(log_dir);
+    if (code != 0)
+        return code;
+    struct rlog_config config = {
+        .disk = *disk, .salt = random_u64(), .on_done = on_done, .on_fatal = on_fatal, .user = fatal};
+    if ((code = rlog_open(log, &config, err)) != 0)
+        disk_close_directory(*disk);
+    return code;
 }
 
 static int reset_log(const char *dir, uint64_t index, uint64_t term, struct err_ctx *err)
@@ -129,17 +144,10 @@ static int reset_log(const char *dir, uint64_t index, uint64_t term, struct err_
     struct rlog *l = NULL;
     struct vote vote = {0};
     struct err_ctx fatal = {0};
-    char *log_dir = mem_printf("%s/log", dir);
-    int code = disk_open_directory(&disk, log_dir, err);
-    mem_free(log_dir);
+    int code = install_open_log(&l, &disk, dir, &fatal, err);
     if (code != 0)
         return code;
-    struct rlog_config config = {.disk = disk,
-                                 .salt = random_u64(),
-                                 .on_done = install_log_done,
-                                 .on_fatal = install_log_fatal,
-                                 .user = &fatal};
-    if ((code = rlog_open(&l, &config, err)) == 0 && (code = vote_open(&vote, disk, err)) == 0) {
+    if ((code = vote_open(&vote, disk, err)) == 0) {
         /* A log that goes on from the copy stays: what is behind Y may have been acknowledged by us. */
         bool goes_on = rlog_first(l) <= index + 1 && rlog_last(l) >= index &&
                        (rlog_first(l) == index + 1 || rlog_term(l, index) == term);

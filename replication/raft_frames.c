@@ -399,13 +399,13 @@ static bool is_removed(void *user, uint32_t node)
     return members_is_removed(user, node);
 }
 
-static void on_second_copy(void *user, const char *text)
+void replica_on_second_copy(void *user, const char *text)
 {
     replica_fatal(user, false,
                   "another copy of this node is running (%s): stop it, or make this one a new node", text);
 }
 
-static void on_removed(void *user, uint32_t by)
+void replica_on_removed(void *user, uint32_t by)
 {
     struct replica *r = user;
     if (r->options.on_removed)
@@ -413,4 +413,4 @@ static void on_removed(void *user, uint32_t by)
 }
 
 const struct transport_ops replica_transport_ops = {on_frame,   on_link,        on_peer_seen, on_copy,
-                                                    is_removed, on_second_copy, on_removed};
+                                                    is_removed, replica_on_second_copy, replica_on_removed};

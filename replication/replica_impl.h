@@ -143,6 +143,8 @@ void replica_free(struct replica *r);
 void replica_hand_over(struct replica *r);                       /* each turn while stopping */
 struct blob *replica_offline_entry(const Imp__Command *command); /* outside any session, for a log at rest */
 bool replica_identify(void *user, const struct tls_peer *peer, uint32_t *node);
+void replica_on_second_copy(void *user, const char *text);
+void replica_on_removed(void *user, uint32_t by);
 
 /* ---- raft_frames.c ---- */
 extern const struct transport_ops replica_transport_ops;
