@@ -56,8 +56,8 @@ static void test_recorded(void **state)
 #undef X
     };
     for (size_t i = 0; i < n_elements(commands); i++)
-        if (!g.n_executed[commands[i].body])
-            fail_msg("no recorded log holds a %s: run build/dev/tests/golden/fsm_record "
+        if (!g.n_done[commands[i].body])
+            fail_msg("no recorded log holds a %s that is accepted: run build/dev/tests/golden/fsm_record "
                      "tests/golden and commit the new files",
                      commands[i].name);
     golden_close(&g);
