@@ -3,6 +3,7 @@
  * through the log at the home of its addressee, and its other presences wait behind it (RFC 6120 §10.1). */
 #include "im/block.h"
 #include "im/im_impl.h"
+#include "im/jid_rows.h"
 #include "im/outside.h"
 #include "im/presence.h"
 #include "im/presence_impl.h"
@@ -200,28 +201,17 @@ static void
 each_contact(struct shard *s, struct user *u, Imp__Subscription direction, const struct envelope *e,
              void (*each)(struct shard *s, struct user *u, const char *contact, const struct envelope *e))
 {
-    struct key prefix;
-    struct arena a;
-    struct store_iter it;
-    key_init(&prefix);
-    key_u64(&prefix, u->uid);
-    arena_init(&a);
     bool blocks = block_has_list(s, u->uid);
-    store_iter_init(&it, shard_txn(s), TABLE_ROSTER, &prefix);
-    while (store_iter_next(&it)) {
-        const Imp__RosterRow *row = store_iter_row(&it, &a);
-        struct key_reader k;
-        key_read(&k, it.key, it.n_key);
-        key_read_u64(&k);
-        const char *jid = key_read_str(&k, &a);
-        if (row && !k.failed && !row->removed &&
+    struct jid_rows rows;
+    jid_rows_init(&rows, s, TABLE_ROSTER, u->uid);
+    while (jid_rows_next(&rows)) {
+        const Imp__RosterRow *row = jid_rows_row(&rows);
+        if (row && !row->removed &&
             (row->subscription == IMP__SUBSCRIPTION__SUB_BOTH || row->subscription == direction) &&
-            outside_is(s, jid) && !(blocks && block_matches(s, u->uid, jid)))
-            each(s, u, jid, e);
-        arena_reset(&a);
+            outside_is(s, rows.jid) && !(blocks && block_matches(s, u->uid, rows.jid)))
+            each(s, u, rows.jid, e);
     }
-    store_iter_fini(&it);
-    arena_fini(&a);
+    jid_rows_fini(&rows);
 }
 
 static void tell(struct shard *s, struct user *u, const char *contact, const struct envelope *presence)
