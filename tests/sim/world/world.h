@@ -107,6 +107,7 @@ enum world_option {
     WORLD_HOMES = 1,    /* at most one home is checked, through every kind of move */
     WORLD_REMOVALS = 2, /* members are removed */
     WORLD_PHONES = 4,   /* clients speak XMPP and send each other messages: world_phone.h */
+    WORLD_DIRECT = 8,   /* of some users nobody archives anything: their messages go from home to home */
     WORLD_DEFAULT = WORLD_HOMES | WORLD_REMOVALS,
 };
 

@@ -2,7 +2,11 @@
  * must fail. */
 #include "world_phone.h"
 
+#include "im/message.h"
 #include "im/shard.h"
+#include "im/sm_session.h"
+#include "im/stored.h"
+#include "protocols/xmpp/sm.h"
 #include "replication/confirm.h"
 #include "replication/fsm.h"
 #include "replication/lease.h"
@@ -128,4 +132,40 @@ WRAP(enum home_place, shard_place_of_row, struct shard *s, const Imp__UserRow *r
 {
     enum home_place place = __real_shard_place_of_row(s, row, node, since);
     return world_has(MUTATION_NO_HAND_OVER) && place == PLACE_ARRIVING ? PLACE_HERE : place;
+}
+
+/* ---- messages ---- */
+
+WRAP(uint64_t, sm_n_counted, const struct session *s)
+{
+    if (world_has(MUTATION_COUNT_AHEAD))
+        return s->sm->n_in;
+    return world_has(MUTATION_COUNT_BEFORE_ROW) ? sm_n_settled(s) : __real_sm_n_counted(s);
+}
+
+WRAP(bool, sm_take_ack, struct c2s_home *h, uint32_t n)
+{
+    bool more = world_has(MUTATION_ACK_ONE_MORE) && n - (uint32_t)h->session.sm->n_acked < h->sm->n;
+    return __real_sm_take_ack(h, more ? n + 1 : n);
+}
+
+WRAP(void, sm_write_again, struct c2s_home *h)
+{
+    if (!world_has(MUTATION_NOT_WRITTEN_AGAIN))
+        __real_sm_write_again(h);
+}
+
+WRAP(void, stored_id_element, struct stored_ids *ids, struct buf *out, const struct envelope *e,
+     const char *by)
+{
+    struct envelope other = *e;
+    if (world_has(MUTATION_OTHER_ID))
+        other.stored_place += (uint32_t)draw(2);
+    __real_stored_id_element(ids, out, &other, by);
+}
+
+WRAP(void, message_session_available, struct session *s)
+{
+    if (!world_has(MUTATION_NO_CURSOR))
+        __real_message_session_available(s);
 }

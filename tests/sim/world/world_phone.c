@@ -630,7 +630,8 @@ void phones_prepare(void)
 {
     struct phones *ps = W->phones = mem_new(struct phones);
     struct wishes *w = mem_new(struct wishes);
-    unsigned archives = (unsigned)draw(3); /* nobody's, everybody's, of some */
+    unsigned archives =
+        W->options & WORLD_DIRECT ? (unsigned)draw(3) : 1; /* nobody's, everybody's, of some */
     ps->n = chance(50) ? PHONES_MAX : PHONE_USERS;
     for (unsigned i = 0; i < ps->n; i++) {
         struct phone *p = &ps->phone[i];
