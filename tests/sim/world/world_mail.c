@@ -362,9 +362,12 @@ void mail_home_was_killed(void)
     all()->killed_at = W->queue.now;
 }
 
-/* Nobody waits for it. */
+/* Nobody waits for it. A message that was refused is counted, too, and its error goes with the home if that ends
+ * before the client has it: docs/adr/0043. */
 static bool is_done(const struct mail *m)
 {
+    if (m->doubt_at)
+        return true;
     if (is_received(m) || m->is_bounced)
         return true;
     if (!m->is_counted)
