@@ -9,11 +9,11 @@
 
 enum {
     QUIET_MS = 3000,     /* longer than an idle session keeps its parser */
-    LONGEST_MS = 60000,  /* for a node that is never quiet; each time costs as much as some dozen log-ins */
+    LONGEST_MS = 60000,  /* for a node that is never quiet */
     WORTH_CHANGES = 100, /* log-ins, sessions that came or went: fewer leave little */
 };
 
-/* malloc locks one thread's heap after the other while it looks through them, some milliseconds each: not on
+/* malloc locks one thread's heap after the other while it looks through them: not on
  * a loop. */
 static void trim(struct work *w)
 {
