@@ -93,6 +93,14 @@ static const struct c2s_conn_ops conn_ops = {
 
 /* ---- the stream ---- */
 
+/* During log-in only the stream header needs the parser, which is several times what the session keeps: one that
+ * lived on for a second would lie among what many sessions keep, and pin its pages. */
+static void park_during_login(struct c2s_local *l)
+{
+    if (l->conn.home && l->conn.home->state != HOME_BOUND)
+        xml_stream_park(l->parser);
+}
+
 static void set_active(struct c2s_local *l)
 {
     l->active_ms = loop_now_ms(l->conn.shard->loop);
@@ -111,6 +119,7 @@ static void on_data(void *user, const uint8_t *data, size_t n_bytes)
     l->heard_ms = loop_now_ms(l->conn.shard->loop);
     l->conn.home->heard_ms = l->heard_ms;
     c2s_conn_check(&l->conn, xml_stream_feed(l->parser, data, n_bytes));
+    park_during_login(l);
     if (!xml_stream_is_parked(l->parser) && list_is_empty(&l->link))
         set_active(l);
 }
@@ -203,6 +212,7 @@ static void on_arrived(void *user)
         return;
     stream_resume(l->stream);
     c2s_conn_check(&l->conn, xml_stream_resume(l->parser));
+    park_during_login(l);
     finish(l);
 }
 
