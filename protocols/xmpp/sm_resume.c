@@ -123,10 +123,13 @@ static void write_resumed(struct buf *out, const char *id, uint64_t n_in)
 static void move(struct c2s_home *h, struct c2s_home *old, const struct buf *resumed)
 {
     struct c2s_conn *conn = h->conn;
-    uint32_t n = h->resume->n;
-    if (old->conn) /* it did not notice that its client has gone */
+    if (old->conn) { /* it did not notice that its client has gone */
         home_drop_conn(old, "conflict", "resumed on another connection");
+        old->session.detached = true;
+    }
     list_remove(&old->sm->link);
+    /* There is room for more now: without a connection it is only kept, and written once, in its place. */
+    sm_take_ack(old, h->resume->n);
     c2s_login_free(old->login);
     old->login = c2s_login_pack(h->login);
     h->login = NULL;
@@ -140,7 +143,6 @@ static void move(struct c2s_home *h, struct c2s_home *old, const struct buf *res
         conn->ops->pause(conn);
     if (resumed->n)
         home_write_raw(old, resumed->data, resumed->n);
-    sm_take_ack(old, n);
     old->sm->n_told = old->sm->n_asked = old->session.sm->n_in;
     sm_write_again(old);
     csi_set_active(old);
