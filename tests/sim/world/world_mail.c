@@ -1,11 +1,13 @@
 /* What became of each message, from the view of one who sees all phones and all stores, and what must hold:
  *
  *   - a count that a client is told never covers a message that is neither stored, nor confirmed by its
- * recipient, nor given back; nor, where the client may resume, more than the session's row has;
- *   - what was counted reaches its recipient;
+ * recipient, nor refused; nor, where the client may resume, more than the session's row has;
+ *   - what was counted reaches its recipient; or was refused, and the sender has the error, unless its home
+ * is another since (docs/adr/0043);
  *   - what one session sends to one user comes in the order in which it was sent;
- *   - what comes twice has the same stanza-id; never on one connection, nor behind an exact resumption; and
- * when a home is killed in a healthy cluster, only what was confirmed within the last second;
+ *   - what comes twice has the same stanza-id; never on one connection, nor from one session of a home
+ * that lives, however often it is resumed there; and when a home is killed in a healthy cluster, only what
+ * was confirmed within the last second;
  *   - a session that may be resumed stores nothing twice. */
 #include "world_phone.h"
 
@@ -18,22 +20,20 @@
 
 enum {
     REPEATS_US = 1400 * MS, /* a second, and what it takes to commit */
-    DOUBT_US = 300 * MS,
 };
 
 struct mail {
     unsigned from, to_user, session; /* the sender's phone and its session */
     enum phone_kind kind;            /* of the sender */
-    bool is_counted, is_given_up, is_bounced, is_confirmed;
-    uint64_t
-        doubt_at; /* when it was counted without being safe: its error must follow at once; 0: no doubt */
-    unsigned doubt_connection;
-    uint64_t confirmed_at; /* when its recipient last said that it had it */
-    uint64_t index;        /* stored for its recipient; 0: not */
+    bool is_counted, is_given_up, is_refused, is_bounced, is_confirmed;
+    struct phone_home refused_at; /* the sender's then */
+    uint64_t confirmed_at;        /* when its recipient last said that it had it */
+    uint64_t index;               /* stored for its recipient; 0: not */
     uint32_t place;
     struct copy {
         uint64_t at;
         unsigned connection;
+        struct phone_home home;
     } got[PHONES_MAX]; /* by each phone of the recipient; at 0: not */
     char id[40];       /* that it came with */
 };
@@ -46,7 +46,6 @@ struct mails {
     bool archives[PHONE_USERS];
     uint64_t seen;      /* stores have been looked at up to this index */
     uint64_t killed_at; /* 0: not yet, all is allowed */
-    unsigned n_doubts;
 };
 
 static struct mails *all(void)
@@ -114,19 +113,25 @@ static bool is_received(const struct mail *m)
     return false;
 }
 
+/* Is its session still in the memory of that process? */
+static bool is_at_home(const struct phone *p, const struct phone_home *h)
+{
+    return h->node && h->node == p->home.node && h->life == p->home.life && h->session == p->home.session;
+}
+
 static bool is_safe(const struct mail *m)
 {
-    return m->index || m->is_confirmed || m->is_bounced || (may_be_lost_on_the_way(m) && !is_archived(m));
+    return m->index || m->is_confirmed || m->is_refused || (may_be_lost_on_the_way(m) && !is_archived(m));
 }
 
 static const char *describe(const struct mail *m)
 {
     static char text[200];
-    snprintf(text, sizeof(text), "message %u of phone %u to user %u (%s%s%s%s%s%s)",
+    snprintf(text, sizeof(text), "message %u of phone %u to user %u (%s%s%s%s%s%s%s)",
              (unsigned)(m - all()->list), m->from, m->to_user, is_archived(m) ? "archived" : "not archived",
              m->index ? ", stored" : "", is_received(m) ? ", received" : "",
-             m->is_confirmed ? ", confirmed" : "", m->is_bounced ? ", given back" : "",
-             m->is_counted ? ", counted" : "");
+             m->is_confirmed ? ", confirmed" : "", m->is_refused ? ", refused" : "",
+             m->is_bounced ? ", given back" : "", m->is_counted ? ", counted" : "");
     return text;
 }
 
@@ -137,31 +142,17 @@ void mail_acknowledged(struct phone *by, unsigned number)
     struct mail *m = find(number);
     m->is_counted = true;
     W->counts.n_counted++;
-    if (is_safe(m))
-        return;
-    m->doubt_at = W->queue.now;
-    m->doubt_connection = by->connection;
-    all()->n_doubts++;
+    if (!is_safe(m))
+        world_bad("phone %u is told of %s, which is not safe", by->number, describe(m));
 }
 
-/* Errors come behind the count that follows them when a session is resumed. With the connection they may get
- * lost once more: until nothing is wrong any more. */
-void mail_check_doubts(void)
+void mail_refused(unsigned number)
 {
-    struct mails *ms = all();
-    for (unsigned k = 1; k <= ms->n && ms->n_doubts; k++) {
-        struct mail *m = &ms->list[k];
-        const struct phone *p = &W->phones->phone[m->from];
-        if (!m->doubt_at || (!is_safe(m) && m->doubt_connection != p->connection))
-            continue;
-        if (is_safe(m)) {
-            m->doubt_at = 0;
-            ms->n_doubts--;
-        } else if (m->doubt_at + DOUBT_US < W->queue.now) {
-            world_bad("phone %u is told of %s, which is not safe", p->number, describe(m));
-            return;
-        }
-    }
+    struct mail *m = find(number);
+    if (!m->is_refused)
+        world_say("refused: %s", describe(m));
+    m->is_refused = true;
+    m->refused_at = W->phones->phone[m->from].home;
 }
 
 void mail_given_up(unsigned number)
@@ -193,8 +184,9 @@ static void check_repeat(const struct phone *by, const struct mail *m, const str
     W->counts.n_repeats++;
     if (before->connection == by->connection)
         world_bad("phone %u gets twice on one connection: %s", by->number, describe(m));
-    else if (by->was_exact)
-        world_bad("phone %u has resumed at a living home and gets again: %s", by->number, describe(m));
+    else if (is_at_home(by,
+                        &before->home)) /* of another the client's last acknowledgement may have been lost */
+        world_bad("phone %u gets again from the same session of a living home: %s", by->number, describe(m));
     else if (all()->killed_at && m->confirmed_at && m->confirmed_at + REPEATS_US < all()->killed_at)
         world_bad("phone %u gets again what it confirmed %u ms before its home was killed: %s", by->number,
                   (unsigned)((all()->killed_at - m->confirmed_at) / MS), describe(m));
@@ -227,7 +219,7 @@ void mail_received(struct phone *by, unsigned number, const char *id)
             *last = number;
     }
     world_say("phone %u gets message %u%s%s", by->number, number, id && *id ? " as " : "", id ? id : "");
-    *c = (struct copy){W->queue.now, by->connection};
+    *c = (struct copy){W->queue.now, by->connection, by->home};
 }
 
 /* ---- stores ---- */
@@ -362,14 +354,14 @@ void mail_home_was_killed(void)
     all()->killed_at = W->queue.now;
 }
 
-/* Nobody waits for it. A message that was refused is counted, too, and its error goes with the home if that ends
- * before the client has it: docs/adr/0043. */
+/* Nobody waits for it. A message that was refused is counted, too, and its error goes with the sender's home
+ * if that ends, or the user moves, before the client has it: docs/adr/0043. */
 static bool is_done(const struct mail *m)
 {
-    if (m->doubt_at)
-        return true;
     if (is_received(m) || m->is_bounced)
         return true;
+    if (m->is_refused)
+        return !m->is_counted || !is_at_home(&W->phones->phone[m->from], &m->refused_at);
     if (!m->is_counted)
         return m->is_given_up;
     return may_be_lost_on_the_way(m) && (m->index || !is_archived(m));

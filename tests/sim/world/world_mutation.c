@@ -2,6 +2,8 @@
  * must fail. */
 #include "world_phone.h"
 
+#include "base/xml.h"
+#include "im/envelope.h"
 #include "im/message.h"
 #include "im/shard.h"
 #include "im/sm_session.h"
@@ -11,6 +13,7 @@
 #include "replication/fsm.h"
 #include "replication/lease.h"
 #include "replication/vote.h"
+#include <stdio.h>
 #include <string.h>
 
 static const char *const names[N_MUTATIONS] = {
@@ -135,6 +138,29 @@ WRAP(enum home_place, shard_place_of_row, struct shard *s, const Imp__UserRow *r
 }
 
 /* ---- messages ---- */
+
+/* Whoever refuses a message does it by one of these two. */
+static void note_refusal(const char *id)
+{
+    unsigned number;
+    if (W->phones && id && sscanf(id, "m%u", &number) == 1)
+        mail_refused(number);
+}
+
+WRAP(struct envelope *, envelope_bounce, const struct envelope *e, enum stanza_error error, const char *text)
+{
+    struct envelope *back = __real_envelope_bounce(e, error, text);
+    if (back && e->kind == STANZA_MESSAGE)
+        note_refusal(e->id);
+    return back;
+}
+
+WRAP(void, home_refuse, struct c2s_home *h, const struct xml *root, enum stanza_error error, const char *text)
+{
+    if (!strcmp(root->name, "message"))
+        note_refusal(xml_attr(root, "id"));
+    __real_home_refuse(h, root, error, text);
+}
 
 WRAP(uint64_t, sm_n_counted, const struct session *s)
 {

@@ -143,16 +143,10 @@ static void take_message(struct phone *p, const struct xml *x, struct arena *a)
 /* ---- the stream ---- */
 
 /* Where it is at home now. */
-static void look_for_home(struct phone *p, bool resumed)
+static void look_for_home(struct phone *p)
 {
-    uint32_t home = 0;
-    unsigned life = 0;
-    uint64_t session = 0;
-    phone_find_home(p, &home, &life, &session);
-    p->was_exact = resumed && home && home == p->home && life == p->home_life && session == p->home_session;
-    p->home = home;
-    p->home_life = life;
-    p->home_session = session;
+    p->home = (struct phone_home){0};
+    phone_find_home(p, &p->home);
 }
 
 static void be_online(struct phone *p)
@@ -188,7 +182,7 @@ static void on_bound(struct phone *p)
     forget_session(p);
     p->session++;
     if (p->kind == PHONE_PLAIN) {
-        look_for_home(p, false);
+        look_for_home(p);
         be_online(p);
         send_stanza(p, 0);
         return;
@@ -203,7 +197,7 @@ static void on_enabled(struct phone *p, const struct xml *x)
     snprintf(p->id, sizeof(p->id), "%s", id ? id : "");
     p->counts = true;
     W->counts.n_sessions++;
-    look_for_home(p, false);
+    look_for_home(p);
     be_online(p);
     send_stanza(p, 0);
 }
@@ -217,13 +211,13 @@ static uint64_t count_of(const struct xml *x)
 static void on_resumed(struct phone *p, const struct xml *x)
 {
     W->counts.n_resumed++;
-    look_for_home(p, true);
+    look_for_home(p);
     mail_check_count(p, count_of(x));
     take_count(p, count_of(x));
     be_online(p);
     for (unsigned i = 0; i < p->n_unacked; i++)
         write_stanza(p, p->unacked[i]);
-    world_say("phone %u has resumed at node %u: has %u, was told %u", p->number, p->home, p->n_got,
+    world_say("phone %u has resumed at node %u: has %u, was told %u", p->number, p->home.node, p->n_got,
               (unsigned)p->n_acked);
 }
 
@@ -465,7 +459,6 @@ static void act(struct phone *p)
 static void on_step(struct world_event *e)
 {
     struct phone *p = container_of(e, struct phone, step);
-    mail_check_doubts();
     if (p->state == PHONE_AWAY) {
         dial(p);
         return;
@@ -503,7 +496,7 @@ static bool serves(const struct world_node *n, unsigned user)
 }
 
 /* A node that was taken down may have an older one, but no lease. */
-bool phone_find_home(const struct phone *p, uint32_t *node, unsigned *life, uint64_t *session)
+bool phone_find_home(const struct phone *p, struct phone_home *home)
 {
     for (uint32_t id = 1; id <= W->n_nodes; id++) {
         struct world_node *n = &W->nodes[id];
@@ -511,9 +504,7 @@ bool phone_find_home(const struct phone *p, uint32_t *node, unsigned *life, uint
         struct session *s = u ? user_find_session(u, p->resource) : NULL;
         if (!s || !serves(n, p->user) || s->ops != &c2s_session_ops || s->detached || !home_of(s)->conn)
             continue;
-        *node = id;
-        *life = n->life;
-        *session = s->id;
+        *home = (struct phone_home){id, n->life, s->id};
         return true;
     }
     return false;
@@ -535,11 +526,8 @@ void phones_check_homes(void)
 
 struct world_node *phones_some_home(void)
 {
-    uint32_t node = 0;
-    unsigned life;
-    uint64_t session;
-    const struct phone *p = &all()->phone[draw(all()->n)];
-    return phone_find_home(p, &node, &life, &session) ? &W->nodes[node] : NULL;
+    struct phone_home home;
+    return phone_find_home(&all()->phone[draw(all()->n)], &home) ? &W->nodes[home.node] : NULL;
 }
 
 /* For whoever reads the trace of a seed that failed. */
@@ -547,19 +535,17 @@ void phones_describe(void)
 {
     for (unsigned i = 0; i < all()->n; i++) {
         const struct phone *p = &all()->phone[i];
-        uint32_t node = 0;
-        unsigned life;
-        uint64_t id;
-        if (!phone_find_home(p, &node, &life, &id)) {
+        struct phone_home home;
+        if (!phone_find_home(p, &home)) {
             world_say("phone %u: is nowhere", i);
             continue;
         }
-        const struct session *s = session_find(world_shard(&W->nodes[node]), id);
+        const struct session *s = session_find(world_shard(&W->nodes[home.node]), home.session);
         const struct session_sm *sm = s ? s->sm : NULL;
         world_say("phone %u: at node %u, %s, of priority %d; %u proposals in flight, %u messages being "
                   "stored, %u behind "
                   "them; paused %x",
-                  i, node, s->presence ? "available" : "not available", s->priority, s->n_in_flight,
+                  i, home.node, s->presence ? "available" : "not available", s->priority, s->n_in_flight,
                   s->n_storing, s->n_queued, s->paused);
         if (sm)
             world_say("  has sent %llu (%llu before), in the row %llu, %u on their way, presence and flags "

@@ -29,6 +29,13 @@ enum phone_kind {
 };
 enum phone_state { PHONE_AWAY, PHONE_OPENING, PHONE_RESUMING, PHONE_BINDING, PHONE_ENABLING, PHONE_ONLINE };
 
+/* A session in the memory of one process; node 0: not known which. */
+struct phone_home {
+    uint32_t node;
+    unsigned life;
+    uint64_t session;
+};
+
 struct xml_stream;
 struct phone {
     unsigned number, user;
@@ -49,11 +56,7 @@ struct phone {
     /* What it got in this session, by the number of the stanza from 1 on: as above. */
     unsigned *got, n_got, cap_got, n_told;
     bool is_lazy; /* answers late */
-    /* Where the session was when the connection was made. */
-    uint32_t home;
-    unsigned home_life;
-    uint64_t home_session;
-    bool was_exact; /* resumed by the home that had it: nothing may come twice */
+    struct phone_home home; /* where the session was when the connection was made */
 };
 struct phones {
     struct phone phone[PHONES_MAX];
@@ -72,15 +75,16 @@ void phones_check_homes(void);                    /* nobody has two */
 void phones_describe(void);
 struct world_node *phones_some_home(void); /* of one of them; NULL: none */
 /* Where the phone's session is; false: nowhere. */
-bool phone_find_home(const struct phone *p, uint32_t *node, unsigned *life, uint64_t *session);
+bool phone_find_home(const struct phone *p, struct phone_home *home);
 
 /* ---- world_mail.c: what became of messages ---- */
 /* A new one for the user; 0: no more of them. */
 unsigned mail_new(struct phone *from, unsigned to_user);
 unsigned mail_recipient(unsigned number);
 void mail_acknowledged(struct phone *by, unsigned number);
-void mail_check_doubts(void);
 void mail_given_up(unsigned number); /* the sender's session is lost, it will never know */
+/* A node gives it back: an error is on its way. */
+void mail_refused(unsigned number);
 void mail_bounced(struct phone *to, unsigned number);
 /* ID: of the stanza-id, "" for none. */
 void mail_received(struct phone *by, unsigned number, const char *id);

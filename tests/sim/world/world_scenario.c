@@ -289,11 +289,11 @@ static void log_in_everywhere(void)
                 client_log_in(&W->nodes[id], user);
 }
 
-static void heal(void)
+/* Since BEGIN, which may be to come, nothing goes wrong any more. */
+static void wait_until_healed(uint64_t begin)
 {
     char why[200] = "";
-    mend_all();
-    uint64_t begin = end_of_faults(), end = begin + HEAL_SECONDS * SECOND;
+    uint64_t end = begin + HEAL_SECONDS * SECOND;
     do {
         world_run(250 * MS);
         tidy_members();
@@ -301,11 +301,18 @@ static void heal(void)
         if (W->queue.now > begin && (W->queue.now - begin) / SECOND >= 5)
             world_say("not healed yet: %s", why);
     } while (!W->is_bad && !check_healed(why, sizeof(why)) && W->queue.now < end);
+    if (!W->is_bad && !check_healed(why, sizeof(why)))
+        world_bad("%u s after the faults ended: %s", HEAL_SECONDS, why);
+}
+
+static void heal(void)
+{
+    mend_all();
+    uint64_t begin = end_of_faults();
+    wait_until_healed(begin);
     W->counts.healed_ms = W->queue.now > begin ? (unsigned long)((W->queue.now - begin) / MS) : 0;
     W->counts.n_slow = W->counts.healed_ms > SLOW_MS;
     world_say("healed after %lu ms", W->counts.healed_ms);
-    if (!W->is_bad && !check_healed(why, sizeof(why)))
-        world_bad("%u s after the faults ended: %s", HEAL_SECONDS, why);
 }
 
 /* ---- messages, when all is well again ---- */
@@ -337,10 +344,16 @@ static void kill_a_home(void)
         mail_home_was_killed();
         world_say("in quiet, node %u is killed", n->id);
         world_node_end(n, false);
-        world_node_boot(n, 50 * MS + draw(5 * SECOND));
+        uint64_t back_us = 50 * MS + draw(5 * SECOND);
+        uint64_t back_at = W->queue.now + back_us;
+        world_node_boot(n, back_us);
         world_run(2 * SECOND);
+        settle_phones("a home was killed"); /* also while the node is down still */
+        if (!W->is_bad)
+            wait_until_healed(back_at > W->queue.now ? back_at : W->queue.now);
     }
-    settle_phones("a home was killed");
+    if (!W->is_bad)
+        settle_phones("all nodes are there again");
 }
 
 static void finish_phones(void)
