@@ -3,14 +3,16 @@
  *   IDLE -> BODY (a POST's body comes) -> HANDLED (held, or answered at once) -> WRITING -> IDLE, or the end
  *                                                                    \-- a slow reader: FLUSHING --/
  */
+#include "base/clock.h"
 #include "protocols/http/http_server_impl.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum exchange_state { EXCHANGE_IDLE, EXCHANGE_BODY, EXCHANGE_HANDLED, EXCHANGE_WRITING, EXCHANGE_FLUSHING };
 
-/* Turns of the loop in which libwebsockets may offer bytes of a next request in vain. */
-enum { MAX_VAIN = 1000 };
+/* How long libwebsockets may offer bytes of a next request in vain: in time, since the turns of a loop are as
+ * many as the node has to do. */
+enum { MAX_VAIN_MS = 5000 };
 
 /* Per connection, in libwebsockets' memory, which it clears. */
 struct http_exchange {
@@ -30,7 +32,7 @@ struct http_exchange {
     size_t n_sent;
     void (*on_gone)(void *user);
     void *gone_user;
-    unsigned n_vain;
+    uint64_t vain_since_ms; /* 0: nothing waits behind this request */
     bool head, held;
     bool closes; /* a body comes that nobody reads: the connection ends with the answer */
 };
@@ -266,7 +268,7 @@ static int on_request(struct http_server *s, struct lws *wsi, struct http_exchan
     x->server = s;
     x->wsi = wsi;
     x->closes = false;
-    x->n_vain = 0;
+    x->vain_since_ms = 0;
     list_init(&x->link);
     x->method = read_method(x);
     x->route = find_route(s, path, &x->route_user);
@@ -319,7 +321,10 @@ static int on_body_end(struct http_exchange *x)
 {
     if (x->state == EXCHANGE_BODY)
         return handle(x);
-    return ++x->n_vain > MAX_VAIN ? -1 : 0;
+    uint64_t now = clock_monotonic_ms();
+    if (!x->vain_since_ms)
+        x->vain_since_ms = now;
+    return now - x->vain_since_ms > MAX_VAIN_MS ? -1 : 0;
 }
 
 static int on_writable(struct http_exchange *x)
