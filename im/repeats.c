@@ -2,7 +2,8 @@
 #include "im/sm_session.h"
 #include <string.h>
 
-enum { SLOTS = 4096 /* a power of two */ };
+/* In sets, the newest one first: what is not long ago is found although others fell on the same place. */
+enum { SETS = 1024 /* a power of two */, WAYS = 4 };
 
 struct repeats_slot {
     uint64_t session, n_in, to_uid; /* n_in 0: free */
@@ -45,9 +46,9 @@ static struct repeats_slot key_of(const struct envelope *e)
     return k;
 }
 
-static struct repeats_slot *slot_of(struct shard *s, const struct repeats_slot *k)
+static struct repeats_slot *set_of(struct shard *s, const struct repeats_slot *k)
 {
-    return &s->repeats[mix(mix(k->session, k->n_in), k->to_uid) & (SLOTS - 1)];
+    return &s->repeats[WAYS * (mix(mix(k->session, k->n_in), k->to_uid) & (SETS - 1))];
 }
 
 static bool has(const struct repeats_slot *slot, const struct repeats_slot *k)
@@ -55,13 +56,31 @@ static bool has(const struct repeats_slot *slot, const struct repeats_slot *k)
     return slot->n_in == k->n_in && slot->session == k->session && slot->to_uid == k->to_uid;
 }
 
+/* NULL: it is not there. */
+static struct repeats_slot *find_in(struct repeats_slot *set, const struct repeats_slot *k)
+{
+    for (unsigned i = 0; i < WAYS; i++)
+        if (has(&set[i], k))
+            return &set[i];
+    return NULL;
+}
+
+/* Instead of the one with the same key, a free one or the oldest. */
+static void add(struct repeats_slot *set, const struct repeats_slot *k)
+{
+    unsigned i = 0;
+    while (i < WAYS - 1 && set[i].n_in && !has(&set[i], k))
+        i++;
+    memmove(set + 1, set, i * sizeof *set);
+    *set = *k;
+}
+
 static struct repeats_slot *find(struct shard *s, const struct envelope *e)
 {
     if (!s->repeats || !(e->flags & ENVELOPE_COUNTED) || !e->n_in)
         return NULL;
     const struct repeats_slot k = key_of(e);
-    struct repeats_slot *slot = slot_of(s, &k);
-    return has(slot, &k) ? slot : NULL;
+    return find_in(set_of(s, &k), &k);
 }
 
 bool repeats_is_one(struct shard *s, const struct envelope *e)
@@ -69,12 +88,12 @@ bool repeats_is_one(struct shard *s, const struct envelope *e)
     if (!(e->flags & ENVELOPE_COUNTED) || !e->n_in)
         return false;
     if (!s->repeats)
-        s->repeats = mem_zalloc(SLOTS * sizeof *s->repeats);
-    struct repeats_slot k = key_of(e), *slot = slot_of(s, &k);
+        s->repeats = mem_zalloc(SETS * WAYS * sizeof *s->repeats);
+    struct repeats_slot k = key_of(e), *set = set_of(s, &k), *slot = find_in(set, &k);
     k.print = print_of(e);
     k.asks = e->session;
-    if (!has(slot, &k) || slot->print != k.print) {
-        *slot = k;
+    if (!slot || slot->print != k.print) {
+        add(set, &k);
         return false;
     }
     slot->asks = e->session; /* is answered when the first one is safe */

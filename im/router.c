@@ -244,6 +244,7 @@ void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error 
     if (back)
         router_send(s, back, NULL);
     sm_settle(s, e);
+    repeats_forget(s, e); /* the error may get lost with this node: then it is sent again, and is new */
 }
 
 static void route(struct shard *s, struct envelope *e, struct session *from)

@@ -1,0 +1,58 @@
+/* What has come is recognised, as long as not much has come since. */
+#include "im/repeats.h"
+#include "store_test.h"
+
+enum { N = 1000 };
+
+static bool comes(struct shard *s, uint64_t session, uint64_t n_in)
+{
+    struct envelope *e =
+        envelope_new(&(struct envelope_parts){.type = MESSAGE_CHAT, .from = "a@b/c", .to = "d@b"});
+    e->flags = ENVELOPE_COUNTED;
+    e->row = session;
+    e->n_in = n_in;
+    e->to_uid = 7;
+    bool is_one = repeats_is_one(s, e);
+    envelope_free(e);
+    return is_one;
+}
+
+/* Other messages fall on the same places of the table: a quarter of what it holds is not enough to lose one.
+ */
+static void test_others_on_the_same_place(void **state)
+{
+    struct shard s = {0};
+    unsigned n_lost = 0;
+    for (unsigned i = 1; i <= N; i++)
+        assert_false(comes(&s, 100 + i % 5, i));
+    for (unsigned i = 1; i <= N; i++)
+        n_lost += !comes(&s, 100 + i % 5, i);
+    assert_in_range(n_lost, 0, N / 100);
+    repeats_fini(&s);
+}
+
+static void test_forgotten(void **state)
+{
+    struct shard s = {0};
+    struct envelope *e =
+        envelope_new(&(struct envelope_parts){.type = MESSAGE_CHAT, .from = "a@b/c", .to = "d@b"});
+    e->flags = ENVELOPE_COUNTED;
+    e->row = 100;
+    e->n_in = 1;
+    e->to_uid = 7;
+    assert_false(repeats_is_one(&s, e));
+    assert_true(repeats_is_one(&s, e));
+    repeats_forget(&s, e);
+    assert_false(repeats_is_one(&s, e));
+    envelope_free(e);
+    repeats_fini(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_others_on_the_same_place),
+        cmocka_unit_test(test_forgotten),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
