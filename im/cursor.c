@@ -322,14 +322,15 @@ static bool has_room(const struct mailqueue *q, struct session *s)
 }
 
 /* What waits behind stored messages, up to what must come after the row at BEFORE (architecture: Messages: it
- * queues behind the cursor at its after_index). */
+ * queues behind the cursor at its after_index). What this home has stored itself had come before all of it.
+ */
 static void release_hold(struct mailqueue *q, uint64_t before)
 {
     struct shard *s = q->user->shard;
     struct session *sessions[PICK_MAX];
     for (struct list *item; (item = list_first(&q->hold)) && !q->n_storing;) {
         struct envelope *e = list_entry(item, struct envelope, link);
-        if (e->after_index >= before)
+        if (e->after_index >= before || q->own_index >= before)
             return;
         size_t n = message_pick_for(q->user, e->to, sessions, PICK_MAX);
         bool away = !n || sessions[0]->detached;

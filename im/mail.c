@@ -52,6 +52,17 @@ bool mail_is_busy(const struct user *u)
     return q && (q->n_storing || q->more || !list_is_empty(&q->hold));
 }
 
+/* Nobody to wait for, or too much to wait with: all of it becomes stored messages, in this order. */
+static void store_hold(struct mailqueue *q)
+{
+    struct shard *s = q->user->shard;
+    q->hold_bytes = 0;
+    for (struct list *item; (item = list_first(&q->hold));) {
+        list_remove(item);
+        store_out_away(s, list_entry(item, struct envelope, link));
+    }
+}
+
 void mail_queue(struct shard *s, struct user *u, struct envelope *e)
 {
     struct mailqueue *q = mail_get(u);
@@ -59,17 +70,14 @@ void mail_queue(struct shard *s, struct user *u, struct envelope *e)
     bool somebody = (message_pick(u, any, 1) && !any[0]->detached) || message_has_behind(u);
     if (somebody && q->hold_bytes + e->n_bytes <= HOLD_BYTES) {
         q->hold_bytes += e->n_bytes;
+        if (e->after_index < s->feed_seen) /* it comes behind what is stored by now */
+            e->after_index = s->feed_seen;
         list_append(&q->hold, &e->link);
         if (q->hold_bytes > HOLD_SOFT)
             router_throttle(s, e, HOLD_THROTTLE_MS);
         return;
     }
-    /* Nobody to wait for, or too much to wait with: all of it becomes stored messages, in this order. */
-    for (struct list *item; (item = list_first(&q->hold));) {
-        list_remove(item);
-        store_out_away(s, list_entry(item, struct envelope, link));
-    }
-    q->hold_bytes = 0;
+    store_hold(q);
     store_out_away(s, e);
 }
 
@@ -99,10 +107,7 @@ void mail_tick(struct mailqueue *q)
     bool somebody = message_pick(u, any, 1) && !any[0]->detached;
     bool waits = !list_is_empty(&q->hold) || (q->more && somebody);
     if (!list_is_empty(&q->hold) && !somebody && !message_has_behind(u)) {
-        struct envelope *e = list_entry(list_first(&q->hold), struct envelope, link);
-        list_remove(&e->link);
-        q->hold_bytes -= e->n_bytes;
-        mail_queue(u->shard, u, e);
+        store_hold(q);
         return;
     }
     if (waits || q->n_storing || q->n_late || q->n_refs || (q->more && !list_is_empty(&u->sessions)))

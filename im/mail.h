@@ -24,6 +24,7 @@ struct mailqueue {
     unsigned n_late;    /* and of what a session has: their rows are not to be handed out */
     struct list hold;   /* struct envelope: arrived behind stored messages that are not delivered yet */
     size_t hold_bytes;
+    uint64_t own_index; /* the last row that this home had stored of what came before all of HOLD */
     uint64_t at_index; /* the cursor: last row handed out */
     uint32_t at_place;
     uint64_t backlog;   /* rows up to this log index came when nobody was there for them: they are delayed */

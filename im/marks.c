@@ -129,13 +129,8 @@ static enum row_state look_at_row(struct session *s, uint64_t n_in)
 {
     struct shard *shard = s->shard;
     struct arena a;
-    struct key k;
     arena_init(&a);
-    key_init(&k);
-    key_u64(&k, s->user->uid);
-    key_u64(&k, s->sm->row);
-    key_u32(&k, s->sm->row_place);
-    const Imp__SessionRow *row = store_find_row(shard_txn(shard), TABLE_SESSION, &k, &a);
+    const Imp__SessionRow *row = sm_read_row(s, &a);
     enum row_state state = ROW_NOT_TAKEN;
     if (shard_place_of(shard, s->user->uid, NULL, NULL) == PLACE_HERE)
         state = !row || row->ended_ms ? ROW_GONE : row->n_in >= n_in ? ROW_TAKEN : ROW_NOT_TAKEN;

@@ -69,6 +69,31 @@ bool sm_count(struct session *s)
     return true;
 }
 
+const Imp__SessionRow *sm_read_row(const struct session *s, struct arena *a)
+{
+    struct key k;
+    key_init(&k);
+    key_u64(&k, s->user->uid);
+    key_u64(&k, s->sm->row);
+    key_u32(&k, s->sm->row_place);
+    return s->sm->row ? store_find_row(shard_txn(s->shard), TABLE_SESSION, &k, a) : NULL;
+}
+
+bool sm_is_stored(const struct session *s)
+{
+    const struct session_sm *sm = s->sm;
+    struct arena a;
+    if (!sm || sm->n_in > sm->n_before)
+        return false;
+    arena_init(&a);
+    const Imp__SessionRow *row = sm_read_row(s, &a);
+    bool found = row && sm->n_in <= row->n_in;
+    for (size_t i = 0; row && i < row->n_above && !found; i++)
+        found = row->above[i] == sm->n_in;
+    arena_fini(&a);
+    return found;
+}
+
 uint64_t sm_roll_back(struct session *s)
 {
     return s->sm->n_in = sm_n_counted(s);
@@ -269,7 +294,10 @@ static void again(struct session_sm *sm, struct unsettled *w, uint64_t now)
     struct shard *s = sm->session->shard;
     w->sent_ms = now;
     note_home(s, w);
-    router_send_again(s, envelope_copy(w->copy, NULL));
+    struct envelope *e = envelope_copy(w->copy, NULL);
+    e->order_index = w->copy->order_index; /* what is copied has no place of its own */
+    e->order = w->copy->order;
+    router_send_again(s, e);
 }
 
 /* Was it with a node whose epoch has ended? It may have gone on to one that was the home later on. */

@@ -29,6 +29,7 @@ struct session_sm {
     uint64_t state_next;      /* the same, since the proposal in flight */
     uint64_t n_in, n_covered; /* stanzas that came; those of them that the row has */
     uint64_t n_seen;            /* came ever: after a resumption the client sends again what was not counted */
+    uint64_t n_before; /* up to here its former home may have sent, and somebody stored; 0: it had none */
     struct list waiting;      /* struct unsettled, ascending */
     unsigned n_waiting;
     uint64_t n_out, n_acked;
@@ -41,6 +42,11 @@ struct session_sm *sm_begin(struct session *s);
 void sm_free(struct session *s); /* of session_end */
 /* One more stanza of the client is being handled; false: it was before. */
 bool sm_count(struct session *s);
+/* Is the stanza that is being handled, a message, stored already? Of a session that goes on from its row: what
+ * the client sends again is in it above what the client was told. */
+bool sm_is_stored(const struct session *s);
+/* The row, if it has one. */
+const Imp__SessionRow *sm_read_row(const struct session *s, struct arena *a);
 /* Resumed: the client goes on behind this number, which is returned. */
 uint64_t sm_roll_back(struct session *s);
 /* E is on its way: its number is written into it, and it is watched until sm_settled. STORING: a proposal of

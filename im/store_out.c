@@ -118,13 +118,21 @@ static int begin(struct shard *s, struct envelope *e, enum store_kind kind, uint
 
 /* ---- done ---- */
 
+static void note_row(struct mailqueue *q, const struct proposal_result *result)
+{
+    if (result->code == 0 && result->value > q->own_index)
+        q->own_index = result->value;
+}
+
 static void away_done(struct storing *st, const struct proposal_result *result)
 {
     struct shard *s = st->shard;
     struct user *u = user_find(s, st->uid);
     struct mailqueue *q = u ? u->mail : NULL;
-    if (q)
+    if (q) {
         q->n_storing--;
+        note_row(q, result);
+    }
     if (result->code != 0)
         refuse(s, st->envelope, result->code);
     else
@@ -142,8 +150,10 @@ static void late_done(struct storing *st, const struct proposal_result *result)
     struct mailqueue *q = u && u->mail ? u->mail : NULL;
     bool held = !list_is_empty(&e->link), delivered = e->out_end == 0;
     e->storing = false;
-    if (q)
+    if (q) {
         q->n_late--;
+        note_row(q, result);
+    }
     if (result->code != 0) {
         st->envelope = NULL;
         if (held)
@@ -435,7 +445,12 @@ void message_send(struct session *s, struct envelope *e)
     unsigned wants = archive_wants(shard, e);
     e->wants = wants & (ARCHIVE_TO | ARCHIVE_FROM) ? (uint8_t)wants : 0;
     if (!e->wants) {
-        if (s->sm && e->to_uid && archive_is_worth_storing(e))
+        bool counts = s->sm && e->to_uid && archive_is_worth_storing(e);
+        if (counts && sm_is_stored(s)) {
+            envelope_free(e);
+            return;
+        }
+        if (counts)
             sm_watch(s, e, false);
         router_send(shard, e, s);
         return;

@@ -181,6 +181,9 @@ static bool begin_from(struct c2s_home *h, const Imp__SessionRow *row, const str
     sm->row = r->row;
     sm->row_place = r->row_place;
     sm->n_in = sm->n_seen = sm->n_covered = row->n_in;
+    sm->n_before = row->n_in + SM_WINDOW;
+    if (row->n_above && sm->n_before < row->above[row->n_above - 1])
+        sm->n_before = row->above[row->n_above - 1];
     sm->n_out = sm->n_acked = r->n;
     sm->base = h->n_written;
     h->sm->resumable = true;

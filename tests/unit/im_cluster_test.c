@@ -351,6 +351,103 @@ static void test_no_repeats_after_link_up(void **state)
     client_close(a);
 }
 
+/* Refused, and the error is lost with the link: what is sent again is refused again, and not taken for a message
+ * that has come. */
+static void test_refused_again(void **state)
+{
+    struct client *a = open_counted(10, 1, "a");
+    fix_set(fix, "xmpp.offline_limit", "0");
+    fix_link_loses(fix, 3, 1, true);
+    send_numbers(a, 'r', 9, 1, 1);
+    client_sync(a);
+    client_read(a, 200);
+    assert_false(client_has(a, " id='r1'"));
+    fix_link(fix, 1, 3, false);
+    fix_link_loses(fix, 3, 1, false);
+    fix_link(fix, 1, 3, true);
+    client_expect(a, " id='r1'"); /* the error */
+    expect_acked(a, 2 + 1 + 1);
+    fix_set(fix, "xmpp.offline_limit", "1000");
+    client_close(a);
+}
+
+/* A message waits in memory behind one that is being stored, until its recipient leaves, or for the row. */
+static void test_order_behind_stored(void **state)
+{
+    for (int leaves = 0; leaves < 2; leaves++) {
+        char batch = leaves ? 'k' : 'j';
+        struct client *a = open_counted(10, 1, "a");
+        fix_delay_apply(fix, 3, true);
+        send_numbers(a, batch, 9, 1, 1);
+        client_sync(a);
+        client_read(a, 100);
+        struct client *b = client_open(fix, 9, 3, "b");
+        client_send(b, "<presence/>");
+        client_sync(b);
+        send_numbers(a, batch, 9, 2, 5);
+        client_sync(a);
+        client_read(b, 100);
+        assert_false(client_has(b, "<message"));
+        if (leaves) {
+            client_close(b);
+            client_read(a, 1500); /* a tick */
+        }
+        fix_delay_apply(fix, 3, false);
+        fix_set(fix, "xmpp.offline_limit", leaves ? "999" : "1000"); /* so that it catches up */
+        if (leaves) {
+            b = client_open(fix, 9, 3, "b");
+            client_send(b, "<presence/>");
+        }
+        expect_in_order(b, batch, 5);
+        client_sync(b);
+        client_close(b);
+        client_close(a);
+    }
+}
+
+/* Both homes go. What had been stored is in the row of the sender's session, although one before it is not: the
+ * next home does not deliver it once more when the client sends both again. */
+static void test_stored_once_over_homes(void **state)
+{
+    char id[64] = "";
+    struct client *a = open_counted(10, 1, "a");
+    const char *enabled = strstr(strstr(a->in, "<enabled "), " id='");
+    assert_int_equal(sscanf(enabled, " id='%63[^']'", id), 1);
+    expect_acked(a, 2); /* the presence and the ping, which the row has then */
+    fix_link_loses(fix, 1, 2, true);
+    send_numbers(a, 'o', 8, 1, 1); /* gets lost */
+    send_numbers(a, 'o', 9, 2, 2); /* is stored */
+    client_sync(a);
+    struct client *b = client_open(fix, 9, 3, "b");
+    client_send(b, "<presence/>");
+    client_expect(b, " id='o2'");
+    client_close(b);
+    fix_node_up(fix, 1, false);
+    fix_node_up(fix, 3, false);
+    assert_true(client_wait_end(a));
+    client_close(a);
+    b = client_open(fix, 9, 2, "b");
+    client_send(b, "<presence/>");
+    client_sync(b);
+    client_clear(b);
+    a = client_raw(fix, 10, 2);
+    client_send(a, "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' "
+                   "to='example.com' version='1.0'>");
+    client_expect(a, "</stream:features>");
+    client_send(a, "<resume xmlns='urn:xmpp:sm:3' previd='%s' h='0'/>", id);
+    client_expect(a, "<resumed ");
+    client_expect(a, " h='2'");
+    send_numbers(a, 'o', 8, 1, 1);
+    send_numbers(a, 'o', 9, 2, 3);
+    client_expect(b, " id='o3'");
+    assert_int_equal(client_count(b, " id='o2'"), 0);
+    client_close(a);
+    client_close(b);
+    fix_link_loses(fix, 1, 2, false);
+    fix_node_up(fix, 1, true);
+    fix_node_up(fix, 3, true);
+}
+
 /* The log is faster than the link: a message that is stored stays behind what was sent before it (RFC 6120
  * §10.1), and a link that says nothing does not keep it for ever. */
 static void test_stored_behind_direct(void **state)
@@ -548,6 +645,9 @@ int main(void)
         cmocka_unit_test(test_order_after_link_up),
         cmocka_unit_test(test_order_when_lease_returns),
         cmocka_unit_test(test_no_repeats_after_link_up),
+        cmocka_unit_test(test_refused_again),
+        cmocka_unit_test(test_order_behind_stored),
+        cmocka_unit_test(test_stored_once_over_homes),
         cmocka_unit_test(test_stored_behind_direct),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_slow_reader),
