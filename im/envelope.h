@@ -86,6 +86,7 @@ struct envelope {
     uint64_t order_index, order;
     uint64_t out_end;     /* place of its last byte in the session's output, until that is known to be sent */
     uint64_t queued_ms;   /* CLOCK_MONOTONIC when a queue took it, or a session was given it */
+    uint64_t shared;      /* with ENVELOPE_SHARED: to sessions whose ids are not above this */
     uint64_t n_in;        /* its number among the stanzas of its session; 0: they are not counted */
     uint64_t row;         /* log index and place of that session's row; 0: it has none */
     uint64_t stored;      /* log index and place at which it is stored (im/stored.h); 0: it is not */

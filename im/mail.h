@@ -13,7 +13,7 @@ struct mail_ref {
     uint32_t place;
     uint64_t session, out_end;
     bool sent, marking;
-    bool shared; /* other sessions were given it as well */
+    uint64_t shared; /* other sessions were given it as well: of those whose ids are not above; 0: none were */
 };
 
 struct mailqueue {
@@ -50,8 +50,10 @@ void mail_pump(struct mailqueue *q);
 void mail_rewind(struct mailqueue *q);
 /* What is stored up to now came while nobody was there. */
 void mail_note_backlog(struct mailqueue *q);
-/* The session has it already, up to OUT_END of its output; 0: and its client has got it. */
-void mail_was_given(struct mailqueue *q, uint64_t index, uint32_t place, uint64_t session, uint64_t out_end);
+/* The session has it already, up to OUT_END of its output; 0: and its client has got it.
+ * SHARED: as in mail_ref. */
+void mail_was_given(struct mailqueue *q, uint64_t index, uint32_t place, uint64_t session, uint64_t out_end,
+                    uint64_t shared);
 bool mail_is_pending(struct shard *s, uint64_t uid, uint64_t index, uint32_t place);
 /* The pending message as it is delivered; NULL: it is not pending (any more). */
 struct envelope *mail_read(struct shard *s, uint64_t uid, uint64_t index, uint32_t place);

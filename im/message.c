@@ -90,8 +90,10 @@ void message_deliver(struct shard *s, struct envelope *e, struct session **sessi
         im_hooks_delivered(s, e->to_uid, sessions[0]->user, e, sessions, n);
     for (size_t i = 1; i < n; i++)
         sessions[i]->ops->deliver(sessions[i], e, NULL);
-    if (n > 1)
+    if (n > 1) {
         e->flags |= ENVELOPE_SHARED;
+        e->shared = s->next_session;
+    }
     session_deliver_kept(sessions[0], e);
 }
 
@@ -224,10 +226,14 @@ static bool pass_on(struct shard *s, struct envelope *e)
 {
     struct user *u = e->flags & ENVELOPE_SHARED ? user_find(s, e->to_uid) : NULL;
     struct session *to[PICK_MAX];
-    if (!u || !message_pick(u, to, PICK_MAX))
-        return false;
-    session_keep(to[0], e);
-    return true;
+    size_t n = u ? message_pick(u, to, PICK_MAX) : 0;
+    for (size_t i = 0; i < n; i++) {
+        if (to[i]->id > e->shared)
+            continue; /* it came later, and was not given it */
+        session_keep(to[i], e);
+        return true;
+    }
+    return false;
 }
 
 void message_take_back(struct shard *s, struct envelope *e)
@@ -307,7 +313,7 @@ static void tell_stored(struct shard *s, uint64_t uid, uint64_t index, uint32_t 
     if (e && e->type == MESSAGE_NORMAL && *resource && !(u && user_find_session(u, resource))) {
         /* RFC 6121 §8.5.3.2.1, which the sender's home could not know. */
         mail_refuse(s, e);
-        mail_was_given(mail_get(user_get(s, uid, e->to)), index, place, 0, 0);
+        mail_was_given(mail_get(user_get(s, uid, e->to)), index, place, 0, 0, 0);
     } else if (e) {
         im_hooks_delivered(s, uid, u, e, NULL, 0);
     }

@@ -167,7 +167,7 @@ static void late_done(struct storing *st, const struct proposal_result *result)
         uint64_t index = result->value;
         if (u && index && !fsm_stored_is_repeat(result->value2) && (held || delivered))
             mail_was_given(mail_get(u), index, fsm_stored_place(result->value2), st->session,
-                           held ? e->out_end : 0);
+                           held ? e->out_end : 0, e->flags & ENVELOPE_SHARED ? e->shared : 0);
         sm_settle(s, e);
     }
     u = user_find(s, st->uid);

@@ -448,6 +448,27 @@ static void test_stored_once_over_homes(void **state)
     fix_node_up(fix, 3, true);
 }
 
+/* Two sessions are given a message and neither says that it has it. One that began later answers for nothing. */
+static void test_later_session_is_given(void **state)
+{
+    fix_set(fix, "archive.default", "always");
+    struct client *a = open_counted(10, 1, "a"), *p = open_counted(9, 3, "p"), *q = open_counted(9, 3, "q");
+    send_numbers(a, 'l', 9, 1, 1);
+    client_expect(p, " id='l1'");
+    client_expect(q, " id='l1'");
+    client_send(q, "</stream:stream>");
+    assert_true(client_wait_end(q));
+    client_close(q);
+    q = open_counted(9, 3, "q");
+    client_send(p, "</stream:stream>");
+    assert_true(client_wait_end(p));
+    client_expect(q, " id='l1'");
+    fix_set(fix, "archive.default", "never");
+    client_close(p);
+    client_close(q);
+    client_close(a);
+}
+
 /* The log is faster than the link: a message that is stored stays behind what was sent before it (RFC 6120
  * §10.1), and a link that says nothing does not keep it for ever. */
 static void test_stored_behind_direct(void **state)
@@ -648,6 +669,7 @@ int main(void)
         cmocka_unit_test(test_refused_again),
         cmocka_unit_test(test_order_behind_stored),
         cmocka_unit_test(test_stored_once_over_homes),
+        cmocka_unit_test(test_later_session_is_given),
         cmocka_unit_test(test_stored_behind_direct),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_slow_reader),
