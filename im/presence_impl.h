@@ -3,6 +3,7 @@
 #define IM_PRESENCE_IMPL_H
 
 #include "im/session.h"
+#include "replication/fsm.h"
 
 /* To all subscribers, to the user's own available resources and to the other nodes (RFC 6121 §4.2.2, §4.4.2,
  * §4.5.2). Keeps nothing of E. */
@@ -14,6 +15,9 @@ bool presence_forget_directed(struct session *s, const char *jid);
 
 /* An envelope of kind presence for a user of this shard that is decided. Takes E. */
 void presence_deliver(struct shard *s, struct envelope *e);
+
+/* subscription.c: how the log calls it. */
+Imp__SubscribeType subscription_command_type(enum stanza_type type);
 
 /* subscription_outside.c: contacts at external components. */
 /* Does E, which a component sent to a user of this shard, wait for the log? Takes it then. */

@@ -5,6 +5,7 @@
 #include "im/im_impl.h"
 #include "im/outside.h"
 #include "im/presence.h"
+#include "im/presence_impl.h"
 #include "im/router.h"
 #include "im/user.h"
 #include "replication/fsm.h"
@@ -17,9 +18,9 @@ struct subscription {
     bool outside;              /* or a contact at an external component */
 };
 
-static Imp__SubscribeType command_type(const struct envelope *e)
+Imp__SubscribeType subscription_command_type(enum stanza_type type)
 {
-    switch ((enum stanza_type)e->type) {
+    switch (type) {
     case PRESENCE_SUBSCRIBE:
         return IMP__SUBSCRIBE_TYPE__SUBSCRIBE;
     case PRESENCE_SUBSCRIBED:
@@ -168,7 +169,7 @@ void presence_subscription(struct session *s, struct envelope *stamped)
     Imp__Subscribe body = IMP__SUBSCRIBE__INIT;
     body.from = sub->from;
     body.to = to;
-    body.type = command_type(sub->envelope);
+    body.type = subscription_command_type(sub->envelope->type);
     body.stanza = (ProtobufCBinaryData){stanza.n, (uint8_t *)stanza.data};
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_SUBSCRIBE;

@@ -103,20 +103,6 @@ static void on_done(void *user, const struct proposal_result *result)
     user_proposal_ends(s, uid);
 }
 
-static Imp__SubscribeType command_type(enum stanza_type type)
-{
-    switch (type) {
-    case PRESENCE_SUBSCRIBE:
-        return IMP__SUBSCRIBE_TYPE__SUBSCRIBE;
-    case PRESENCE_SUBSCRIBED:
-        return IMP__SUBSCRIBE_TYPE__SUBSCRIBED;
-    case PRESENCE_UNSUBSCRIBE:
-        return IMP__SUBSCRIBE_TYPE__UNSUBSCRIBE;
-    default:
-        return IMP__SUBSCRIBE_TYPE__UNSUBSCRIBED;
-    }
-}
-
 static int propose(struct inbound *i)
 {
     struct buf stanza = {0};
@@ -125,7 +111,7 @@ static int propose(struct inbound *i)
     Imp__Subscribe body = IMP__SUBSCRIBE__INIT;
     body.from = i->from;
     body.to = i->to;
-    body.type = command_type(i->envelope->type);
+    body.type = subscription_command_type(i->envelope->type);
     body.stanza = (ProtobufCBinaryData){stanza.n, (uint8_t *)stanza.data};
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_SUBSCRIBE;
