@@ -90,6 +90,8 @@ void home_own_presence(struct c2s_home *h, struct envelope *e, const struct xml 
 void home_write_stanza(struct c2s_home *h, const struct envelope *e, const char *extra_xml);
 /* A stream error and the end. TEXT may be NULL. */
 void home_fail(struct c2s_home *h, const char *condition, const char *text);
+/* The same where nobody may read it: what the client has not got goes to others or to the store. */
+void home_fail_dead(struct c2s_home *h, const char *condition, const char *text);
 /* Ends the stream with FINAL (complete, "</stream:stream>" included). */
 void home_close(struct c2s_home *h, const void *final, size_t n_bytes);
 
