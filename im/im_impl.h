@@ -32,6 +32,10 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
 int shard_start(struct shard *s);
 void shard_begin_stop(struct shard *s);
 void shard_fini(struct shard *s);
+void shard_drop_reader(struct shard *s);
+/* shard_feed.c */
+extern const struct feed_handler shard_feed; /* its user: the shard */
+void shard_reload(struct shard *s);
 
 void user_on_reload(struct shard *s);
 void user_free(struct user *u);
