@@ -5,6 +5,7 @@
 #include "im/im_impl.h"
 #include "im/marks.h"
 #include "im/message.h"
+#include "im/presence.h"
 #include "im/repeats.h"
 #include "im/roster.h"
 #include "im/router.h"
