@@ -153,3 +153,17 @@ enum xml_error xml_scan_token(struct xml_scan *s, unsigned max_attrs, const char
     *used = (size_t)(p - d);
     return e;
 }
+
+enum xml_error xml_scan_prolog(const char **d, size_t *n)
+{
+    while (*n > 0 && (**d == ' ' || **d == '\t' || **d == '\r' || **d == '\n')) {
+        (*d)++;
+        (*n)--;
+    }
+    if (*n == 0 || **d == '<')
+        return XML_OK;
+    unsigned char c = (unsigned char)**d;
+    if (c == 0xef) /* U+FEFF is a character like others, not a byte order mark (RFC 6120 §11.6) */
+        return XML_NOT_WELL_FORMED;
+    return c == 0 || c >= 0x80 ? XML_BAD_ENCODING : XML_NOT_WELL_FORMED;
+}

@@ -29,6 +29,9 @@ void xml_scan_init(struct xml_scan *s);
  * the scanner is outside tags again (or in CDATA), all bytes so far may be parsed. */
 enum xml_error xml_scan_token(struct xml_scan *s, unsigned max_attrs, const char *d, size_t n, size_t *used,
                               bool *complete);
+/* White space before a stream header is keep-alive: skipped. Anything else but '<' there is an error, and what
+ * makes expat guess at UTF-16. */
+enum xml_error xml_scan_prolog(const char **d, size_t *n);
 /* Is it in the middle of a tag? */
 bool xml_scan_in_tag(const struct xml_scan *s);
 
