@@ -8,7 +8,7 @@ import socket
 import ssl
 
 from harness import SLOW, run_test, wait
-from xmpp import STREAM, Client, Closed, body_of, is_message
+from xmpp import STREAM, Client, Closed, say
 
 IDLE = int(os.environ.get('IMP_IDLE', 5000 if SLOW == 1 else 2000))
 HEAD = STREAM % 'example.com'
@@ -92,8 +92,7 @@ async def unharmed(cluster, node, stop):
     b.presence()
     n = 0
     while not stop.is_set():
-        a.message('bob@example.com/ok', 'n%d' % n)
-        await b.expect(is_message('n%d' % n), 30 * SLOW)
+        await say(a, b, 'n%d' % n, 30 * SLOW)
         n += 1
         await asyncio.sleep(0.05)
     await a.close()

@@ -9,7 +9,7 @@ import time
 from faultfs import Faults
 from harness import SLOW, Failed, run_test, step
 from pause import log_in, until
-from xmpp import is_message
+from xmpp import say
 
 USERS = ['ann', 'bob', 'cat']
 WAIT = 20 * SLOW
@@ -44,8 +44,7 @@ class Watch:
             assert not c.closed, '%s was disconnected: %s' % (c.user, c.stanzas[-2:])
             to = self.clients[(i + 1) % 3]
             text = 'round %d of %s' % (self.n, c.user)
-            c.message('%s@example.com' % to.user, text)
-            await to.expect(is_message(text), WAIT)
+            await say(c, to, text, WAIT)
         for node in self.cluster.nodes:
             node.cli('user', 'add', 'w%d-%s' % (self.n, node.name), '--password-stdin', stdin='secret\n')
         await until('every node sees all at home', lambda: homes(self.cluster) == [['n1', 'n2', 'n3']] * 3)

@@ -6,7 +6,7 @@ import subprocess
 import threading
 
 from harness import run_test, wait
-from xmpp import Client, body_of, is_message
+from xmpp import Client, say
 
 
 class Chat(threading.Thread):
@@ -30,10 +30,8 @@ class Chat(threading.Thread):
         b.presence()
         while not self.stop:
             text = 'number %d' % self.n
-            a.message('bob@example.com', text)
-            await b.expect(is_message(text), 30)
-            b.message('ann@example.com', text)
-            await a.expect(is_message(text), 30)
+            await say(a, b, text, 30)
+            await say(b, a, text, 30)
             self.n += 1
         await a.close()
         await b.close()

@@ -241,7 +241,9 @@ class Cluster:
         if self.switch:
             self.switch.add('host', None, '10.77.0.254')
         elif lan:
-            sh('ip link add br0 type bridge && ip addr add 10.77.0.254/24 dev br0 && ip link set br0 up')
+            # An address of its own: else it takes the lowest of its ports', another one when a node is added, and drops what
+            # the others still send to the one before until they ask for it again, which may be half a minute.
+            sh('ip link add br0 address 02:00:00:00:00:fe type bridge && ip addr add 10.77.0.254/24 dev br0 && ip link set br0 up')
         for i in range(n):
             self.new_node()
         self.users = users

@@ -7,7 +7,7 @@ import re
 
 from harness import SLOW, run_test, step
 from pause import log_in, until
-from xmpp import befriend, body_of, is_message, is_presence
+from xmpp import befriend, body_of, is_presence, say
 
 WAIT = 20 * SLOW
 
@@ -92,8 +92,7 @@ def test(cluster):
         await bob.expect(is_presence('ann@example.com/again'), WAIT)
         home = user(cluster, 'ann')
         assert home['home'] == 'n3' and home['active_home'] in ('n1', 'n2'), home
-        ann.message('bob@example.com', 'I am back')
-        await bob.expect(is_message('I am back'), WAIT)
+        await say(ann, bob, 'I am back', WAIT)
 
         await until('the component sees her again', lambda: part.count('ann@example.com/again') >= 3)
         assert part.count('unavailable') == 1, part.heard

@@ -11,7 +11,7 @@ import subprocess
 import urllib.request
 
 from harness import SLOW, run_test, step, wait
-from xmpp import Client, Closed, befriend, body_of, is_message, is_presence
+from xmpp import Client, Closed, befriend, is_presence, say
 
 WAIT = 20 * SLOW
 
@@ -124,8 +124,7 @@ async def certificate(cluster):
     n3.cli('cert', 'import', '--domain', 'example.com', '--cert', cert, '--key', key)
     await until('n1 presents it', lambda: serial(n1) != before)
     b = await Client('bob', host=n1.address, ca=cert).log_in('x')
-    b.message('ann@example.com', 'still there?')
-    await a.expect(is_message('still there?'), WAIT)
+    await say(b, a, 'still there?', WAIT)
     await a.close()
     await b.close()
     cluster.client_ca = cert
@@ -193,8 +192,7 @@ async def names(cluster):
     c.presence()
     await a.expect(is_presence('married@example.com/c'), WAIT)
     await c.expect(is_presence('user0001@example.com/a'), WAIT)
-    a.message('married@example.com', 'hello')
-    await c.expect(is_message('hello'), WAIT)
+    await say(a, c, 'hello', WAIT)
 
     step('... and removes one; the sync goes on at the new publisher')
     n1.cli('node', 'promote', 'n2')

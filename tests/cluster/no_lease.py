@@ -10,7 +10,7 @@ import urllib.request
 
 from harness import SLOW, run_test, step
 from pause import log_in, until
-from xmpp import Client, Closed, is_message
+from xmpp import Client, Closed, say
 
 WAIT = 20 * SLOW
 STATUS = 'https://n1.example.com/outage.json https://n2.example.com/outage.json'
@@ -87,8 +87,7 @@ def test(cluster):
         ann, bob = await log_in('ann', n1, cluster, 'a', 40), await log_in('bob', n1, cluster, 'b', 40)
         bob.presence()
         await answer_to_ping(bob, 'again')
-        ann.message('bob@example.com', 'after')
-        await bob.expect(is_message('after'), WAIT)
+        await say(ann, bob, 'after', WAIT)
         await until('the outage is over', lambda: outage(n1) == {})
         await until('it is home again', n1.runs_services)
         await ann.close()

@@ -4,7 +4,7 @@ acknowledged write is doubled or lost, and it comes back by itself."""
 import asyncio
 
 from harness import SLOW, run_test, step, wait
-from xmpp import Client, Closed, befriend, body_of, is_message, is_presence
+from xmpp import Client, Closed, befriend, body_of, is_message, is_presence, say
 
 WAIT = 20 * SLOW
 
@@ -40,8 +40,7 @@ async def round_of(cluster, victim, seat):
         await c.roster()
         c.presence()
     await bob.expect(is_presence('ann@example.com/a'), WAIT)
-    bob.message('ann@example.com', 'before')
-    await ann.expect(is_message('before'), WAIT)
+    await say(bob, ann, 'before', WAIT)
     victim.pause()
     await bob.expect(is_presence('ann@example.com/a', 'unavailable'), WAIT)
     await until('the leader is another', lambda: seat.json('dbreplication', 'runtimestate')['cluster']['leader'] not in

@@ -195,6 +195,26 @@ def is_presence(jid, type=None):
     return test
 
 
+def is_error(stanza):
+    return stanza.startswith('<message') and re.search(r"""\btype=['"]error['"]""", stanza[:stanza.index('>')])
+
+
+async def say(a, b, text, timeout=20):
+    """A writes to B's account, and B gets it. Without that the error stanza that A got instead says why."""
+    a.message(b.jid.split('/')[0], text)
+    got = asyncio.ensure_future(b.expect(is_message(text), timeout))
+    refused = asyncio.ensure_future(a.expect(is_error, timeout + 5))
+    try:
+        await asyncio.wait({got, refused}, return_when=asyncio.FIRST_COMPLETED)
+        if got.done():
+            return got.result()
+        raise AssertionError('%r of %s came back: %s' % (text, a.jid, refused.result()))
+    finally:
+        got.cancel()
+        refused.cancel()
+        await asyncio.gather(got, refused, return_exceptions=True)
+
+
 async def befriend(a, b, timeout):
     """Both log-ins see each other's presence."""
     for x, y in ((a, b), (b, a)):
