@@ -193,15 +193,13 @@ static bool may_bounce(const struct envelope *e, enum stanza_error error)
     }
 }
 
-struct envelope *envelope_bounce(const struct envelope *e, enum stanza_error error, const char *text)
+struct envelope *envelope_error(const struct envelope *e, const void *error_xml, size_t n_bytes)
 {
     static const enum stanza_type error_types[N_STANZA_KINDS] = {MESSAGE_ERROR, PRESENCE_ERROR, IQ_ERROR};
-    if (!may_bounce(e, error))
-        return NULL;
     struct buf inner = {0};
     if (e->payload)
         buf_add(&inner, e->payload->data, e->payload->n);
-    stanza_error_write(&inner, error, text);
+    buf_add(&inner, error_xml, n_bytes);
     struct blob *payload = blob_new(inner.data, inner.n);
     buf_fini(&inner);
     struct envelope *b = envelope_new(&(struct envelope_parts){.type = error_types[e->kind],
@@ -215,6 +213,17 @@ struct envelope *envelope_bounce(const struct envelope *e, enum stanza_error err
     b->from_uid = e->to_uid;
     b->to_uid = e->from_uid;
     b->flags = ENVELOPE_NO_BOUNCE;
+    return b;
+}
+
+struct envelope *envelope_bounce(const struct envelope *e, enum stanza_error error, const char *text)
+{
+    if (!may_bounce(e, error))
+        return NULL;
+    struct buf xml = {0};
+    stanza_error_write(&xml, error, text);
+    struct envelope *b = envelope_error(e, xml.data, xml.n);
+    buf_fini(&xml);
     return b;
 }
 

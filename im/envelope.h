@@ -143,6 +143,8 @@ const char *stanza_error_class(enum stanza_error error);
 /* Appends <error .../>; TEXT may be NULL; GONE: TEXT is the new address, or NULL. */
 void stanza_error_write(struct buf *out, enum stanza_error error, const char *text);
 struct envelope *envelope_bounce(const struct envelope *e, enum stanza_error error, const char *text);
+/* E back to its sender as an error, ERROR_XML (N_BYTES) behind its payload. */
+struct envelope *envelope_error(const struct envelope *e, const void *error_xml, size_t n_bytes);
 
 /* The stanza as XML for a client, default namespace "jabber:client". TO NULL: as addressed. EXTRA_XML (may be
  * NULL) goes before the end tag. */

@@ -1,5 +1,6 @@
 #include "im/events.h"
 #include "base/clock.h"
+#include "im/fan_out.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/message.h"
@@ -135,14 +136,6 @@ static bool is_wanted(const struct user *u, const char *node)
     return false;
 }
 
-struct batch {
-    struct letter letter;
-    struct shard *shard;
-    struct envelope *envelope;
-    unsigned n;
-    uint64_t uids[];
-};
-
 /* On the shard of these users. */
 static void send_here(struct shard *s, const uint64_t *uids, unsigned n, const struct envelope *e)
 {
@@ -153,41 +146,9 @@ static void send_here(struct shard *s, const uint64_t *uids, unsigned n, const s
     }
 }
 
-static void deliver_batch(struct letter *letter)
-{
-    struct batch *b = container_of(letter, struct batch, letter);
-    send_here(b->shard, b->uids, b->n, b->envelope);
-    envelope_free(b->envelope);
-    mem_free(b);
-}
-
-static void discard_batch(struct letter *letter)
-{
-    struct batch *b = container_of(letter, struct batch, letter);
-    envelope_free(b->envelope);
-    mem_free(b);
-}
-
 void events_send(struct shard *s, const uint64_t *uids, unsigned n, const struct envelope *e)
 {
-    struct im *im = s->im;
-    for (unsigned k = 0; n && k < im->n; k++) {
-        struct shard *to = &im->shards[k];
-        struct batch *b = mem_zalloc(sizeof *b + n * sizeof *b->uids);
-        for (unsigned i = 0; i < n; i++)
-            if (im_shard_of(im, uids[i]) == to)
-                b->uids[b->n++] = uids[i];
-        if (!b->n || to == s) {
-            send_here(s, b->uids, b->n, e);
-            mem_free(b);
-            continue;
-        }
-        b->letter.deliver = deliver_batch;
-        b->letter.discard = discard_batch;
-        b->shard = to;
-        b->envelope = envelope_copy(e, NULL);
-        loop_post(to->loop, &b->letter);
-    }
+    fan_out(s, uids, n, e, send_here);
 }
 
 /* ---- arriving ---- */

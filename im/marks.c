@@ -270,17 +270,11 @@ static struct builder *new_builder(struct shard *s, size_t max)
     return b;
 }
 
-/* False: nothing is in flight. */
-static bool submit(struct builder *b)
+/* Ends B. False: nothing is in flight. */
+static bool submit_command(struct builder *b, Imp__Command *command)
 {
     struct marking *m = b->m;
-    Imp__SessionMark body = IMP__SESSION_MARK__INIT;
-    body.n_items = b->n_items;
-    body.items = b->items;
-    Imp__Command command = IMP__COMMAND__INIT;
-    command.body_case = IMP__COMMAND__BODY_SESSION_MARK;
-    command.session_mark = &body;
-    bool any = b->n_items != 0, ok = any && shard_submit(b->shard, &command, on_done, m) == 0;
+    bool any = b->n_items != 0, ok = any && shard_submit(b->shard, command, on_done, m) == 0;
     arena_fini(&b->arena);
     mem_free(b);
     if (any && !ok)
@@ -288,6 +282,17 @@ static bool submit(struct builder *b)
     else if (!any)
         mem_free(m);
     return ok;
+}
+
+static bool submit(struct builder *b)
+{
+    Imp__SessionMark body = IMP__SESSION_MARK__INIT;
+    body.n_items = b->n_items;
+    body.items = b->items;
+    Imp__Command command = IMP__COMMAND__INIT;
+    command.body_case = IMP__COMMAND__BODY_SESSION_MARK;
+    command.session_mark = &body;
+    return submit_command(b, &command);
 }
 
 static void add_sessions(struct builder *b, bool all)
@@ -360,27 +365,18 @@ static void on_run(struct deferred *d)
 
 static void propose_old(struct mailqueue *q)
 {
-    struct shard *s = q->user->shard;
-    struct builder *b = new_builder(s, q->n_sent + 1);
+    struct builder *b = new_builder(q->user->shard, q->n_sent + 1);
     add_queue(b, q);
-    struct marking *m = b->m;
     Imp__MessageMark body = IMP__MESSAGE_MARK__INIT;
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_MESSAGE_MARK;
     command.message_mark = &body;
-    bool any = b->n_items;
-    if (any) {
+    if (b->n_items) {
         body.uid = b->items[0]->uid;
         body.n_refs = b->items[0]->n_messages;
         body.refs = b->items[0]->messages;
     }
-    bool ok = any && shard_submit(s, &command, on_done, m) == 0;
-    arena_fini(&b->arena);
-    mem_free(b);
-    if (any && !ok)
-        on_done(m, &(struct proposal_result){.code = ERR_UNAVAILABLE, .text = ""});
-    else if (!any)
-        mem_free(m);
+    submit_command(b, &command);
 }
 
 void marks_propose_of(struct mailqueue *q)

@@ -1,5 +1,6 @@
 /* Presence that goes to many: broadcasts to subscribers, what a session that becomes available asks of its
  * contacts, one user's resources shown to another; over all shards of the node. */
+#include "im/fan_out.h"
 #include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/presence.h"
@@ -9,14 +10,6 @@
 #include <string.h>
 
 /* ---- to subscribers on this node ---- */
-
-struct fan_out {
-    struct letter letter;
-    struct shard *shard;
-    struct envelope *envelope;
-    unsigned n;
-    uint64_t uids[];
-};
 
 static void deliver_to_available(struct user *u, const struct envelope *e)
 {
@@ -31,7 +24,7 @@ static void show_to(struct shard *s, struct user *u, const struct envelope *e)
         deliver_to_available(u, e);
 }
 
-static void fan_out_here(struct shard *s, const uint64_t *uids, unsigned n, const struct envelope *e)
+static void show_here(struct shard *s, const uint64_t *uids, unsigned n, const struct envelope *e)
 {
     bool wait = e->after_index > s->applied_index;
     for (unsigned i = 0; i < n; i++) {
@@ -49,47 +42,9 @@ static void fan_out_here(struct shard *s, const uint64_t *uids, unsigned n, cons
     }
 }
 
-static void deliver_fan_out(struct letter *letter)
-{
-    struct fan_out *f = container_of(letter, struct fan_out, letter);
-    fan_out_here(f->shard, f->uids, f->n, f->envelope);
-    envelope_free(f->envelope);
-    mem_free(f);
-}
-
-static void discard_fan_out(struct letter *letter)
-{
-    struct fan_out *f = container_of(letter, struct fan_out, letter);
-    envelope_free(f->envelope);
-    mem_free(f);
-}
-
 void presence_fan_out(struct shard *s, const uint64_t *uids, unsigned n, const struct envelope *e)
 {
-    struct im *im = s->im;
-    uint64_t *mine = mem_alloc((n + 1) * sizeof *mine);
-    for (unsigned k = 0; n && k < im->n; k++) {
-        struct shard *to = &im->shards[k];
-        unsigned n_mine = 0;
-        for (unsigned i = 0; i < n; i++)
-            if (im_shard_of(im, uids[i]) == to)
-                mine[n_mine++] = uids[i];
-        if (!n_mine)
-            continue;
-        if (to == s) {
-            fan_out_here(s, mine, n_mine, e);
-            continue;
-        }
-        struct fan_out *f = mem_zalloc(sizeof *f + n_mine * sizeof *f->uids);
-        f->letter.deliver = deliver_fan_out;
-        f->letter.discard = discard_fan_out;
-        f->shard = to;
-        f->envelope = envelope_copy(e, NULL);
-        f->n = n_mine;
-        memcpy(f->uids, mine, n_mine * sizeof *mine);
-        loop_post(to->loop, &f->letter);
-    }
-    mem_free(mine);
+    fan_out(s, uids, n, e, show_here);
 }
 
 /* RFC 6121 §4.2.2, §4.4.2, §4.5.2: to all subscribers and to the user's own available resources. */

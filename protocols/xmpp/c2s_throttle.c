@@ -173,12 +173,9 @@ void c2s_throttle_disconnect(struct c2s_throttle *t, const char *address)
     pthread_mutex_unlock(&t->lock);
 }
 
-bool c2s_throttle_attempt(struct c2s_throttle *t, const char *address, unsigned per_minute, uint64_t now_ms)
+static bool take_attempt(struct c2s_throttle *t, const char *key, size_t n, unsigned per_minute,
+                         uint64_t now_ms)
 {
-    if (per_minute == 0)
-        return true;
-    char key[KEY_MAX];
-    size_t n = address_key(key, address);
     pthread_mutex_lock(&t->lock);
     struct entry *e = get(t, key, n);
     bool ok = wait_of(&e->attempts, per_minute, now_ms) == 0;
@@ -188,18 +185,19 @@ bool c2s_throttle_attempt(struct c2s_throttle *t, const char *address, unsigned 
     return ok;
 }
 
+bool c2s_throttle_attempt(struct c2s_throttle *t, const char *address, unsigned per_minute, uint64_t now_ms)
+{
+    char key[KEY_MAX];
+    size_t n = address_key(key, address);
+    return per_minute == 0 || take_attempt(t, key, n, per_minute, now_ms);
+}
+
 bool c2s_throttle_register(struct c2s_throttle *t, const char *address, unsigned per_minute, uint64_t now_ms)
 {
     char key[KEY_MAX];
     size_t n = address_key(key, address);
     key[0] = 'r';
-    pthread_mutex_lock(&t->lock);
-    struct entry *e = get(t, key, n);
-    bool ok = wait_of(&e->attempts, per_minute, now_ms) == 0;
-    if (ok)
-        fill(&e->attempts, per_minute, now_ms);
-    pthread_mutex_unlock(&t->lock);
-    return ok;
+    return take_attempt(t, key, n, per_minute, now_ms);
 }
 
 static size_t account_key(char key[KEY_MAX], const char *account)

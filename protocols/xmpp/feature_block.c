@@ -284,25 +284,11 @@ static void handle_unblock(struct xmpp_iq *iq)
 
 static void refuse_outbound(struct c2s_home *h, const struct envelope *e)
 {
-    static const enum stanza_type types[N_STANZA_KINDS] = {MESSAGE_ERROR, PRESENCE_ERROR, IQ_ERROR};
     static const char error[] = "<error type='cancel'><not-acceptable xmlns='" NS_STANZAS "'/>"
                                 "<blocked xmlns='" NS_ERRORS "'/></error>";
-    struct buf inner = {0};
-    if (e->payload)
-        buf_add(&inner, e->payload->data, e->payload->n);
-    buf_add(&inner, error, sizeof error - 1);
-    struct blob *payload = blob_new(inner.data, inner.n);
-    struct envelope *back = envelope_new(&(struct envelope_parts){.type = types[e->kind],
-                                                                  .from = e->to,
-                                                                  .to = e->from,
-                                                                  .id = e->id,
-                                                                  .lang = e->lang,
-                                                                  .extra = e->extra,
-                                                                  .payload = payload});
+    struct envelope *back = envelope_error(e, error, sizeof error - 1);
     home_write_stanza(h, back, NULL);
     envelope_free(back);
-    blob_unref(payload);
-    buf_fini(&inner);
 }
 
 static enum hook_verdict from_client(struct c2s_home *h, struct envelope *e, struct xml_stanza *stanza)

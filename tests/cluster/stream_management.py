@@ -2,7 +2,6 @@
 """Stream management (XEP-0198) under load: connections, edges and homes of resuming clients are killed while messages flow.
 What was acknowledged to the sender reaches the recipient, in order; what comes twice carries the same stanza-id."""
 import asyncio
-import base64
 import re
 
 from harness import SLOW, Failed, run_test, step
@@ -62,13 +61,7 @@ class SmClient(Client):
         self.buffer, self.closed, self.stanzas = '', True, []
         await self.open_socket()
         await self.start_tls()
-        await self.open_stream()
-        token = base64.b64encode(('\0%s\0%s' % (self.user, self.password)).encode()).decode()
-        self.write("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>%s</auth>" % token)
-        answer = await self.read_until(r'<success[^>]*/?>(</success>)?|</failure>|</stream:stream>')
-        if '<success' not in answer:
-            raise Closed(answer)
-        features = await self.open_stream()
+        features = await self.authenticate()
         assert SM in features, features
 
     def cut(self):

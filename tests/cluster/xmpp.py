@@ -71,18 +71,22 @@ class Client:
         await self.read_until(r'<proceed[^>]*/>')
         await self.writer.start_tls(self.tls, server_hostname=self.domain)
 
-    async def log_in(self, resource=None):
-        """Connect, TLS, PLAIN, bind. Returns self."""
-        await self.open_socket()
-        if not self.direct:
-            await self.start_tls()
+    async def authenticate(self):
+        """PLAIN. Returns the features behind it."""
         await self.open_stream()
         token = base64.b64encode(('\0%s\0%s' % (self.user, self.password)).encode()).decode()
         self.write("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>%s</auth>" % token)
         answer = await self.read_until(r'<success[^>]*/?>(</success>)?|</failure>|</stream:stream>')
         if '<success' not in answer:
             raise Closed(answer)
-        await self.open_stream()
+        return await self.open_stream()
+
+    async def log_in(self, resource=None):
+        """Connect, TLS, PLAIN, bind. Returns self."""
+        await self.open_socket()
+        if not self.direct:
+            await self.start_tls()
+        await self.authenticate()
         self.write("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>%s</bind></iq>"
                    % ('<resource>%s</resource>' % resource if resource else ''))
         answer = await self.read_until(r'</iq>|</stream:stream>')

@@ -323,24 +323,6 @@ static void last_words_before_a_reset(void **state)
     fixture_free(f);
 }
 
-static int raw_connect(struct fixture *f)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET,
-                            .sin_port = htons((uint16_t)listener_port(f->listener)),
-                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
-    return fd;
-}
-static bool accepted(struct fixture *f)
-{
-    return f->server.s;
-}
-static bool server_closed(struct fixture *f)
-{
-    return f->server.n_close;
-}
-
 /* The peer reads everything, and never closes: the stream does not wait for that for ever. */
 static void close_waits_for_the_peer_only_so_long(void **state)
 {

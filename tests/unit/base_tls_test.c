@@ -112,11 +112,6 @@ static void starttls(void **state)
     fixture_free(f);
 }
 
-static bool server_closed(struct fixture *f)
-{
-    return f->server.n_close;
-}
-
 /* The attack of 2011: a command injected in clear, to be carried out inside TLS. */
 static void clear_bytes_behind_starttls(void **state)
 {
@@ -133,20 +128,6 @@ static void clear_bytes_behind_starttls(void **state)
     run_until(f, both_closed);
 
     fixture_free(f);
-}
-
-static int raw_connect(struct fixture *f)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET,
-                            .sin_port = htons((uint16_t)listener_port(f->listener)),
-                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
-    return fd;
-}
-static bool accepted(struct fixture *f)
-{
-    return f->server.s;
 }
 
 static void inject_then_start(struct end *e, const uint8_t *data, size_t n_bytes)

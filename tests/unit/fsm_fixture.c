@@ -262,7 +262,7 @@ void world_tick(struct world *w, uint64_t ms)
     DONE(APPLY(w, HASH_POINT, hash_point, &b));
 }
 
-void world_set(struct world *w, const char *key, const char *value)
+struct fsm_result world_try_set(struct world *w, const char *key, const char *value)
 {
     Imp__SettingChange c = IMP__SETTING_CHANGE__INIT, *list[] = {&c};
     Imp__SettingsApply b = IMP__SETTINGS_APPLY__INIT;
@@ -270,5 +270,10 @@ void world_set(struct world *w, const char *key, const char *value)
     c.value = (char *)value;
     b.n_changes = 1;
     b.changes = list;
-    DONE(APPLY(w, SETTINGS_APPLY, settings_apply, &b));
+    return APPLY(w, SETTINGS_APPLY, settings_apply, &b);
+}
+
+void world_set(struct world *w, const char *key, const char *value)
+{
+    DONE(world_try_set(w, key, value));
 }

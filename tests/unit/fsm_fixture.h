@@ -39,6 +39,7 @@ uint64_t world_add_user(struct world *w, const char *localpart);
 struct fsm_result world_sync_user(struct world *w, const char *uuid, const char *localpart, uint64_t run);
 void world_raise_to(struct world *w, unsigned level); /* node 1 registers anew, knowing it */
 void world_tick(struct world *w, uint64_t ms); /* lets time pass */
+struct fsm_result world_try_set(struct world *w, const char *key, const char *value);
 void world_set(struct world *w, const char *key, const char *value);
 
 #define APPLY(w, CASE, member_, body)                                                                        \

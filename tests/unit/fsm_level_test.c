@@ -162,31 +162,20 @@ static void test_command_below_its_level(void **state)
     world_close(&b);
 }
 
-static struct fsm_result set(struct world *w, const char *key, const char *value)
-{
-    Imp__SettingChange c = IMP__SETTING_CHANGE__INIT, *list[] = {&c};
-    Imp__SettingsApply b = IMP__SETTINGS_APPLY__INIT;
-    c.key = (char *)key;
-    c.value = (char *)value;
-    b.n_changes = 1;
-    b.changes = list;
-    return APPLY(w, SETTINGS_APPLY, settings_apply, &b);
-}
-
 /* The refusal's text may stand in an audit row: it is the one of a release that does not know the setting. */
 static void test_setting_below_its_level(void **state)
 {
     struct world w;
     world_open(&w);
-    struct fsm_result unknown = set(&w, "xmpp.offline_bytez", "70000"),
-                      early = set(&w, "xmpp.offline_bytes", "70000");
+    struct fsm_result unknown = world_try_set(&w, "xmpp.offline_bytez", "70000"),
+                      early = world_try_set(&w, "xmpp.offline_bytes", "70000");
     assert_int_equal(early.code, ERR_NOTFOUND);
     assert_int_equal(unknown.code, ERR_NOTFOUND);
     unknown.text[strlen("there is no setting 'xmpp.offline_byte")] = 's';
     assert_string_equal(early.text, unknown.text);
     assert_int_equal(world_rows(&w, TABLE_SETTING), 0);
     to_level_2(&w);
-    DONE(set(&w, "xmpp.offline_bytes", "70000"));
+    DONE(world_try_set(&w, "xmpp.offline_bytes", "70000"));
     world_close(&w);
 }
 
@@ -297,7 +286,7 @@ static void test_messages_of_level_2(void **state)
     }
     assert_int_equal(world_rows(&w, TABLE_MESSAGE_REPEAT), 10);
     /* The bytes of one user are a setting. */
-    DONE(set(&w, "xmpp.offline_bytes", "65536"));
+    DONE(world_try_set(&w, "xmpp.offline_bytes", "65536"));
     static uint8_t large[60000];
     Imp__MessageStore b = IMP__MESSAGE_STORE__INIT;
     b.to_uid = bob;

@@ -1,4 +1,6 @@
 #include "stream_fixture.h"
+#include <arpa/inet.h>
+#include <sys/socket.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -157,4 +159,24 @@ void start_tls(struct fixture *f, const char *server_name)
 bool both_closed(struct fixture *f)
 {
     return f->client.n_close && f->server.n_close;
+}
+
+int raw_connect(struct fixture *f)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)listener_port(f->listener)),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    return fd;
+}
+
+bool accepted(struct fixture *f)
+{
+    return f->server.s;
+}
+
+bool server_closed(struct fixture *f)
+{
+    return f->server.n_close;
 }

@@ -48,6 +48,10 @@ void connect_pair(struct fixture *f);
 void make_contexts(struct fixture *f, bool tls13_only, bool mutual);
 /* Handshake on both ends, and wait until both are open. */
 void start_tls(struct fixture *f, const char *server_name);
+/* A client that is a plain socket. */
+int raw_connect(struct fixture *f);
+bool accepted(struct fixture *f);
+bool server_closed(struct fixture *f);
 bool both_closed(struct fixture *f);
 bool both_open(struct fixture *f); /* n_open of the client as of a connection, plus TLS on both */
 
