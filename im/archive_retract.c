@@ -90,7 +90,8 @@ static void propose(struct retraction *r, const struct archive_item *item, const
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_ARCHIVE_RETRACT;
     command.archive_retract = &body;
-    shard_submit(r->shard, &command, on_done, r->shard);
+    if (shard_submit(r->shard, &command, on_done, r->shard) < 0)
+        on_done(r->shard, &(struct proposal_result){.code = ERR_UNAVAILABLE, .text = ""});
     envelope_free(tombstone);
     blob_unref(payload);
     buf_fini(&inner);

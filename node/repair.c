@@ -64,7 +64,10 @@ void repair_on_store_fatal(struct node *n, const char *detail)
     }
     log_error(n->log, "the tables are damaged: %s: this node ends and takes a fresh copy from another member",
               detail);
-    damage_mark(n->dir.path, detail);
+    if (damage_mark(n->dir.path, detail) < 0)
+        log_error(n->log,
+                  "that could not be noted in %s/" DAMAGE_FILE ": look at its disk before it starts again",
+                  n->dir.path);
     if (n->replica)
         replica_step_down(n->replica);
     node_fatal(n, true, "ending because the tables are damaged");
