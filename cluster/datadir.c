@@ -139,6 +139,10 @@ int datadir_create(struct datadir *d, const char *path, const char *const *allow
 int datadir_open(struct datadir *d, const char *path, unsigned wait_ms, struct err_ctx *err)
 {
     int rc = set_path(d, path, err);
+    if (rc == ERR_NOTFOUND)
+        return err_set(err, rc,
+                       "there is no directory %s; make a node in it with 'impnode init' or 'impnode join'",
+                       path);
     if (rc)
         return rc;
     struct stat st;

@@ -54,13 +54,35 @@ static void on_services(struct admin_gather *g, uint32_t node, int code, const u
     json_decref(array);
 }
 
+static const char *node_of(const json_t *row)
+{
+    const char *name = json_string_value(json_object_get(row, "node"));
+    return name ? name : "";
+}
+
+/* The answers in the order of the nodes' names, not in that in which they came. */
+static json_t *by_node(json_t *rows)
+{
+    size_t n = json_array_size(rows);
+    json_t *sorted = json_array();
+    for (size_t i = 0; i < n; i++) {
+        json_t *row = json_array_get(rows, i);
+        size_t at = json_array_size(sorted);
+        while (at > 0 && strcmp(node_of(json_array_get(sorted, at - 1)), node_of(row)) > 0)
+            at--;
+        json_array_insert(sorted, at, row);
+    }
+    json_decref(rows);
+    return sorted;
+}
+
 static void on_all_services(struct admin_gather *g)
 {
     static const struct admin_column columns[] = {{"node", "NODE"},     {"name", "SERVICE"},
                                                   {"kind", "KIND"},     {"state", "STATE"},
                                                   {"reason", "REASON"}, {"since", "SINCE"}};
     struct listing *l = container_of(g, struct listing, gather);
-    admin_reply_table(g->call, l->array, columns, n_elements(columns));
+    admin_reply_table(g->call, by_node(l->array), columns, n_elements(columns));
 }
 
 void admin_service_list(struct admin_call *call)
@@ -120,8 +142,8 @@ static void request(struct admin_call *call, enum service_request what)
     } else {
         services_get(call->env->services, (enum service_id)id, &st);
         admin_acted(call, "%s on %s is %s%s%s", service_name((enum service_id)id), call->env->node_name,
-                   service_state_name(st.state), st.reason && *st.reason ? ": " : "",
-                   st.reason ? st.reason : "");
+                    service_state_name(st.state), st.reason && *st.reason ? ": " : "",
+                    st.reason ? st.reason : "");
     }
 }
 
@@ -146,7 +168,8 @@ static void on_activation(void *user, const struct proposal_result *result)
 {
     struct admin_call *call = user;
     if (admin_accepted(call, result))
-        admin_done(call, "%s is %sd", call->args[0], call->command->verb);
+        admin_done(call, "%s is %sd on %s", call->args[0], call->command->verb,
+                   call->n_args == 2 ? call->args[1] : call->env->node_name);
 }
 
 static void set_active(struct admin_call *call, bool active)

@@ -39,10 +39,8 @@ void admin_sync_status(struct admin_call *call)
              st.last.completed_ms ? at : "", "");
     if (*st.last.result)
         buf_addf(&text, "     %s\n", st.last.result);
-    buf_addf(&text, "     users %llu, changed %llu, removed %llu, refused %llu, took %llu ms\n",
-             (unsigned long long)st.last.n_users, (unsigned long long)st.n_changed,
-             (unsigned long long)st.n_removed, (unsigned long long)st.n_refused,
-             (unsigned long long)st.last_duration_ms);
+    if (st.last_duration_ms) /* of the last run of this node, since it is the publisher */
+        buf_addf(&text, "     took %llu ms\n", (unsigned long long)st.last_duration_ms);
     buf_addf(&text, "Change Feed: %s%s%s, last poll %s, queue %s, next change %llu\n",
              sync_feed_text(st.feed), *st.feed_reason ? ": " : "", st.feed_reason, poll,
              *st.position.queue_id ? st.position.queue_id : "-", (unsigned long long)st.position.next_change);
