@@ -58,6 +58,7 @@ class Peer:
         self.jid = None
         self.options = {}
         self.link = None
+        self.web_links = []  # all there were: their requests end with the conversation
         # what is part of a log-in that went well is not shown
         self.quiet = False
         self.reset()

@@ -440,6 +440,8 @@ class Play:
             if p.link and not p.lost:
                 p.link.transport.abort()
             p.link = None
+            for link in p.web_links:
+                await link.finish()
         await self.run.reset_settings(self)
 
     # ---- telling ----

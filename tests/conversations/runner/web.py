@@ -79,7 +79,8 @@ class WebLink:
     def __init__(self, peer, host, port, context):
         self.peer, self.host, self.port, self.context = peer, host, port, context
         self.transport = self
-        self.tasks = set()
+        self.tasks, self.writers = set(), []
+        peer.web_links.append(self)
 
     def run(self, coroutine):
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -87,8 +88,20 @@ class WebLink:
         task.add_done_callback(self.tasks.discard)
 
     async def dial(self):
-        return await asyncio.open_connection(self.host, self.port, ssl=self.context, server_hostname=self.peer.run.domain,
-                                             local_addr=(self.peer.conversation.address, 0))
+        reader, writer = await asyncio.open_connection(self.host, self.port, ssl=self.context,
+                                                       server_hostname=self.peer.run.domain,
+                                                       local_addr=(self.peer.conversation.address, 0))
+        self.writers.append(writer)
+        return reader, writer
+
+    async def finish(self):
+        """Requests that nobody waits for any more, also those of a link that was given up, end with the conversation."""
+        tasks = list(self.tasks)
+        for t in tasks:
+            t.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self.writers:
+            writer.transport.abort()
 
     def lose(self, why=''):
         if self.peer.link is self and not self.peer.lost:
