@@ -27,9 +27,9 @@ static uint64_t print_bytes(uint64_t h, const char *p, size_t n)
         memcpy(&word, p, sizeof word);
         h = mix(h, word);
     }
-    word = n;
+    word = 0; /* with the number of bytes that are left, or a shorter text would be one that ends in zeros */
     memcpy(&word, p, n);
-    return mix(h, word);
+    return mix(mix(h, n), word);
 }
 
 static uint64_t print_of(const struct envelope *e)

@@ -48,9 +48,38 @@ static void test_forgotten(void **state)
     repeats_fini(&s);
 }
 
+static bool comes_with(struct shard *s, const char *id, const char *payload, size_t n)
+{
+    struct blob *b = blob_new(payload, n);
+    struct envelope *e = envelope_new(
+        &(struct envelope_parts){.type = MESSAGE_CHAT, .from = "a@b/c", .to = "d@b", .id = id, .payload = b});
+    e->flags = ENVELOPE_COUNTED;
+    e->row = 100;
+    e->n_in = 1;
+    e->to_uid = 7;
+    bool is_one = repeats_is_one(s, e);
+    envelope_free(e);
+    blob_unref(b);
+    return is_one;
+}
+
+/* The number alone does not make a repeat: every byte counts, and how many there are. */
+static void test_other_contents(void **state)
+{
+    static const char text[] = "12345678abc\0\0\0\0\0";
+    struct shard s = {0};
+    for (size_t n = 1; n < sizeof text; n++) {
+        assert_false(comes_with(&s, "m", text, n));
+        assert_true(comes_with(&s, "m", text, n));
+    }
+    assert_false(comes_with(&s, "m2", text, sizeof text - 1));
+    repeats_fini(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_other_contents),
         cmocka_unit_test(test_others_on_the_same_place),
         cmocka_unit_test(test_forgotten),
     };
