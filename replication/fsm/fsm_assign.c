@@ -126,6 +126,17 @@ void fsm_choose_home(struct fsm *f, uint32_t *home, Imp__AssignedBy *by)
 
 /* ---- by hand ---- */
 
+/* The text becomes part of the audit's row. */
+static void refuse_node(struct fsm *f, uint32_t id, const Imp__NodeRow *node)
+{
+    if (!node || f->level < LEVEL_3)
+        fsm_refuse(f, ERR_NOTFOUND, "node %u is not a member", id);
+    else
+        fsm_refuse(f, ERR_NOTFOUND,
+                   "%s has joined, but was never heard of: start it (impnode run), then assign users to it",
+                   node->name);
+}
+
 void fsm_do_user_assign(struct fsm *f, const void *body)
 {
     const Imp__UserAssign *b = body;
@@ -135,7 +146,7 @@ void fsm_do_user_assign(struct fsm *f, const void *body)
         return;
     }
     if (b->node && (!node || node->state != IMP__NODE_STATE__NODE_MEMBER)) {
-        fsm_refuse(f, ERR_NOTFOUND, "node %u is not a member", b->node);
+        refuse_node(f, b->node, node);
         return;
     }
     if (node && (node->witness || node->drained)) {

@@ -609,16 +609,51 @@ static void test_audit_and_time(void **state)
     world_close(&w);
 }
 
+/* Users are given to who speaks; the text of a refusal is part of the audit's row, so the old one stays. */
+static void check_assign_to_joined(unsigned level, const char *text)
+{
+    struct world w;
+    struct joiner j;
+    Imp__UserAssign b = IMP__USER_ASSIGN__INIT;
+    world_open(&w);
+    if (level > 1)
+        world_raise_to(&w, level);
+    add_token(&w, "t1", 1000);
+    joiner_init(&j, "t1", "k1", "n2");
+    b.node = DONE(APPLY(&w, NODE_JOIN, node_join, &j.join)).value;
+    struct fsm_result r = APPLY(&w, USER_ASSIGN, user_assign, &b);
+    assert_int_equal(r.code, ERR_NOTFOUND);
+    assert_string_equal(r.text, text);
+    b.node = 9;
+    r = APPLY(&w, USER_ASSIGN, user_assign, &b);
+    assert_string_equal(r.text, "node 9 is not a member");
+    world_close(&w);
+}
+
+static void test_assign_to_one_that_only_joined(void **state)
+{
+    check_assign_to_joined(1, "node 2 is not a member");
+    check_assign_to_joined(
+        3, "n2 has joined, but was never heard of: start it (impnode run), then assign users to it");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bootstrap),        cmocka_unit_test(test_join),
-        cmocka_unit_test(test_exactly_once),     cmocka_unit_test(test_remove_and_update),
-        cmocka_unit_test(test_register),         cmocka_unit_test(test_up_and_down),
-        cmocka_unit_test(test_register_is_seen), cmocka_unit_test(test_home_choice),
+        cmocka_unit_test(test_assign_to_one_that_only_joined),
+        cmocka_unit_test(test_bootstrap),
+        cmocka_unit_test(test_join),
+        cmocka_unit_test(test_exactly_once),
+        cmocka_unit_test(test_remove_and_update),
+        cmocka_unit_test(test_register),
+        cmocka_unit_test(test_up_and_down),
+        cmocka_unit_test(test_register_is_seen),
+        cmocka_unit_test(test_home_choice),
         cmocka_unit_test(test_home_since),
-        cmocka_unit_test(test_cluster_rows),     cmocka_unit_test(test_settings),
-        cmocka_unit_test(test_compare_and_set),  cmocka_unit_test(test_alarms),
+        cmocka_unit_test(test_cluster_rows),
+        cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_compare_and_set),
+        cmocka_unit_test(test_alarms),
         cmocka_unit_test(test_audit_and_time),
     };
     return cmocka_run_group_tests_name("fsm_node", tests, NULL, NULL);
