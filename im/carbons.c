@@ -1,6 +1,7 @@
 #include "im/carbons.h"
 #include "base/xml.h"
 #include "im/hooks.h"
+#include "im/mail.h"
 #include "im/payload.h"
 #include "im/sm_session.h"
 #include "im/stored.h"
@@ -140,12 +141,15 @@ void carbons_send(struct user *u, uint64_t from, const struct envelope *e)
     if (!is_eligible(u->carbons, e, true))
         return;
     remember(u->carbons, e);
-    bool to_self = jid_same_bare(e->to, u->jid);
+    /* A message to oneself: who gets it gets no copy of it. */
+    struct session *to[PICK_MAX];
+    size_t n = jid_same_bare(e->to, u->jid) ? message_pick_for(u, e->to, to, PICK_MAX) : 0;
+    bool is_kept = n && to[0]->detached; /* for who comes */
     struct blob *payload = NULL;
     struct session *s;
     list_for_each(s, &u->sessions, struct session, link)
     {
-        if (!s->carbons || s->behind || s->id == from || (to_self && strcmp(s->jid, e->to) == 0))
+        if (!s->carbons || s->behind || s->id == from || (!is_kept && is_among(to, n, s)))
             continue;
         if (!payload)
             payload = wrap_sent(u, e);

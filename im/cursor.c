@@ -14,8 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PICK_MAX = 32 };
-
 /* ---- refs ---- */
 
 static struct mail_ref *add_ref(struct mailqueue *q, uint64_t index, uint32_t place)

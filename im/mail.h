@@ -13,7 +13,8 @@ struct mail_ref {
     uint32_t place;
     uint64_t session, out_end;
     bool sent, marking;
-    uint64_t shared; /* other sessions were given it as well: of those whose ids are not above; 0: none were */
+    uint64_t
+        shared; /* other sessions were given it as well: of those whose ids are not above; 0: none were */
 };
 
 struct mailqueue {
@@ -25,7 +26,7 @@ struct mailqueue {
     struct list hold;   /* struct envelope: arrived behind stored messages that are not delivered yet */
     size_t hold_bytes;
     uint64_t own_index; /* the last row that this home had stored of what came before all of HOLD */
-    uint64_t at_index; /* the cursor: last row handed out */
+    uint64_t at_index;  /* the cursor: last row handed out */
     uint32_t at_place;
     uint64_t backlog;   /* rows up to this log index came when nobody was there for them: they are delayed */
     bool more;          /* there may be pending rows behind the cursor */
@@ -64,6 +65,7 @@ void mail_check_sent(struct mailqueue *q);
 void mail_session_ended(struct session *s);
 void mail_ref_free(struct mailqueue *q, struct mail_ref *r);
 
+enum { PICK_MAX = 32 }; /* sessions that get a message */
 /* Of message.c: the sessions that get a message to the bare JID, at most MAX; returns how many. Those with a
  * connection come first. */
 size_t message_pick(const struct user *u, struct session **out, size_t max);

@@ -16,8 +16,7 @@ enum {
     SLOW_BYTES = 256 << 10, /* queued for a client: who feeds it is read less */
     THROTTLE_EVERY_MS = 2,
     THROTTLE_STEP_MS = 10, /* per SLOW_BYTES that are queued */
-    PICK_MAX = 32,
-    WAITING_SOFT = 256, /* stored messages behind the window of a session that reads */
+    WAITING_SOFT = 256,    /* stored messages behind the window of a session that reads */
     WAITING_THROTTLE_MS = 200,
 };
 
