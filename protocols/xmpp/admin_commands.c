@@ -164,6 +164,10 @@ static bool find_target(struct adhoc_call *c, const char *var, uint64_t *uid)
     struct errand *w = errand_new(c, "", "");
     if (!take_targets(c, w, var, false))
         return false;
+    if (w->n_targets > 1) { /* a form has room for one */
+        adhoc_fail(c, "one account at a time, please");
+        return false;
+    }
     return shard_find_uid(c->shard, w->targets[0], uid) == 0;
 }
 
@@ -214,7 +218,7 @@ static void run_last_login(struct adhoc_call *c)
 static void show_stats(struct adhoc_call *c, uint64_t uid, const struct presence_facts *p)
 {
     char n[32];
-    struct buf items = {0}, out = {0};
+    struct buf out = {0};
     struct key k;
     key_init(&k);
     key_u64(&k, uid);
@@ -227,12 +231,11 @@ static void show_stats(struct adhoc_call *c, uint64_t uid, const struct presence
     adhoc_field_begin(&out, "rostersize", "text-single");
     adhoc_field_value(&out, n);
     adhoc_field_end(&out);
-    snprintf(n, sizeof n, "%u", p->n_resources);
-    adhoc_field_begin(&out, "onlineresources", "text-single");
-    adhoc_field_value(&out, n);
+    adhoc_field_begin(&out, "onlineresources", "text-multi");
+    for (size_t at = 0; at < p->resources.n; at += strlen(p->resources.data + at) + 1)
+        adhoc_field_value(&out, p->resources.data + at);
     adhoc_field_end(&out);
     adhoc_form(c, out.data, out.n);
-    buf_fini(&items);
     buf_fini(&out);
 }
 

@@ -33,6 +33,7 @@ struct tour {
 static void free_tour(struct tour *t)
 {
     buf_fini(&t->values);
+    buf_fini(&t->facts.resources);
     mem_free(t->text);
     mem_free(t);
 }
@@ -212,6 +213,12 @@ static void seen(void *arg, struct shard *s)
     free_tour(t);
 }
 
+static void add_resource(struct presence_facts *p, const char *resource)
+{
+    p->n_resources++;
+    buf_add(&p->resources, resource, strlen(resource) + 1);
+}
+
 static void look_at(void *arg, struct shard *s)
 {
     struct tour *t = arg;
@@ -223,14 +230,15 @@ static void look_at(void *arg, struct shard *s)
         {
             struct session_info info = {0};
             session->ops->describe(session, &info);
-            p->n_resources++;
+            add_resource(p, session->resource);
             if (session->since_ms > p->since_ms)
                 p->since_ms = session->since_ms;
             if (p->n_addresses < ADMIN_ADDRESSES_MAX)
                 memcpy(p->addresses[p->n_addresses++], info.address, sizeof p->addresses[0]);
         }
-        for (const struct list *r = u->remote.next; r != &u->remote; r = r->next)
-            p->n_resources++;
+        const struct remote_resource *r;
+        list_for_each(r, &u->remote, struct remote_resource, link)
+            add_resource(p, jid_resource(r->presence->from));
     }
     on_shard(t->call->shard, seen, t);
 }

@@ -22,7 +22,8 @@ enum { ADMIN_ADDRESSES_MAX = 16 };
 /* What is known here of one user's resources. */
 struct presence_facts {
     unsigned n_resources;
-    uint64_t since_ms; /* of the newest session at home here; 0: none */
+    struct buf resources; /* their names, each ended by a zero byte */
+    uint64_t since_ms;    /* of the newest session at home here; 0: none */
     unsigned n_addresses;
     char addresses[ADMIN_ADDRESSES_MAX][64];
 };
