@@ -51,6 +51,11 @@ bool presence_is_subscribed(struct shard *s, uint64_t uid, const char *contact);
 bool presence_is_visible(struct shard *s, uint64_t uid, const char *contact);
 
 /* Subscriptions with contacts at external components (subscription_outside.c). */
+typedef void presence_contact_fn(struct shard *s, const struct user *u, const char *contact, void *arg);
+/* Calls EACH for those that may see U now; costs nothing for who has none. After user_subscribers. */
+void presence_each_outside(struct shard *s, const struct user *u, presence_contact_fn *each, void *arg);
+/* Asks CONTACT for its presence in the name of U, if U is subscribed to it. */
+void presence_probe_outside(struct shard *s, const struct user *u, const char *contact);
 void subscription_outside_init(struct shard *s);
 void subscription_outside_fini(struct shard *s);
 

@@ -183,9 +183,8 @@ bool subscription_from_outside(struct shard *s, struct envelope *e)
 
 /* Calls EACH for the contacts of U at components that it has not blocked: those that see it, or that it sees.
  */
-static void
-each_contact(struct shard *s, struct user *u, Imp__Subscription direction, const struct envelope *e,
-             void (*each)(struct shard *s, struct user *u, const char *contact, const struct envelope *e))
+static void each_contact(struct shard *s, const struct user *u, Imp__Subscription direction,
+                         presence_contact_fn *each, void *arg)
 {
     bool blocks = block_has_list(s, u->uid);
     struct jid_rows rows;
@@ -195,34 +194,50 @@ each_contact(struct shard *s, struct user *u, Imp__Subscription direction, const
         if (row && !row->removed &&
             (row->subscription == IMP__SUBSCRIPTION__SUB_BOTH || row->subscription == direction) &&
             outside_is(s, rows.jid) && !(blocks && block_matches(s, u->uid, rows.jid)))
-            each(s, u, rows.jid, e);
+            each(s, u, rows.jid, arg);
     }
     jid_rows_fini(&rows);
 }
 
-static void tell(struct shard *s, struct user *u, const char *contact, const struct envelope *presence)
+void presence_each_outside(struct shard *s, const struct user *u, presence_contact_fn *each, void *arg)
 {
-    struct envelope *e = envelope_copy(presence, contact);
+    if (outside_has_any(s) && u->is_seen_outside)
+        each_contact(s, u, IMP__SUBSCRIPTION__SUB_FROM, each, arg);
+}
+
+static void tell(struct shard *s, const struct user *u, const char *contact, void *arg)
+{
+    struct envelope *e = envelope_copy(arg, contact);
     e->from_uid = u->uid;
     e->to_uid = e->session = 0;
     e->flags = ENVELOPE_NO_BOUNCE;
     router_send(s, e, NULL);
 }
 
-static void probe(struct shard *s, struct user *u, const char *contact, const struct envelope *e)
+static void probe(struct shard *s, const struct user *u, const char *contact, void *arg)
 {
-    (void)e;
+    (void)arg;
     send(s, PRESENCE_PROBE, u->jid, contact, 0);
 }
 
 void subscription_tell_outside(struct shard *s, struct user *u, const struct envelope *presence)
 {
-    if (outside_has_any(s) && u->is_seen_outside)
-        each_contact(s, u, IMP__SUBSCRIPTION__SUB_FROM, presence, tell);
+    presence_each_outside(s, u, tell, (void *)presence);
 }
 
 void subscription_probe_outside(struct shard *s, struct user *u)
 {
     if (outside_has_any(s) && u->sees_outside)
-        each_contact(s, u, IMP__SUBSCRIPTION__SUB_TO, NULL, probe);
+        each_contact(s, u, IMP__SUBSCRIPTION__SUB_TO, probe, NULL);
+}
+
+void presence_probe_outside(struct shard *s, const struct user *u, const char *contact)
+{
+    struct arena a;
+    arena_init(&a);
+    const Imp__RosterRow *row = jid_row_bare(s, TABLE_ROSTER, u->uid, contact, &a);
+    if (row && !row->removed &&
+        (row->subscription == IMP__SUBSCRIPTION__SUB_BOTH || row->subscription == IMP__SUBSCRIPTION__SUB_TO))
+        probe(s, u, contact, NULL);
+    arena_fini(&a);
 }

@@ -81,6 +81,10 @@ static Imp__AbuseReport *read_report(struct arena *a, const struct xml *item, ch
 
 /* ---- set ---- */
 
+struct contacts {
+    char **jids;
+    size_t n;
+};
 struct change {
     struct iq_later *iq;
     uint64_t uid;
@@ -88,12 +92,21 @@ struct change {
     struct buf push;  /* <block/> or <unblock/> as it goes to the sessions */
     uint64_t *before; /* who saw the user's presence */
     unsigned n_before;
+    struct contacts outside; /* the same at components */
 };
+
+static void free_contacts(struct contacts *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        mem_free(l->jids[i]);
+    mem_free(l->jids);
+}
 
 static void free_change(struct change *c)
 {
     buf_fini(&c->push);
     mem_free(c->before);
+    free_contacts(&c->outside);
     mem_free(c->jid);
     mem_free(c);
 }
@@ -126,6 +139,40 @@ static bool is_blocked(void *user, const char *jid)
     return !jid_same_bare(jid, s->user->jid) && block_matches(s->shard, s->user->uid, jid);
 }
 
+static void add_contact(struct shard *s, const struct user *u, const char *contact, void *arg)
+{
+    struct contacts *l = arg;
+    (void)s, (void)u;
+    if ((l->n & (l->n + 1)) == 0) /* 0, 1, 3, 7, ...: full */
+        l->jids = mem_realloc(l->jids, (2 * l->n + 1) * sizeof *l->jids);
+    l->jids[l->n++] = mem_strdup(contact);
+}
+
+static bool has_contact(const struct contacts *l, const char *jid)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (strcmp(l->jids[i], jid) == 0)
+            return true;
+    return false;
+}
+
+/* What is said to users by show() is said to contacts at components; their presence is asked for. */
+static void update_outside(struct shard *s, const struct user *u, const struct change *c, uint64_t index)
+{
+    struct contacts now = {0};
+    presence_each_outside(s, u, add_contact, &now);
+    for (size_t i = 0; i < c->outside.n; i++)
+        if (!has_contact(&now, c->outside.jids[i]))
+            presence_show(s, c->uid, 0, c->outside.jids[i], true, index);
+    for (size_t i = 0; i < now.n; i++) {
+        if (has_contact(&c->outside, now.jids[i]))
+            continue;
+        presence_show(s, c->uid, 0, now.jids[i], false, index);
+        presence_probe_outside(s, u, now.jids[i]);
+    }
+    free_contacts(&now);
+}
+
 static void update_presence(struct shard *s, const struct change *c, uint64_t index)
 {
     struct user *u = user_find(s, c->uid);
@@ -143,6 +190,7 @@ static void update_presence(struct shard *s, const struct change *c, uint64_t in
         if (!has_uid(c->before, c->n_before, after[i]))
             show(s, c, after[i], false, index);
     mem_free(after);
+    update_outside(s, u, c, index);
     struct session *session;
     list_for_each(session, &u->sessions, struct session, link)
         presence_end_directed(session, is_blocked, session);
@@ -192,6 +240,7 @@ static void submit(struct xmpp_iq *iq, Imp__BlockSet *body, const struct buf *pu
     c->before = mem_alloc((c->n_before + 1) * sizeof *c->before);
     if (c->n_before)
         memcpy(c->before, before, c->n_before * sizeof *c->before);
+    presence_each_outside(session->shard, session->user, add_contact, &c->outside);
     c->iq = iq_keep(iq);
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_BLOCK_SET;
