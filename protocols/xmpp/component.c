@@ -247,11 +247,12 @@ static bool is_own(const struct component *c, const char *prepared)
 static void send_on(struct component *c, struct envelope *e)
 {
     struct shard *s = c->cs->shard;
-    bool for_server = !strchr(e->to, '@') && !*jid_resource(e->to) && shard_is_local_domain(s, e->to);
-    if (!for_server)
+    const char *at = strchr(e->to, '@');
+    bool here = !*jid_resource(e->to) && shard_is_local_domain(s, at ? at + 1 : e->to);
+    if (here && e->kind == STANZA_IQ && (e->type == IQ_GET || e->type == IQ_SET))
+        iq_from_outside(s, e); /* RFC 6121 §8.5.2.1.3: on behalf of the account */
+    else if (!here || at)
         router_send(s, e, NULL);
-    else if (e->kind == STANZA_IQ && (e->type == IQ_GET || e->type == IQ_SET))
-        iq_from_outside(s, e);
     else
         envelope_free(e); /* nobody is there to read it */
 }

@@ -29,7 +29,7 @@ struct xmpp_iq_handler {
     unsigned scopes; /* enum iq_scope */
     bool get, set;
     void (*handle)(struct xmpp_iq *iq);
-    bool outside; /* also for requests to the server that no session makes: iq->home is NULL then */
+    bool outside; /* also for requests that no session makes: iq->home is NULL then, the scope not IQ_SELF */
 };
 
 /* An element of a client's stream that is no stanza, such as <active/> of XEP-0352. */
@@ -91,8 +91,8 @@ void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text);
 void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes); /* <error> with more in it */
 /* EXTRA: a condition of the application (RFC 6120 §8.3.4), as XML. */
 void iq_error_with(struct xmpp_iq *iq, enum stanza_error error, const char *text, const char *extra);
-/* A request to the server from somebody who has no session here, such as a component: answered by the
- * handlers that say so, as a stanza. Takes E. */
+/* A request to the server or to an account from somebody who has no session here, such as a component:
+ * answered by the handlers that say so, as a stanza. Takes E. */
 void iq_from_outside(struct shard *s, struct envelope *e);
 /* An answer that comes later: keep, then answer exactly once; SESSION is looked up again. */
 struct iq_later;

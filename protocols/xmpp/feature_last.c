@@ -155,7 +155,7 @@ static void write_seconds(struct buf *out, uint64_t seconds, const char *status)
 static void answer(void *arg, struct shard *s)
 {
     struct question *q = arg;
-    struct session *session = session_find(s, q->session);
+    struct session *session = q->session ? session_find(s, q->session) : NULL;
     struct arena a;
     arena_init(&a);
     struct key k;
@@ -209,7 +209,7 @@ static void handle(struct xmpp_iq *iq)
     struct question *q = mem_new(struct question);
     q->iq = iq_keep(iq);
     q->back = s;
-    q->session = iq->home->session.id;
+    q->session = iq->home ? iq->home->session.id : 0;
     q->uid = iq->uid;
     struct shard *of = im_shard_of(s->im, iq->uid);
     if (of == s)
@@ -219,7 +219,7 @@ static void handle(struct xmpp_iq *iq)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_LAST, "query", IQ_SERVER | IQ_SELF | IQ_ACCOUNT, .get = true, .handle = handle},
+    {NS_LAST, "query", IQ_SERVER | IQ_SELF | IQ_ACCOUNT, .get = true, .handle = handle, .outside = true},
     {0},
 };
 static const char *const features[] = {NS_LAST, NULL};

@@ -301,8 +301,8 @@ static enum inline_result on_bind2(struct c2s_home *h, const struct xml *request
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_MAM, "query", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = on_query},
-    {NS_MAM, "metadata", IQ_SELF | IQ_ACCOUNT, .get = true, .handle = on_metadata},
+    {NS_MAM, "query", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = on_query, .outside = true},
+    {NS_MAM, "metadata", IQ_SELF | IQ_ACCOUNT, .get = true, .handle = on_metadata, .outside = true},
     {0},
 };
 static const struct xmpp_inline inline_bind2[] = {{.handle = on_bind2}, {0}};

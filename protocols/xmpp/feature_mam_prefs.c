@@ -124,7 +124,7 @@ static void handle(struct xmpp_iq *iq)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_MAM, "prefs", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle},
+    {NS_MAM, "prefs", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle, .outside = true},
     {0},
 };
 const struct xmpp_feature feature_mam_prefs = {

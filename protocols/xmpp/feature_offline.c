@@ -253,7 +253,8 @@ static void handle(struct xmpp_iq *iq)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_OFFLINE, "offline", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle},
+    {NS_OFFLINE, "offline", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle,
+     .outside = true},
     {0},
 };
 static const char *const server_features[] = {"msgoffline", NS_OFFLINE, NULL};

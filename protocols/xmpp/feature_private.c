@@ -92,7 +92,7 @@ static void handle(struct xmpp_iq *iq)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_PRIVATE, "query", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle},
+    {NS_PRIVATE, "query", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle, .outside = true},
     {0},
 };
 static const char *const server_features[] = {NS_PRIVATE, NULL};

@@ -321,6 +321,18 @@ static const struct {
     {"default", false, pubsub_default},
 };
 
+/* Who has no session here reads what it may; changes are for users (ADR 0048). */
+static void refuse_outside(struct xmpp_iq *iq, const char *request)
+{
+    const char *unsupported =
+        arena_printf(iq->arena, "<unsupported xmlns='" NS_PUBSUB_ERRORS "' feature='%s'/>",
+                     strcmp(request, "unsubscribe") == 0 ? "subscribe"
+                     : strcmp(request, "retract") == 0   ? "retract-items"
+                     : strcmp(request, "create") == 0    ? "create-nodes"
+                                                         : request);
+    iq_error_with(iq, STANZA_FEATURE_NOT_IMPLEMENTED, NULL, unsupported);
+}
+
 static void handle(struct xmpp_iq *iq)
 {
     const struct xml *x = xml_first_element(iq->payload);
@@ -330,11 +342,13 @@ static void handle(struct xmpp_iq *iq)
         return;
     }
     for (size_t i = 0; x && i < n_elements(requests); i++) {
-        if (strcmp(requests[i].name, x->name) == 0 && strcmp(x->ns, NS_PUBSUB) == 0 &&
-            requests[i].set == set) {
+        if (strcmp(requests[i].name, x->name) != 0 || strcmp(x->ns, NS_PUBSUB) != 0 || requests[i].set != set)
+            continue;
+        if (set && !iq->home)
+            refuse_outside(iq, x->name);
+        else
             requests[i].handle(iq, x);
-            return;
-        }
+        return;
     }
     iq_error(iq, x ? STANZA_FEATURE_NOT_IMPLEMENTED : STANZA_BAD_REQUEST, NULL);
 }
@@ -435,8 +449,9 @@ static bool disco_node(struct xmpp_iq *iq, const char *name, bool items)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_PUBSUB, "pubsub", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle},
-    {NS_PUBSUB_OWNER, "pubsub", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = pubsub_owner},
+    {NS_PUBSUB, "pubsub", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle, .outside = true},
+    {NS_PUBSUB_OWNER, "pubsub", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = pubsub_owner,
+     .outside = true},
     {0},
 };
 #define F(name) NS_PUBSUB "#" name
@@ -488,4 +503,5 @@ const struct xmpp_feature feature_pubsub = {
     .handlers = handlers,
     .disco_items = disco_items,
     .disco_node = disco_node,
+    .disco_outside = true,
 };

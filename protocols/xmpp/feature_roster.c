@@ -200,7 +200,7 @@ static void handle_set(struct xmpp_iq *iq)
         iq_error(iq, STANZA_JID_MALFORMED, NULL);
         return;
     }
-    contact[jid_bare_length(contact)] = 0; /* §2.1.2.1: bare as a rule */
+    contact[jid_bare_length(contact)] = 0;                   /* §2.1.2.1: bare as a rule */
     if (strcmp(contact, iq->home->session.user->jid) == 0) { /* §2.3.3, interoperability note */
         iq_error(iq, STANZA_NOT_ALLOWED, "an account is not its own contact");
         return;
@@ -228,7 +228,7 @@ static void refuse(struct xmpp_iq *iq)
 
 static const struct xmpp_iq_handler handlers[] = {
     {NS_ROSTER, "query", IQ_SELF, .get = true, .set = true, .handle = handle},
-    {NS_ROSTER, "query", IQ_ACCOUNT, .get = true, .set = true, .handle = refuse},
+    {NS_ROSTER, "query", IQ_ACCOUNT, .get = true, .set = true, .handle = refuse, .outside = true},
     {0},
 };
 const struct xmpp_feature feature_roster = {

@@ -112,12 +112,14 @@ static void set_all(struct xmpp_iq *iq)
     Imp__PepConfig *config = arena_alloc(a, sizeof *config);
     struct buf xml = {0}, vcard4 = {0};
     pep_config_initial(config, NODE_VCARD4);
-    config->access = IMP__PEP_ACCESS__PEP_ACCESS_OPEN; /* as a vCard is; a node that is there stays as it is */
+    config->access =
+        IMP__PEP_ACCESS__PEP_ACCESS_OPEN; /* as a vCard is; a node that is there stays as it is */
     avatar_from_vcard(w, iq->shard, iq->uid, iq->payload);
     xml_write(&xml, iq->payload, NS_CLIENT);
     vcard4_from_temp(&vcard4, iq->payload);
     pep_write_vcard(w, arena_strndup(a, xml.data, xml.n), xml.n);
-    pep_write_publish(w, NODE_VCARD4, "current", arena_strndup(a, vcard4.data, vcard4.n), vcard4.n, config, 0);
+    pep_write_publish(w, NODE_VCARD4, "current", arena_strndup(a, vcard4.data, vcard4.n), vcard4.n, config,
+                      0);
     pep_write_submit(w, iq, NULL);
     buf_fini(&xml);
     buf_fini(&vcard4);
@@ -147,7 +149,7 @@ static void handle(struct xmpp_iq *iq)
 }
 
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_VCARD, "vCard", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle},
+    {NS_VCARD, "vCard", IQ_SELF | IQ_ACCOUNT, .get = true, .set = true, .handle = handle, .outside = true},
     {0},
 };
 static const char *const features[] = {NS_VCARD, NULL};

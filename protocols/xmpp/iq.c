@@ -70,24 +70,15 @@ static void error_write(struct buf *inner, enum stanza_error error, const char *
     }
 }
 
-static void write_error(struct c2s_home *h, const char *id, const char *from, const char *to,
-                        enum stanza_error error, const char *text, const char *extra)
-{
-    struct buf inner = {0};
-    error_write(&inner, error, text, extra);
-    write_answer(h, "error", id, from, to, inner.data, inner.n);
-    buf_fini(&inner);
-}
-
 /* To who has no session here: a stanza like any other. */
-static void send_answer(struct xmpp_iq *iq, enum stanza_type type, const void *inner, size_t n_bytes)
+static void send_answer(struct shard *s, enum stanza_type type, const char *id, const char *from,
+                        const char *to, const void *inner, size_t n_bytes)
 {
-    const struct envelope *e = iq->envelope;
     struct blob *payload = n_bytes ? blob_new(inner, n_bytes) : NULL;
-    struct envelope *answer = envelope_new(&(struct envelope_parts){
-        .type = type, .from = e->to, .to = e->from, .id = e->id, .payload = payload});
+    struct envelope *answer = envelope_new(
+        &(struct envelope_parts){.type = type, .from = from, .to = to, .id = id, .payload = payload});
     blob_unref(payload);
-    router_send(iq->shard, answer, NULL);
+    router_send(s, answer, NULL);
 }
 
 void iq_result(struct xmpp_iq *iq, const char *inner, size_t n_bytes)
@@ -96,7 +87,7 @@ void iq_result(struct xmpp_iq *iq, const char *inner, size_t n_bytes)
     if (iq->home)
         write_answer(iq->home, "result", e->id, e->to, e->from, inner, n_bytes);
     else
-        send_answer(iq, IQ_RESULT, inner, n_bytes);
+        send_answer(iq->shard, IQ_RESULT, e->id, e->to, e->from, inner, n_bytes);
 }
 
 void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes)
@@ -105,7 +96,7 @@ void iq_error_xml(struct xmpp_iq *iq, const char *error, size_t n_bytes)
     if (iq->home)
         write_answer(iq->home, "error", e->id, e->to, e->from, error, n_bytes);
     else
-        send_answer(iq, IQ_ERROR, error, n_bytes);
+        send_answer(iq->shard, IQ_ERROR, e->id, e->to, e->from, error, n_bytes);
 }
 
 void iq_error_with(struct xmpp_iq *iq, enum stanza_error error, const char *text, const char *extra)
@@ -124,12 +115,14 @@ void iq_error(struct xmpp_iq *iq, enum stanza_error error, const char *text)
 /* ---- later ---- */
 
 struct iq_later {
+    struct shard *outside; /* who asks has no session: answered from here; else NULL */
     char *id, *from, *to;
 };
 
 struct iq_later *iq_keep(struct xmpp_iq *iq)
 {
     struct iq_later *l = mem_new(struct iq_later);
+    l->outside = iq->home ? NULL : iq->shard;
     l->id = mem_strdup(iq->envelope->id);
     l->from = mem_strdup(iq->envelope->to);
     l->to = mem_strdup(iq->envelope->from);
@@ -146,7 +139,9 @@ static void free_later(struct iq_later *l)
 
 void iq_later_result(struct iq_later *l, struct session *s, const char *inner, size_t n_bytes)
 {
-    if (s)
+    if (l->outside)
+        send_answer(l->outside, IQ_RESULT, l->id, l->from, l->to, inner, n_bytes);
+    else if (s)
         write_answer(home_of(s), "result", l->id, l->from, l->to, inner, n_bytes);
     free_later(l);
 }
@@ -159,8 +154,13 @@ void iq_later_error(struct iq_later *l, struct session *s, enum stanza_error err
 void iq_later_error_with(struct iq_later *l, struct session *s, enum stanza_error error, const char *text,
                          const char *extra)
 {
-    if (s)
-        write_error(home_of(s), l->id, l->from, l->to, error, text, extra);
+    struct buf inner = {0};
+    error_write(&inner, error, text, extra);
+    if (l->outside)
+        send_answer(l->outside, IQ_ERROR, l->id, l->from, l->to, inner.data, inner.n);
+    else if (s)
+        write_answer(home_of(s), "error", l->id, l->from, l->to, inner.data, inner.n);
+    buf_fini(&inner);
     free_later(l);
 }
 
@@ -218,6 +218,13 @@ static const struct xmpp_iq_handler *find_handler(struct shard *s, const struct 
     return NULL;
 }
 
+/* The account that E is for; false: there is none for who asks (XEP-0191 §3.3). */
+static bool find_account(struct xmpp_iq *iq)
+{
+    const struct envelope *e = iq->envelope;
+    return shard_find_uid(iq->shard, e->to, &iq->uid) == 0 && !block_matches(iq->shard, iq->uid, e->from);
+}
+
 /* Sets scope and uid from the address; false: no such account. */
 static bool find_scope(struct xmpp_iq *iq)
 {
@@ -233,8 +240,7 @@ static bool find_scope(struct xmpp_iq *iq)
         return true;
     }
     iq->scope = IQ_ACCOUNT;
-    /* XEP-0191 §3.3: for who is blocked there is nobody. */
-    return shard_find_uid(iq->shard, to, &iq->uid) == 0 && !block_matches(iq->shard, iq->uid, s->jid);
+    return find_account(iq);
 }
 
 void home_iq(struct c2s_home *h, struct envelope *e, struct xml *root, struct arena *arena)
@@ -274,14 +280,18 @@ void iq_from_outside(struct shard *s, struct envelope *e)
                          .envelope = e,
                          .payload = root ? xml_first_element(root) : NULL,
                          .arena = &arena,
-                         .scope = IQ_SERVER};
-    bool known_ns;
-    const struct xmpp_iq_handler *handler =
-        iq.payload ? find_handler(s, iq.payload, IQ_SERVER, &known_ns) : NULL;
+                         .scope = strchr(e->to, '@') ? IQ_ACCOUNT : IQ_SERVER};
+    bool known_ns = false;
+    const struct xmpp_iq_handler *handler = NULL;
     if (!iq.payload || xml_next_element(iq.payload))
         iq_error(&iq, STANZA_BAD_REQUEST, NULL);
-    else if (!handler || !handler->outside || !(e->type == IQ_GET ? handler->get : handler->set))
+    else if (iq.scope == IQ_ACCOUNT && !find_account(&iq))
         iq_error(&iq, STANZA_SERVICE_UNAVAILABLE, NULL);
+    else if (!(handler = find_handler(s, iq.payload, iq.scope, &known_ns)) || !handler->outside)
+        iq_error(&iq, known_ns && !handler ? STANZA_FEATURE_NOT_IMPLEMENTED : STANZA_SERVICE_UNAVAILABLE,
+                 NULL);
+    else if (!(e->type == IQ_GET ? handler->get : handler->set))
+        iq_error(&iq, iq.scope == IQ_ACCOUNT ? STANZA_FORBIDDEN : STANZA_NOT_ALLOWED, NULL);
     else
         handler->handle(&iq);
     arena_fini(&arena);

@@ -11,7 +11,10 @@ bool pep_is_on(const struct shard *s)
 
 const char *pep_requester(struct xmpp_iq *iq)
 {
-    return iq->scope == IQ_SELF ? "" : iq->home->session.user->jid;
+    const char *from = iq->envelope->from;
+    if (iq->scope == IQ_SELF)
+        return "";
+    return iq->home ? iq->home->session.user->jid : arena_strndup(iq->arena, from, jid_bare_length(from));
 }
 
 const char *pep_owner_jid(struct xmpp_iq *iq)
@@ -63,10 +66,10 @@ Imp__PepNodeRow *pep_readable_node(struct xmpp_iq *iq, const char *name)
 bool pep_may_see(struct xmpp_iq *iq, uint64_t owner, const char *const *nodes)
 {
     struct store_txn *t = shard_txn(iq->shard);
-    const struct user *u = iq->home->session.user;
-    for (; *nodes && u->uid != owner; nodes++) {
+    const char *who = pep_requester(iq);
+    for (; *nodes && *who; nodes++) {
         const Imp__PepNodeRow *node = pep_find_node(t, owner, *nodes, iq->arena);
-        if (node && pep_check_access(t, owner, node, u->jid, iq->arena) != PEP_MAY)
+        if (node && pep_check_access(t, owner, node, who, iq->arena) != PEP_MAY)
             return false;
     }
     return true;

@@ -170,8 +170,8 @@ void pubsub_unsubscribe(struct xmpp_iq *iq, const struct xml *x)
 
 static void add_party(struct xmpp_iq *iq, const Imp__PepNodeRow *node, bool subscriptions, struct buf *out)
 {
-    const struct user *u = iq->home->session.user;
-    const Imp__PepPartyRow *party = pep_get_party(shard_txn(iq->shard), iq->uid, node, u->jid, iq->arena);
+    const char *who = iq->scope == IQ_SELF ? pep_owner_jid(iq) : pep_requester(iq);
+    const Imp__PepPartyRow *party = pep_get_party(shard_txn(iq->shard), iq->uid, node, who, iq->arena);
     if (subscriptions) {
         if (party->subscription != IMP__PEP_SUBSCRIPTION__PEP_UNSUBSCRIBED)
             write_subscription(out, node->node, party->subscriber, subscription_names[party->subscription]);
