@@ -1,7 +1,6 @@
 #include "im/block.h"
 #include "im/im_impl.h"
 #include "im/jid_rows.h"
-#include "im/presence.h"
 #include "im/router.h"
 #include "im/user.h"
 #include <string.h>
@@ -102,58 +101,3 @@ enum to_user block_to_user(struct shard *s, uint64_t uid, struct user *u, const 
         refuse(s, e);
     return TO_USER_DROP;
 }
-
-/* ---- strangers ---- */
-
-static bool is_known(struct shard *s, uint64_t uid, const char *jid)
-{
-    struct arena a;
-    arena_init(&a);
-    const Imp__RosterRow *row = jid_row_bare(s, TABLE_ROSTER, uid, jid, &a);
-    bool known = row && !row->removed && (row->in_roster || row->ask || row->subscription);
-    arena_fini(&a);
-    return known;
-}
-
-/* Does a session share its presence with JID of its own will? A room or a partner of the moment is no
- * stranger. */
-static bool is_met(const struct user *u, const char *jid)
-{
-    const struct session *session;
-    if (u)
-        list_for_each(session, &u->sessions, struct session,
-                      link) if (presence_has_directed(session, jid)) return true;
-    return false;
-}
-
-static bool is_kept_out(const struct im_settings *set, const struct envelope *e)
-{
-    if (e->kind == STANZA_MESSAGE)
-        return set->strangers == STRANGERS_NONE && e->type != MESSAGE_ERROR;
-    return set->strangers != STRANGERS_ALL &&
-           (e->type == PRESENCE_AVAILABLE || e->type == PRESENCE_UNAVAILABLE);
-}
-
-static enum to_user strangers_to_user(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e,
-                                      bool fan_out)
-{
-    if (u && s->settings.strangers == STRANGERS_ALL)
-        im_hook_off(u, IM_HOOK_STRANGERS);
-    if (!is_kept_out(&s->settings, e) || fan_out || e->from_uid == uid || !strchr(e->from, '@'))
-        return TO_USER_GO_ON;
-    if (is_known(s, uid, e->from) || is_met(u, e->from))
-        return TO_USER_GO_ON;
-    refuse(s, e);
-    return TO_USER_DROP;
-}
-
-void block_on_settings(struct shard *s)
-{
-    htab_for_each(node, &s->users) im_hook_on(container_of(node, struct user, node), IM_HOOK_STRANGERS);
-}
-
-const struct im_hook strangers_hook = {
-    .id = IM_HOOK_STRANGERS,
-    .kinds = 1 << STANZA_MESSAGE | 1 << STANZA_PRESENCE,
-    .to_user = strangers_to_user,
-};

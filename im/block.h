@@ -1,5 +1,4 @@
-/* Who is kept away from a user: the user's block list (XEP-0191), and strangers (xmpp.strangers). Shard's
- * thread.
+/* Who is kept away from a user: the user's block list (XEP-0191). Shard's thread.
  *
  * The list is rows in the store, which every node has; a user in memory remembers only whether there are any.
  * So a user without a list costs nothing, one with a list a few look-ups per stanza. */
@@ -18,12 +17,10 @@ void block_read(struct shard *s, uint64_t uid, block_item_fn *each, void *user);
 /* Would the row ITEM of a list match JID? */
 bool block_item_matches(const char *item, const char *jid);
 
-/* im_hook.to_user of IM_HOOK_BLOCK and IM_HOOK_STRANGERS. */
+/* im_hook.to_user of IM_HOOK_BLOCK. */
 enum to_user block_to_user(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e,
                            bool fan_out);
 /* TABLE_BLOCK of a user in memory: what is remembered of it is void. */
 void block_on_feed(struct shard *s, struct user *u);
-void block_on_settings(struct shard *s); /* xmpp.strangers may be another one */
-extern const struct im_hook strangers_hook;
 
 #endif

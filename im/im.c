@@ -1,5 +1,5 @@
 #include "base/clock.h"
-#include "im/block.h"
+#include "im/strangers.h"
 #include "im/im_impl.h"
 #include <stdio.h>
 #include <unistd.h>

@@ -1,12 +1,12 @@
 /* What a shard keeps of the cluster's tables, and how it hears of changes. */
 #include "im/archive.h"
-#include "im/block.h"
 #include "im/homes.h"
 #include "im/im_impl.h"
 #include "im/presence.h"
 #include "im/router.h"
 #include "im/sm_session.h"
 #include "im/stored.h"
+#include "im/strangers.h"
 #include "im/user.h"
 #include "replication/levels.h"
 #include "replication/settings.h"
@@ -51,7 +51,7 @@ static void read_settings(struct shard *s)
     o->unacked_bytes = (unsigned)setting_int(t, node, SETTING_LIMIT_UNACKED_BYTES);
     arena_fini(&a);
     archive_forget(s);
-    block_on_settings(s);
+    strangers_on_settings(s);
     outside_read_settings(s);
     struct shard_watcher *w;
     list_for_each(w, &s->watchers, struct shard_watcher, link) if (w->on_settings) w->on_settings(w);

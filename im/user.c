@@ -1,4 +1,5 @@
 #include "im/user.h"
+#include "im/strangers.h"
 #include "base/clock.h"
 #include "im/block.h"
 #include "im/homes.h"
@@ -321,6 +322,7 @@ void user_on_reload(struct shard *s)
         user_set_avatar(u, NULL);
         u->hooks = UINT32_MAX;
         u->blocks = BLOCKS_UNKNOWN;
+        strangers_forget(u);
     }
     user_check_homes(s);
     message_reload(s);

@@ -36,6 +36,7 @@ struct user {
     struct carbons *carbons; /* NULL: no session has enabled them (im/carbons.h) */
     struct list pushes, pushing; /* struct held_push; in shard->pushing (roster.c) */
     uint8_t blocks; /* is there a block list? (block.c) */
+    uint8_t strangers; /* what the user has decided of them (strangers.c) */
     const char *avatar; /* hash of the avatar that its presence shows; "": none; NULL: not looked up yet */
     uint32_t hooks; /* bits by im_hook_id: those that must be asked (im/hooks.h) */
     /* Cached from the roster, dropped when a row of it changes: uids that see this user, and that it sees. */

@@ -22,6 +22,7 @@ struct adhoc_call {
     struct arena arena;
     const struct xml *form; /* submitted; NULL: the command has no form */
     const char *who;        /* bare JID */
+    uint64_t uid;           /* of a command at the own account */
     void *state;            /* the command's, in the arena */
 };
 
@@ -29,11 +30,12 @@ struct adhoc_command {
     const char *node, *name;
     const struct adhoc_field *fields; /* ended by one without a var; NULL: it runs at once */
     /* Fills in what a field has now; NULL: nothing. */
-    void (*fill)(struct shard *s, const struct adhoc_field *f, struct arena *a, struct buf *out);
+    void (*fill)(struct xmpp_iq *iq, const struct adhoc_field *f, struct buf *out);
     void (*run)(struct adhoc_call *c);
 };
-/* The administrator's (XEP-0133); ended by one without a node. */
-extern const struct adhoc_command admin_commands[];
+/* The administrator's, at the server (XEP-0133), and everybody's at the own account; ended by one without a
+ * node. */
+extern const struct adhoc_command admin_commands[], user_commands[];
 
 /* What was submitted. */
 const char *adhoc_value(const struct adhoc_call *c, const char *var); /* the first one, "" when none */

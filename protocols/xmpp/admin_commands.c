@@ -357,10 +357,11 @@ static void run_edit_admin(struct adhoc_call *c)
     step(c);
 }
 
-static void fill(struct shard *s, const struct adhoc_field *f, struct arena *a, struct buf *out)
+static void fill(struct xmpp_iq *iq, const struct adhoc_field *f, struct buf *out)
 {
+    struct arena *a = iq->arena;
     enum setting id = strcmp(f->var, "adminjids") == 0 ? SETTING_XMPP_ADMINS : SETTING_XMPP_MOTD;
-    const char *at = setting_string(shard_txn(s), NULL, id, a);
+    const char *at = setting_string(shard_txn(iq->shard), NULL, id, a);
     if (id == SETTING_XMPP_ADMINS) {
         for (char *word; service_next_word(&at, a, &word);)
             adhoc_field_value(out, word);

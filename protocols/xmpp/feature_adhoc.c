@@ -1,7 +1,8 @@
-/* XEP-0050: ad-hoc commands, with forms of XEP-0004. Who is an administrator says the setting xmpp.admins;
- * nobody else has commands here. */
+/* XEP-0050: ad-hoc commands, with forms of XEP-0004. Those of the server are for administrators, whom the
+ * setting xmpp.admins names, those of an account for its user. */
 #include "base/clock.h"
 #include "im/address.h"
+#include "im/user.h"
 #include "protocols/xmpp/adhoc.h"
 #include "protocols/xmpp/service.h"
 #include <string.h>
@@ -24,9 +25,19 @@ struct adhoc_state {
 
 /* ---- commands ---- */
 
-static const struct adhoc_command *find_command(const char *node)
+static const struct adhoc_command *commands_of(const struct xmpp_iq *iq)
 {
-    for (const struct adhoc_command *c = admin_commands; c->node; c++)
+    return iq->scope == IQ_SELF ? user_commands : admin_commands;
+}
+
+static bool may_command(const struct xmpp_iq *iq)
+{
+    return iq->scope == IQ_SELF || service_is_admin(iq->shard, iq->envelope->from);
+}
+
+static const struct adhoc_command *find_command(const struct xmpp_iq *iq, const char *node)
+{
+    for (const struct adhoc_command *c = commands_of(iq); c->node; c++)
         if (node && strcmp(c->node, node) == 0)
             return c;
     return NULL;
@@ -66,9 +77,10 @@ static void begin(struct buf *out, const char *node, const char *id, const char 
     buf_addf(out, "' sessionid='%s' status='%s'>", id, status);
 }
 
-static void add_form_type(struct buf *out)
+static void add_form_type(struct buf *out, const struct adhoc_command *command)
 {
-    buf_adds(out, "<field var='FORM_TYPE' type='hidden'><value>" NS_ADMIN "</value></field>");
+    if (strncmp(command->node, NS_ADMIN, sizeof NS_ADMIN - 1) == 0)
+        buf_adds(out, "<field var='FORM_TYPE' type='hidden'><value>" NS_ADMIN "</value></field>");
 }
 
 static void add_options(struct buf *out, const char *options)
@@ -89,7 +101,7 @@ static void show_form(struct xmpp_iq *iq, const struct adhoc_command *command)
              "<actions execute='complete'><complete/></actions><x xmlns='" NS_FORM "' type='form'><title>");
     iq_escape(&out, command->name);
     buf_adds(&out, "</title>");
-    add_form_type(&out);
+    add_form_type(&out, command);
     for (const struct adhoc_field *f = command->fields; f->var; f++) {
         buf_addf(&out, "<field var='%s' type='%s' label='", f->var, f->type);
         iq_escape(&out, f->label);
@@ -97,7 +109,7 @@ static void show_form(struct xmpp_iq *iq, const struct adhoc_command *command)
         if (f->required)
             buf_adds(&out, "<required/>");
         if (command->fill)
-            command->fill(iq->shard, f, iq->arena, &out);
+            command->fill(iq, f, &out);
         add_options(&out, f->options);
         buf_adds(&out, "</field>");
     }
@@ -202,7 +214,7 @@ void adhoc_form(struct adhoc_call *c, const char *fields, size_t n_bytes)
 {
     struct buf out = {0};
     buf_adds(&out, "<x xmlns='" NS_FORM "' type='result'>");
-    add_form_type(&out);
+    add_form_type(&out, c->command);
     buf_add(&out, fields, n_bytes);
     buf_adds(&out, "</x>");
     answer(c, out.data, out.n);
@@ -250,6 +262,7 @@ static void run(struct xmpp_iq *iq, const struct adhoc_command *command, const c
     c->command = command;
     c->shard = iq->shard;
     c->session = iq->home->session.id;
+    c->uid = iq->uid;
     c->form = form && command->fields ? xml_copy(&c->arena, form) : NULL;
     c->who = arena_strndup(&c->arena, iq->envelope->from, jid_bare_length(iq->envelope->from));
     if (id)
@@ -319,8 +332,8 @@ static bool is_action(const char *action)
 static void handle(struct xmpp_iq *iq)
 {
     const char *id = xml_attr(iq->payload, "sessionid"), *action = xml_attr(iq->payload, "action");
-    const struct adhoc_command *command = find_command(xml_attr(iq->payload, "node"));
-    if (!service_is_admin(iq->shard, iq->envelope->from))
+    const struct adhoc_command *command = find_command(iq, xml_attr(iq->payload, "node"));
+    if (!may_command(iq))
         iq_error(iq, STANZA_FORBIDDEN, NULL);
     else if (!command)
         iq_error(iq, STANZA_ITEM_NOT_FOUND, NULL);
@@ -342,10 +355,10 @@ static void list_commands(struct xmpp_iq *iq)
 {
     struct buf out = {0};
     buf_adds(&out, "<query xmlns='http://jabber.org/protocol/disco#items' node='" NS_COMMANDS "'>");
-    for (const struct adhoc_command *c = admin_commands;
-         service_is_admin(iq->shard, iq->envelope->from) && c->node; c++) {
+    const char *at = *iq->envelope->to ? iq->envelope->to : iq->home->session.user->jid;
+    for (const struct adhoc_command *c = commands_of(iq); may_command(iq) && c->node; c++) {
         buf_adds(&out, "<item jid='");
-        iq_escape(&out, iq->envelope->to);
+        iq_escape(&out, at);
         buf_addf(&out, "' node='%s' name='", c->node);
         iq_escape(&out, c->name);
         buf_adds(&out, "'/>");
@@ -370,16 +383,16 @@ static void describe(struct xmpp_iq *iq, const char *node, const char *type, con
 
 static bool disco_node(struct xmpp_iq *iq, const char *node, bool items)
 {
-    if (iq->scope != IQ_SERVER)
+    if (iq->scope == IQ_ACCOUNT)
         return false;
-    const struct adhoc_command *c = find_command(node);
+    const struct adhoc_command *c = find_command(iq, node);
     if (strcmp(node, NS_COMMANDS) == 0 && items)
         list_commands(iq);
     else if (strcmp(node, NS_COMMANDS) == 0)
         describe(iq, NS_COMMANDS, "command-list", "Commands");
     else if (!c)
         return false;
-    else if (!service_is_admin(iq->shard, iq->envelope->from))
+    else if (!may_command(iq))
         iq_error(iq, STANZA_FORBIDDEN, NULL);
     else if (items)
         iq_error(iq, STANZA_ITEM_NOT_FOUND, NULL);
@@ -388,8 +401,15 @@ static bool disco_node(struct xmpp_iq *iq, const char *node, bool items)
     return true;
 }
 
+/* Of an account: its user alone has commands there. */
+static void disco_info(struct xmpp_iq *iq, struct buf *out)
+{
+    if (iq->scope == IQ_SELF)
+        buf_adds(out, "<feature var='" NS_COMMANDS "'/>");
+}
+
 static const struct xmpp_iq_handler handlers[] = {
-    {NS_COMMANDS, "command", IQ_SERVER, .set = true, .handle = handle},
+    {NS_COMMANDS, "command", IQ_SERVER | IQ_SELF, .set = true, .handle = handle},
     {0},
 };
 static const char *const features[] = {NS_COMMANDS, NULL};
@@ -399,5 +419,6 @@ const struct xmpp_feature feature_adhoc = {
     .level = 3,
     .server_features = features,
     .handlers = handlers,
+    .disco_info = disco_info,
     .disco_node = disco_node,
 };
