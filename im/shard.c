@@ -55,10 +55,16 @@ void shard_see(struct shard *s, uint64_t index)
         store_reader_reset(s->reader);
 }
 
-int shard_submit(struct shard *s, Imp__Command *command, proposal_done_fn *on_done, void *user)
+int shard_submit_for(struct shard *s, Imp__Command *command, unsigned timeout_ms, proposal_done_fn *on_done,
+                     void *user)
 {
     const struct im_backend *b = &s->im->options.backend;
-    return b->submit(b->user, command, s->loop, 0, on_done, user);
+    return b->submit(b->user, command, s->loop, timeout_ms, on_done, user);
+}
+
+int shard_submit(struct shard *s, Imp__Command *command, proposal_done_fn *on_done, void *user)
+{
+    return shard_submit_for(s, command, 0, on_done, user);
 }
 
 void shard_watch(struct shard *s, struct shard_watcher *w)

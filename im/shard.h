@@ -198,6 +198,9 @@ struct store_txn *shard_txn(struct shard *s);
 void shard_see(struct shard *s, uint64_t index);
 /* Submits a command; on_done(user) on this shard's loop. The result of proposal_submit. */
 int shard_submit(struct shard *s, Imp__Command *command, proposal_done_fn *on_done, void *user);
+/* The outcome is unknown after TIMEOUT_MS; 0: the usual time. */
+int shard_submit_for(struct shard *s, Imp__Command *command, unsigned timeout_ms, proposal_done_fn *on_done,
+                     void *user);
 
 /* Who wants to know, on the shard, what happens to it: protocols add one per shard before im_start. */
 struct shard_watcher {

@@ -15,7 +15,8 @@
 #include <string.h>
 
 enum {
-    N_RETRIES = 3,
+    N_RETRIES = 3, /* below level 3 */
+    OUTCOME_MS = 2 * 60 * 1000,
     STORING_SOFT = 512, /* per recipient, before senders are slowed */
     HOLD_THROTTLE_MS = 50,
     NODE_SENDING_MAX = 2048,
@@ -33,7 +34,7 @@ struct storing {
     struct shard *shard;
     struct envelope *envelope;
     enum store_kind kind;
-    char *origin; /* NULL: the sender's session recognises a repeat */
+    char *origin; /* below level 3, and not of a session that counts: recognises a repeat */
     uint64_t session, uid;
     unsigned n_tries;
 };
@@ -92,7 +93,10 @@ static int propose(struct storing *st)
     Imp__Command command = IMP__COMMAND__INIT;
     command.body_case = IMP__COMMAND__BODY_MESSAGE_STORE;
     command.message_store = &body;
-    return shard_submit(s, &command, on_stored, st);
+    /* What was given to the log is executed once, and before whatever is given to it later, or never when
+     * this node is taken down (replication/proposer.h). So from level 3 on nothing is proposed again, and
+     * nobody has to remember what was: it is waited for as long as three more attempts took. */
+    return shard_submit_for(s, &command, st->origin ? 0 : OUTCOME_MS, on_stored, st);
 }
 
 /* UID: on whose behalf; there is a struct user of it. Takes E, also when it fails. */
@@ -104,7 +108,7 @@ static int begin(struct shard *s, struct envelope *e, enum store_kind kind, uint
     st->kind = kind;
     st->session = session;
     st->uid = uid;
-    if (!e->row || s->settings.level < LEVEL_3)
+    if (s->settings.level < LEVEL_3)
         st->origin = mem_printf("%s.%u.%llu", s->im->origin, s->index, (unsigned long long)++s->n_stored);
     int rc = propose(st);
     if (rc < 0) {
@@ -231,7 +235,7 @@ static void on_stored(void *user, const struct proposal_result *result)
     struct shard *s = st->shard;
     uint64_t uid = st->uid;
     /* With the same origin again: if it did happen, the state machine knows it. */
-    if (result->code == ERR_UNKNOWN_OUTCOME && st->n_tries < N_RETRIES && propose(st) == 0)
+    if (result->code == ERR_UNKNOWN_OUTCOME && st->origin && st->n_tries < N_RETRIES && propose(st) == 0)
         return;
     if (result->code == 0)
         metrics_add(s->im->options.metrics, METRIC_MESSAGES_STORED, 1);

@@ -1,5 +1,6 @@
-/* Messages from who has no session that can be resumed name an origin, which recognises a repeat for a
- * quarter of an hour at least (architecture: Messages). */
+/* A message may name an origin, which recognises a repeat for a quarter of an hour at least: those that nodes
+ * propose below level 3. From then on nodes propose none a second time (docs/adr/0045-less-per-message.md).
+ */
 #include "replication/fsm/fsm_internal.h"
 
 enum { ORIGINS_PER_MESSAGE = 2, ORIGIN_KEEP_MS = 15 * 60 * 1000 };
@@ -88,8 +89,9 @@ static void forget_origins(struct fsm *f)
 
 void fsm_repeat_add(struct fsm *f, uint64_t uid, const char *origin)
 {
-    forget_origins(f);
-    if (f->level >= LEVEL_2)
+    if (fsm_has_rows(f, TABLE_MESSAGE_ORIGIN_AGE))
+        forget_origins(f);
+    if (f->level >= LEVEL_2 && fsm_has_rows(f, TABLE_MESSAGE_REPEAT))
         forget_repeats(f);
     if (*origin)
         remember(f, uid, (char *)origin);

@@ -259,11 +259,37 @@ static void test_csi_bound(void **state)
     client_close(peer);
 }
 
+/* A store is proposed once, whatever is known of it, and nothing but the log remembers it (ADR 0045): it is
+ * delivered once, and the sender is told that it may not have been. */
+static void test_unknown_outcome(void **state)
+{
+    fix_set(fix, "archive.default", "always");
+    struct client *a = online(1, 1, "r", false), *b = online(2, 2, "r", false);
+    struct client *all[] = {a, b, NULL};
+    unsigned n = fix_stores(fix);
+    fix_forget_outcomes(fix, 1);
+    client_send(a, "<message to='u2@example.com' type='chat' id='q1'><body>perhaps</body></message>");
+    client_expect(a, "type='error' id='q1'");
+    client_expect(a, "<resource-constraint");
+    client_send(a, "<message to='u2@example.com' type='chat' id='q2'><body>surely</body></message>");
+    client_expect(b, "surely");
+    client_sync(b);
+    assert_int_equal(client_count(b, "perhaps"), 1);
+    client_sync(a);
+    client_expect_not(a, "q2");
+    assert_int_equal(fix_stores(fix), n + 2);
+    for (int i = 0; all[i]; i++)
+        client_close(all[i]);
+    fix_set(fix, "archive.default", "never");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_copies), cmocka_unit_test(test_rules), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_forged), cmocka_unit_test(test_csi),   cmocka_unit_test(test_csi_bound),
+        cmocka_unit_test(test_copies),          cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_errors),          cmocka_unit_test(test_forged),
+        cmocka_unit_test(test_unknown_outcome), cmocka_unit_test(test_csi),
+        cmocka_unit_test(test_csi_bound),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

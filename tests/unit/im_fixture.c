@@ -42,7 +42,7 @@ struct fix {
     struct loop *apply, *control;
     uint64_t index;
     uint64_t *uids;
-    atomic_uint n_relay[16];
+    atomic_uint n_relay[16], n_stores, n_forget;
     struct fix_node nodes[FIX_NODES_MAX + 1];
 };
 
@@ -59,6 +59,7 @@ struct entry {
     struct list link;
     struct fix *fix;
     struct done done;
+    bool is_forgotten;
     uint64_t index;
     size_t n;
     uint8_t data[];
@@ -135,6 +136,8 @@ static void apply_at(struct fix_node *node, const struct entry *e)
             f->done = e->done.fn;
             f->done_user = e->done.user;
             f->result = result;
+            if (e->is_forgotten)
+                f->result = (struct fsm_result){.code = ERR_UNKNOWN_OUTCOME};
         }
         loop_post(node->feeds[i].loop, &f->letter);
     }
@@ -194,6 +197,10 @@ static int submit_from(struct fix *f, unsigned node, Imp__Command *command, stru
     e->fix = f;
     e->n = n;
     imp__command__pack(command, e->data);
+    if (command->body_case == IMP__COMMAND__BODY_MESSAGE_STORE) {
+        atomic_fetch_add(&f->n_stores, 1);
+        e->is_forgotten = atomic_load(&f->n_forget) && atomic_fetch_sub(&f->n_forget, 1);
+    }
     e->done = (struct done){fn, user, loop, node};
     loop_post(f->apply, &e->letter);
     return 0;
@@ -731,6 +738,16 @@ struct metrics *fix_metrics(struct fix *f, unsigned node)
 unsigned fix_relay_frames(struct fix *f, unsigned op)
 {
     return atomic_load(&f->n_relay[op]);
+}
+
+void fix_forget_outcomes(struct fix *f, unsigned n)
+{
+    atomic_store(&f->n_forget, n);
+}
+
+unsigned fix_stores(struct fix *f)
+{
+    return atomic_load(&f->n_stores);
 }
 
 /* ---- clients ---- */

@@ -37,6 +37,10 @@ void fix_lease(struct fix *f, unsigned node, bool held);
 void fix_delay_apply(struct fix *f, unsigned node,
                      bool stop); /* the node's store stands still while stopped */
 
+/* The next N stores of messages are executed, but who proposed them is told that the outcome is unknown. */
+void fix_forget_outcomes(struct fix *f, unsigned n);
+unsigned fix_stores(struct fix *f); /* stores of messages proposed so far */
+
 /* ---- clients ---- */
 struct client {
     int fd;
