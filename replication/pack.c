@@ -1,6 +1,7 @@
 #include "replication/pack.h"
 
 #include "base/buf.h"
+#include "replication/fsm.h"
 #include <string.h>
 
 /* An Entry of command.proto is a sequence of field 1 (Proposal), so proposals are simply put behind one
@@ -54,18 +55,41 @@ static unsigned field_size(uint64_t v)
     return v ? 1 + varint_size(v) : 0;
 }
 
-/* Command.time_ms is field 1, which every encoder writes first. 0: not there. */
-static uint64_t command_time(const uint8_t *p, size_t n_bytes)
+/* The bytes it takes; 0: there is none. */
+static size_t get_varint(const uint8_t *p, size_t n_bytes, uint64_t *v)
 {
-    uint64_t v = 0;
-    if (n_bytes < 2 || p[0] != (1 << 3 | WIRE_VARINT))
-        return 0;
-    for (size_t i = 1; i < n_bytes && i <= 10; i++) {
-        v |= (uint64_t)(p[i] & 0x7f) << 7 * (i - 1);
+    *v = 0;
+    for (size_t i = 0; i < n_bytes && i < 10; i++) {
+        *v |= (uint64_t)(p[i] & 0x7f) << 7 * i;
         if (!(p[i] & 0x80))
-            return v;
+            return i + 1;
     }
     return 0;
+}
+
+/* Command.time_ms is field 1, which every encoder writes first. The bytes it takes; 0: not there. */
+static size_t get_time(const uint8_t *p, size_t n_bytes, uint64_t *v)
+{
+    *v = 0;
+    size_t n = n_bytes && p[0] == (1 << 3 | WIRE_VARINT) ? get_varint(p + 1, n_bytes - 1, v) : 0;
+    return n ? n + 1 : 0;
+}
+
+static uint64_t command_time(const uint8_t *p, size_t n_bytes)
+{
+    uint64_t v;
+    return get_time(p, n_bytes, &v) ? v : 0;
+}
+
+/* The body follows the time, where no administrator has to be named. */
+bool pack_is_patient(const void *command, size_t n_bytes)
+{
+    const uint8_t *p = command;
+    uint64_t time, tag;
+    size_t n = get_time(p, n_bytes, &time);
+    return get_varint(p + n, n_bytes - n, &tag) &&
+           (tag == (IMP__COMMAND__BODY_MESSAGE_STORE << 3 | WIRE_BYTES) ||
+            tag == (IMP__COMMAND__BODY_SESSION_MARK << 3 | WIRE_BYTES));
 }
 
 static struct pack_entry *open_entry(struct pack *p, size_t n_more)
@@ -107,7 +131,9 @@ bool pack_add(struct pack *p, uint64_t wall_ms, uint32_t node, uint64_t epoch, u
     buf_add(&e->bytes, command, n_bytes);
     put_field(&e->bytes, 1, instead);
     e->n_commands++;
+    p->n_commands++;
     p->n_bytes += n_total;
+    p->is_urgent |= !pack_is_patient(command, n_bytes);
     return true;
 }
 
@@ -133,10 +159,12 @@ void pack_drop(struct pack *p, unsigned n)
             p->last = NULL;
         p->n_bytes -= e->blob ? e->blob->n : e->bytes.n;
         p->n_entries--;
+        p->n_commands -= e->n_commands;
         blob_unref(e->blob);
         buf_fini(&e->bytes);
         mem_free(e);
     }
+    p->is_urgent &= p->first != NULL;
 }
 
 bool pack_is_empty(const struct pack *p)

@@ -18,8 +18,9 @@ enum {
 struct pack_entry;
 struct pack {
     struct pack_entry *first, *last;
-    unsigned n_entries;
+    unsigned n_entries, n_commands;
     size_t n_bytes;
+    bool is_urgent; /* somebody waits for one of them (pace.h) */
 };
 
 void pack_init(struct pack *p);
@@ -31,6 +32,8 @@ bool pack_add(struct pack *p, uint64_t wall_ms, uint32_t node, uint64_t epoch, u
 unsigned pack_peek(const struct pack *p, struct blob **out, unsigned max);
 void pack_drop(struct pack *p, unsigned n); /* the first n */
 bool pack_is_empty(const struct pack *p);
+/* A packed command that nobody is kept from going on by: a message, or marks. */
+bool pack_is_patient(const void *command, size_t n_bytes);
 void pack_clear(struct pack *p);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "replication/pace.h"
+#include "replication/pack.h"
 #include <assert.h>
 #include <string.h>
 
@@ -25,6 +26,7 @@ struct proposer {
     uint64_t expected; /* the first that has not executed */
     uint64_t unsent;   /* the first to send */
     uint64_t max_sent; /* highest ever sent */
+    uint64_t urgent;   /* the last that is not patient (pack.h) */
     struct pace pace;
     uint64_t resent_upto;
     bool resend;
@@ -82,7 +84,10 @@ int proposer_submit(struct proposer *p, uint64_t now_ms, const void *command, si
         struct proposal *x = mem_alloc(sizeof(*x) + n_bytes);
         *x = (struct proposal){.deadline_ms = deadline_ms, .call = *call, .n = (uint32_t)n_bytes};
         memcpy(x->bytes, command, n_bytes);
-        *first = p->unsent == p->next_seq;
+        bool urgent = !pack_is_patient(command, n_bytes);
+        *first = p->unsent == p->next_seq || (urgent && p->urgent < p->unsent);
+        if (urgent)
+            p->urgent = p->next_seq;
         if (p->expected == p->next_seq)
             p->progress_ms = now_ms;
         *slot(p, p->next_seq++) = x;
@@ -132,10 +137,11 @@ uint64_t proposer_pump(struct proposer *p, uint64_t now_ms, bool paced)
         p->resent_upto = p->max_sent;
         p->progress_ms = now_ms;
     } else if (paced && !p->blocked && p->unsent < p->next_seq) {
-        wait_ms = pace_wait(&p->pace, now_ms, p->expected - 1);
+        bool patient = p->urgent < p->unsent;
+        wait_ms = pace_wait(&p->pace, now_ms, p->expected - 1, patient);
         if (wait_ms)
             goto out;
-        pace_sent(&p->pace, now_ms, p->unsent, p->expected - 1);
+        pace_sent(&p->pace, now_ms, p->unsent, p->expected - 1, patient && p->next_seq - p->unsent > 1);
     }
     while (!p->blocked && p->unsent < p->next_seq) {
         const struct proposal *x = *slot(p, p->unsent);
@@ -152,10 +158,11 @@ out:
     return wait_ms;
 }
 
-bool proposer_has_unsent(struct proposer *p)
+bool proposer_has_unsent(struct proposer *p, bool *urgent)
 {
     pthread_mutex_lock(&p->lock);
     bool has = p->unsent < p->next_seq;
+    *urgent = has && p->urgent >= p->unsent;
     pthread_mutex_unlock(&p->lock);
     return has;
 }
@@ -258,6 +265,7 @@ bool proposer_on_rows(struct proposer *p, uint64_t now_ms, const struct proposer
     if (live && p->epoch == 0 && !p->closed) {
         p->epoch = rows->epoch;
         p->next_seq = p->expected = p->unsent = rows->next_seq;
+        p->urgent = 0;
         p->max_sent = p->resent_upto = rows->next_seq ? rows->next_seq - 1 : 0;
         p->progress_ms = now_ms;
     } else if (!live && (rows->epoch != p->row_epoch || before != 0)) {

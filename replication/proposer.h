@@ -44,7 +44,7 @@ void proposer_free(struct proposer *p);
 /* Copies the packed command and gives it the next sequence. 0, ERR_LIMIT (window, bytes, or size),
  * ERR_UNAVAILABLE (no session, or closed). After 0 CALL comes out of proposer_seen, proposer_on_rows,
  * proposer_tick or proposer_close exactly once. *first: the raft thread must be woken to pump (nothing was
- * waiting before). */
+ * waiting before, or nothing that was urgent). */
 int proposer_submit(struct proposer *p, uint64_t now_ms, const void *command, size_t n_bytes,
                     uint64_t deadline_ms, const struct proposal_call *call, bool *first);
 
@@ -55,7 +55,7 @@ void proposer_set_route(struct proposer *p, uint64_t now_ms, uint64_t route);
  * when to call again, 0: nothing waits for time. */
 uint64_t proposer_pump(struct proposer *p, uint64_t now_ms, bool paced);
 
-bool proposer_has_unsent(struct proposer *p);
+bool proposer_has_unsent(struct proposer *p, bool *urgent);
 
 /* Told to whoever asked; code as in struct proposal_result. */
 typedef void proposer_answer_fn(void *user, const struct proposal_call *call, int code);

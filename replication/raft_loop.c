@@ -239,6 +239,7 @@ static void take_applied(struct replica *r)
 
 static void submit_packed(struct replica *r, uint64_t now)
 {
+    bool met = !r->pack.is_urgent && r->pack.n_commands > 1;
     while (!pack_is_empty(&r->pack)) {
         struct blob *entries[DRIVER_SUBMIT_MAX];
         uint64_t first;
@@ -251,7 +252,7 @@ static void submit_packed(struct replica *r, uint64_t now)
             return;
         }
         pack_drop(&r->pack, n);
-        pace_sent(&r->pace, now, first, driver_get_commit(r->driver));
+        pace_sent(&r->pace, now, first, driver_get_commit(r->driver), met);
     }
 }
 
@@ -265,19 +266,24 @@ static void on_paced(struct timer *t)
 static void pump_proposals(struct replica *r, uint64_t now)
 {
     uint64_t wait_ms = 0;
+    bool patient = false, urgent;
     if (r->route_leader != r->options.node_id) {
         wait_ms = proposer_pump(r->proposer, now, true);
         raft_frames_flush_forward(r);
-    } else if (!pack_is_empty(&r->pack) || proposer_has_unsent(r->proposer)) {
-        wait_ms = pace_wait(&r->pace, now, driver_get_commit(r->driver));
+    } else if (proposer_has_unsent(r->proposer, &urgent) || !pack_is_empty(&r->pack)) {
+        patient = !urgent && !r->pack.is_urgent;
+        wait_ms = pace_wait(&r->pace, now, driver_get_commit(r->driver), patient);
     }
     if (!wait_ms && r->route_leader == r->options.node_id) {
         proposer_pump(r->proposer, now, false);
         submit_packed(r, now);
     }
-    driver_hold_commit(r->driver, wait_ms != 0);
-    if (wait_ms && !timer_is_on(&r->paced))
+    /* Nobody waits longer for a commit because what follows is patient. */
+    driver_hold_commit(r->driver, wait_ms && (!patient || wait_ms <= now + PACE_MS));
+    if (wait_ms && (!timer_is_on(&r->paced) || wait_ms < r->paced_ms)) {
+        r->paced_ms = wait_ms;
         timer_start(&r->paced, wait_ms > now ? (unsigned)(wait_ms - now) : 1, 0);
+    }
 }
 
 static void pump_lease(struct replica *r)

@@ -71,6 +71,7 @@ struct replica {
     struct pack pack;
     struct pace pace;   /* of the entries made of it */
     struct timer paced; /* what waits is due */
+    uint64_t paced_ms;  /* when it is due */
     struct buf forward; /* proposals on their way to the leader */
     struct apply *apply;
     struct feed *feed;

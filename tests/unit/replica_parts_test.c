@@ -31,6 +31,46 @@ static size_t command(uint8_t *out, uint64_t time_ms, const char *text)
     return imp__command__pack(&c, out);
 }
 
+static size_t patient_command(uint8_t *out, uint64_t time_ms, Imp__Audited *audited)
+{
+    Imp__MessageStore body = IMP__MESSAGE_STORE__INIT;
+    Imp__Command c = IMP__COMMAND__INIT;
+    c.time_ms = time_ms;
+    c.audited = audited;
+    c.body_case = IMP__COMMAND__BODY_MESSAGE_STORE;
+    c.message_store = &body;
+    return imp__command__pack(&c, out);
+}
+
+static void test_patient(void **state)
+{
+    struct pack p;
+    uint8_t bytes[256], other[256];
+    Imp__Audited audited = IMP__AUDITED__INIT;
+    Imp__SessionMark mark = IMP__SESSION_MARK__INIT;
+    Imp__Command c = IMP__COMMAND__INIT;
+    c.body_case = IMP__COMMAND__BODY_SESSION_MARK;
+    c.session_mark = &mark;
+    assert_true(pack_is_patient(bytes, imp__command__pack(&c, bytes)));
+    assert_false(pack_is_patient(bytes, patient_command(bytes, 5, &audited)));
+    assert_false(pack_is_patient(bytes, 0));
+    size_t n_other = command(other, 1ull << 40, ""), n = patient_command(bytes, 1ull << 40, NULL);
+    assert_false(pack_is_patient(other, n_other));
+    for (size_t i = 0; i <= 7; i++)
+        assert_false(pack_is_patient(bytes, i)); /* cut off: the time takes seven */
+    assert_true(pack_is_patient(bytes, n));
+    /* What waits is as urgent as any of it. */
+    pack_init(&p);
+    assert_true(pack_add(&p, 1ull << 40, 1, 1, 1, bytes, n));
+    assert_false(p.is_urgent);
+    assert_true(pack_add(&p, 1ull << 40, 1, 1, 2, other, n_other));
+    assert_true(pack_add(&p, 1ull << 40, 1, 1, 3, bytes, n));
+    assert_true(p.is_urgent);
+    pack_clear(&p);
+    assert_false(p.is_urgent);
+    pack_fini(&p);
+}
+
 static void test_pack(void **state)
 {
     struct pack p;
@@ -342,25 +382,38 @@ static void test_pace(void **state)
     /* Who sends one and waits for it is never held, however soon the next one comes. */
     uint64_t now = 1000;
     for (uint64_t n = 1; n <= 10; n++) {
-        assert_int_equal(pace_wait(&p, now, n - 1), 0);
-        pace_sent(&p, now, n, n - 1);
+        assert_int_equal(pace_wait(&p, now, n - 1, false), 0);
+        pace_sent(&p, now, n, n - 1, false);
     }
     /* One behind another: from here on not more often than every PACE_MS ... */
-    assert_int_equal(pace_wait(&p, now, 9), 0);
-    pace_sent(&p, now, 11, 9);
-    assert_int_equal(pace_wait(&p, now, 9), now + PACE_MS);
-    assert_int_equal(pace_wait(&p, now, 11), now + PACE_MS);
+    assert_int_equal(pace_wait(&p, now, 9, false), 0);
+    pace_sent(&p, now, 11, 9, false);
+    assert_int_equal(pace_wait(&p, now, 9, false), now + PACE_MS);
+    assert_int_equal(pace_wait(&p, now, 11, false), now + PACE_MS);
     /* ... or, while even the one before is under way, PACE_MAX_MS. */
     now += PACE_MS;
-    assert_int_equal(pace_wait(&p, now, 10), 0);
-    assert_int_equal(pace_wait(&p, now, 9), now - PACE_MS + PACE_MAX_MS);
+    assert_int_equal(pace_wait(&p, now, 10, false), 0);
+    assert_int_equal(pace_wait(&p, now, 9, false), now - PACE_MS + PACE_MAX_MS);
     now += PACE_MAX_MS - PACE_MS;
-    assert_int_equal(pace_wait(&p, now, 9), 0);
-    pace_sent(&p, now, 12, 11);
+    assert_int_equal(pace_wait(&p, now, 9, false), 0);
+    pace_sent(&p, now, 12, 11, false);
+    /* What is patient waits longer for others. */
+    assert_int_equal(pace_wait(&p, now, 11, true), now + PACE_PATIENT_MS);
+    assert_int_equal(pace_wait(&p, now + PACE_MAX_MS, 10, false), 0);
+    assert_int_equal(pace_wait(&p, now + PACE_PATIENT_MS, 10, true), now + PACE_PATIENT_MAX_MS);
+    assert_int_equal(pace_wait(&p, now + PACE_PATIENT_MS, 11, true), 0);
+    assert_int_equal(pace_wait(&p, now + PACE_PATIENT_MAX_MS, 10, true), 0);
+    /* Where several of these meet it goes on like that, though each sending is done before the next. */
+    struct pace q = p;
+    for (uint64_t n = 13, at = now; n < 23; n++) {
+        at += PACE_PATIENT_MS;
+        pace_sent(&q, at, n, n - 1, true);
+        assert_int_equal(pace_wait(&q, at, n, true), at + PACE_PATIENT_MS);
+    }
     /* All was done before this one: after a while one that comes alone is not held again. */
     now += PACE_BUSY_MS;
-    pace_sent(&p, now, 13, 12);
-    assert_int_equal(pace_wait(&p, now, 12), 0);
+    pace_sent(&p, now, 13, 12, false);
+    assert_int_equal(pace_wait(&p, now, 12, false), 0);
 }
 
 static bool count_sent(void *user, uint64_t epoch, uint64_t seq, const void *command, size_t n_bytes)
@@ -383,11 +436,17 @@ static void no_answer(void *user, const struct proposal_call *call, int code)
 {
 }
 
-static void submit_to(struct proposer *p, uint64_t now)
+static bool submit_bytes(struct proposer *p, uint64_t now, const void *bytes, size_t n)
 {
     bool first;
     struct proposal_call call = {0};
-    assert_int_equal(proposer_submit(p, now, "x", 1, now + 30000, &call, &first), 0);
+    assert_int_equal(proposer_submit(p, now, bytes, n, now + 30000, &call, &first), 0);
+    return first;
+}
+
+static void submit_to(struct proposer *p, uint64_t now)
+{
+    submit_bytes(p, now, "x", 1);
 }
 
 /* What is held goes when it is due, or at once when all has to be sent again. */
@@ -395,6 +454,7 @@ static void test_proposer_pace(void **state)
 {
     static const struct proposer_ops ops = {count_sent, no_register, same_nonce};
     uint64_t sent = 0, now = 1000;
+    bool urgent;
     struct proposer *p = proposer_new(&ops, &sent);
     struct proposer_rows rows = {
         .is_member = true, .epoch = 1, .has_session = true, .session_epoch = 1, .next_seq = 1};
@@ -408,7 +468,7 @@ static void test_proposer_pace(void **state)
     assert_int_equal(proposer_pump(p, now, true), 0);
     assert_int_equal(sent, 2);
     submit_to(p, now);
-    assert_true(proposer_has_unsent(p));
+    assert_true(proposer_has_unsent(p, &urgent) && urgent);
     assert_int_equal(proposer_pump(p, now, true), now + PACE_MS);
     assert_int_equal(sent, 2);
     assert_int_equal(proposer_pump(p, now + PACE_MAX_MS, true), 0);
@@ -419,7 +479,24 @@ static void test_proposer_pace(void **state)
     proposer_set_route(p, now + PACE_MAX_MS, 2); /* a new leader: everything again, all at once */
     assert_int_equal(proposer_pump(p, now + PACE_MAX_MS, true), 0);
     assert_int_equal(sent, 4);
-    assert_false(proposer_has_unsent(p));
+    assert_false(proposer_has_unsent(p, &urgent) || urgent);
+    /* A message waits longer; the first that is not patient wakes who sends, and takes it along. */
+    uint8_t bytes[64];
+    size_t n = patient_command(bytes, now, NULL);
+    now += 2 * PACE_MAX_MS;
+    submit_to(p, now);
+    submit_to(p, now);
+    assert_int_equal(proposer_pump(p, now, true), 0);
+    assert_true(submit_bytes(p, now, bytes, n));
+    assert_false(submit_bytes(p, now, bytes, n));
+    assert_int_equal(proposer_pump(p, now, true), now + PACE_PATIENT_MS);
+    now += PACE_MAX_MS;
+    assert_int_not_equal(proposer_pump(p, now, true), 0);
+    assert_true(proposer_has_unsent(p, &urgent) && !urgent);
+    assert_true(submit_bytes(p, now, "x", 1));
+    assert_false(submit_bytes(p, now, "x", 1));
+    assert_int_equal(proposer_pump(p, now, true), 0);
+    assert_false(proposer_has_unsent(p, &urgent));
     proposer_free(p);
 }
 
@@ -484,17 +561,12 @@ static void test_message_feed(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pack),
-        cmocka_unit_test(test_pack_limits),
-        cmocka_unit_test(test_confirm),
-        cmocka_unit_test(test_barrier_leader),
-        cmocka_unit_test(test_barrier_follower),
-        cmocka_unit_test(test_hashes),
-        cmocka_unit_test(test_clocks),
-        cmocka_unit_test(test_install_text),
-        cmocka_unit_test(test_pace),
-        cmocka_unit_test(test_proposer_pace),
-        cmocka_unit_test(test_message_feed),
+        cmocka_unit_test(test_pack),           cmocka_unit_test(test_patient),
+        cmocka_unit_test(test_pack_limits),    cmocka_unit_test(test_confirm),
+        cmocka_unit_test(test_barrier_leader), cmocka_unit_test(test_barrier_follower),
+        cmocka_unit_test(test_hashes),         cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_install_text),   cmocka_unit_test(test_pace),
+        cmocka_unit_test(test_proposer_pace),  cmocka_unit_test(test_message_feed),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
