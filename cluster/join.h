@@ -35,7 +35,7 @@ struct join_server_options {
 struct join_server *join_server_new(const struct join_server_options *o);
 void join_server_free(struct join_server *j); /* ends the connections */
 /* A stream whose handshake chose JOIN_ALPN. CERT_PEM: the certificate the plane uses now. */
-void join_server_accept(struct join_server *j, struct stream *s, const char *cert_pem);
+void join_server_accept(struct join_server *s, struct stream *stream, const char *cert_pem);
 
 /* The active CA: *ca's strings are on the heap. Control loop. ERR_NOTFOUND, or what seal_open says: then the key alone is
  * missing, and the rest may be used. join_ca_fini after each. */

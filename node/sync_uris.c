@@ -42,7 +42,7 @@ static uint64_t hash_uri(const struct sync_uris *u, const char *uri)
 {
     char lower[1024];
     size_t n = 0;
-    for (; uri[n] && n < sizeof lower; n++)
+    for (; n < sizeof lower && uri[n]; n++)
         lower[n] = (char)tolower((unsigned char)uri[n]);
     uint64_t hash = hash_siphash(u->seed, lower, n);
     return hash ? hash : 1;

@@ -94,8 +94,7 @@ static void read_accounts(void *arg, struct shard *s)
     struct store_iter it;
     store_iter_init(&it, shard_txn(s), TABLE_USER, &all);
     store_iter_seek(&it, &from);
-    bool more = false;
-    while ((more = n < ROWS_A_TURN && !(t->list && t->n >= t->max) && store_iter_next(&it))) {
+    while (n < ROWS_A_TURN && !(t->list && t->n >= t->max) && store_iter_next(&it)) {
         const Imp__UserRow *row = store_iter_row(&it, &a);
         n++;
         if (row) {

@@ -83,18 +83,19 @@ void fsm_do_bootstrap(struct fsm *f, const void *body)
         fsm_refuse(f, ERR_INVALID, "the first entry is not complete");
         return;
     }
-    Imp__ClusterRow cluster = IMP__CLUSTER_ROW__INIT;
-    cluster.cluster_id = b->cluster_id;
-    cluster.feature_level = b->feature_level ? b->feature_level : LEVEL_FIRST;
-    take_message_key(&cluster, &b->message_key);
-    cluster.publisher = b->node->id;
-    cluster.publisher_epoch = 1;
-    cluster.next_node = b->node->id + 1;
-    cluster.next_uid = 1;
-    cluster.next_domain = 2;
-    cluster.next_alarm = 1;
-    cluster.default_domain = b->domain;
-    f->cluster = &cluster;
+    Imp__ClusterRow *cluster = arena_alloc(f->arena, sizeof *cluster); /* the rest of this entry sees it */
+    imp__cluster_row__init(cluster);
+    cluster->cluster_id = b->cluster_id;
+    cluster->feature_level = b->feature_level ? b->feature_level : LEVEL_FIRST;
+    take_message_key(cluster, &b->message_key);
+    cluster->publisher = b->node->id;
+    cluster->publisher_epoch = 1;
+    cluster->next_node = b->node->id + 1;
+    cluster->next_uid = 1;
+    cluster->next_domain = 2;
+    cluster->next_alarm = 1;
+    cluster->default_domain = b->domain;
+    f->cluster = cluster;
     fsm_put_cluster(f);
     put_domain(f, 1, b->domain);
     fsm_put_ca(f, 1, b->ca);
