@@ -140,6 +140,7 @@ void link_on_session_open(struct link_session *s)
             link_session_end(p->in, "a newer connection took its place");
         if (p) {
             p->in = s;
+            s->announced = link_session_carries_frames(s);
             revive_out(p);
         }
         return;
@@ -152,6 +153,19 @@ void link_on_session_open(struct link_session *s)
     }
     if (link_session_carries_frames(s))
         set_up(s, true);
+}
+
+static void tell_in_down(struct link_session *s)
+{
+    struct link_watch *w;
+    if (!s->announced)
+        return;
+    s->announced = false;
+    list_for_each(w, &s->links->watches, struct link_watch, link)
+    {
+        if (w->on_in_down)
+            w->on_in_down(w->user, s->node);
+    }
 }
 
 static void schedule(struct link_peer *p)
@@ -173,8 +187,10 @@ void link_on_session_closed(struct link_session *s)
     link_call_session_lost(s);
     if (!p)
         return;
-    if (p->in == s)
+    if (p->in == s) {
         p->in = NULL;
+        tell_in_down(s);
+    }
     if (p->out == s) {
         p->out = NULL;
         atomic_store_explicit(&p->in_stream, 0, memory_order_relaxed);
@@ -334,9 +350,9 @@ static void update_peer(struct links *l, const struct member *m)
         link_session_end(p->out, "its address has changed");
     /* All of them: one may have been accepted before we knew of the member. */
     struct link_session *s;
-    list_for_each(s, &l->sessions, struct link_session, link)
-        if (s->node == m->id && s->state == SESSION_OPEN && s->epoch && s->epoch < m->epoch)
-            link_session_end(s, "its epoch has ended");
+    list_for_each(s, &l->sessions, struct link_session,
+                  link) if (s->node == m->id && s->state == SESSION_OPEN && s->epoch && s->epoch < m->epoch)
+        link_session_end(s, "its epoch has ended");
     if (!p->out)
         schedule(p);
 }
@@ -352,9 +368,8 @@ void links_set_members(struct links *l, const struct members *m)
         p->member = false;
         timer_stop(&p->retry);
         struct link_session *s;
-        list_for_each(s, &l->sessions, struct link_session, link)
-            if (s->node == p->node)
-                link_session_end(s, "it is no longer a member");
+        list_for_each(s, &l->sessions, struct link_session, link) if (s->node == p->node)
+            link_session_end(s, "it is no longer a member");
     }
 }
 
@@ -371,14 +386,22 @@ void links_handle(struct links *l, enum link_frame type, link_frame_fn *fn, void
         l->handlers[type] = (struct link_handler){fn, user};
 }
 
+static void add_watch(struct links *l, struct link_watch watch)
+{
+    struct link_watch *w = mem_new(struct link_watch);
+    *w = watch;
+    list_append(&l->watches, &w->link);
+}
+
 void links_watch(struct links *l, void (*on_up)(void *user, uint32_t node, uint64_t epoch),
                  void (*on_down)(void *user, uint32_t node), void *user)
 {
-    struct link_watch *w = mem_new(struct link_watch);
-    w->on_up = on_up;
-    w->on_down = on_down;
-    w->user = user;
-    list_append(&l->watches, &w->link);
+    add_watch(l, (struct link_watch){.on_up = on_up, .on_down = on_down, .user = user});
+}
+
+void links_watch_in(struct links *l, void (*fn)(void *user, uint32_t node), void *user)
+{
+    add_watch(l, (struct link_watch){.on_in_down = fn, .user = user});
 }
 
 uint32_t links_ping_us(const struct links *l, uint32_t node)

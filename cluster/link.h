@@ -54,6 +54,11 @@ void links_handle(struct links *l, enum link_frame type, link_frame_fn *fn, void
 void links_watch(struct links *l, void (*on_up)(void *user, uint32_t node, uint64_t epoch),
                  void (*on_down)(void *user, uint32_t node), void *user);
 
+/* FN is called on the control loop when a session of NODE to this one has ended: frames that were on their
+ * way are lost, and NODE knows that for sure only of those that it sends later. Before any frame of the next
+ * one. Ours to NODE (links_watch) is another connection and may well live on. */
+void links_watch_in(struct links *l, void (*fn)(void *user, uint32_t node), void *user);
+
 /* Calls between nodes' control loops: METHOD: 64 bytes at most. Calls to this node itself
  * are answered here. on_reply exactly once. */
 typedef void link_reply_fn(void *user, int code, const uint8_t *data, size_t n_bytes);

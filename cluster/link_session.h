@@ -29,7 +29,7 @@ struct link_session {
     enum session_state state;
     uint64_t epoch;     /* the peer's, from its hello */
     uint64_t our_epoch; /* as we said it */
-    bool announced;     /* on_up was called */
+    bool announced;     /* dialled: on_up was called; accepted: frames may have come */
     struct frame_reader reader;
     uint64_t heard_ms, ping_us;
     struct timer tick;
@@ -61,6 +61,7 @@ struct link_watch {
     struct list link;
     void (*on_up)(void *user, uint32_t node, uint64_t epoch);
     void (*on_down)(void *user, uint32_t node);
+    void (*on_in_down)(void *user, uint32_t node);
     void *user;
 };
 struct link_method {

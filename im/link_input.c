@@ -69,7 +69,12 @@ static void on_shard_link_up(void *arg, struct shard *s)
 static void on_shard_link_down(void *arg, struct shard *s)
 {
     router_link_down(s, (uint32_t)(uintptr_t)arg);
-    outside_link_down(s, (uint32_t)(uintptr_t)arg);
+}
+
+/* What it has told of its components it tells again when its next session begins. */
+static void on_shard_link_in_down(void *arg, struct shard *s)
+{
+    outside_link_in_down(s, (uint32_t)(uintptr_t)arg);
 }
 
 void im_on_link_up(void *user, uint32_t node, uint64_t epoch)
@@ -87,10 +92,18 @@ void im_on_link_down(void *user, uint32_t node)
         shard_call(&im->shards[i], on_shard_link_down, (void *)(uintptr_t)node);
 }
 
+void im_on_link_in_down(void *user, uint32_t node)
+{
+    struct im *im = user;
+    for (unsigned i = 0; i < im->n; i++)
+        shard_call(&im->shards[i], on_shard_link_in_down, (void *)(uintptr_t)node);
+}
+
 void im_attach_links(struct im *im, struct links *links)
 {
     links_handle(links, LINK_ENVELOPE, im_on_envelope, im);
     links_handle(links, LINK_PRESENCE, im_on_presence, im);
     links_handle(links, LINK_OUTSIDE, outside_on_frame, im);
     links_watch(links, im_on_link_up, im_on_link_down, im);
+    links_watch_in(links, im_on_link_in_down, im);
 }

@@ -336,7 +336,7 @@ void outside_link_up(struct shard *s, uint32_t node)
     }
 }
 
-void outside_link_down(struct shard *s, uint32_t node)
+void outside_link_in_down(struct shard *s, uint32_t node)
 {
     forget(s->outside, node, 0);
 }

@@ -40,6 +40,6 @@ void outside_list(const struct shard *s, void (*each)(void *user, const char *do
 /* ---- links: control loop ---- */
 void outside_on_frame(void *im, uint32_t from_node, uint64_t epoch, const uint8_t *data, size_t n_bytes);
 void outside_link_up(struct shard *s, uint32_t node);
-void outside_link_down(struct shard *s, uint32_t node);
+void outside_link_in_down(struct shard *s, uint32_t node);
 
 #endif

@@ -82,7 +82,8 @@ void im_on_envelope(void *im, uint32_t from_node, uint64_t epoch, const uint8_t 
 void im_on_presence(void *im, uint32_t from_node, uint64_t epoch, const uint8_t *data, size_t n_bytes);
 void im_on_link_up(void *im, uint32_t node, uint64_t epoch);
 void im_on_link_down(void *im, uint32_t node);
-/* Registers the four above. */
+void im_on_link_in_down(void *im, uint32_t node); /* of what it sends */
+/* Registers the five above. */
 void im_attach_links(struct im *im, struct links *links);
 
 /* Is this node allowed to act as home right now? */

@@ -48,6 +48,15 @@ static void run_ack(struct relay_edge *r)
         loop_defer(r->xs->shard->loop, &r->ack);
 }
 
+/* Soon, and again if the link does not take it now: without it the home sends nothing more in the end. */
+static void owe(struct relay_edge *r)
+{
+    if (list_is_empty(&r->owing))
+        list_append(&r->xs->relays_owing, &r->owing);
+    if (!timer_is_on(&r->xs->credit))
+        timer_start(&r->xs->credit, RELAY_CREDIT_UP_MS, 0);
+}
+
 /* Tells the home what the client's socket has taken: the rest is delivered to others. */
 static void send_credit(struct relay_edge *r)
 {
@@ -60,6 +69,8 @@ static void send_credit(struct relay_edge *r)
         n[i] = (uint8_t)(v >> (8 * i));
     if (relay_send(r->xs->shard, r->home, RELAY_UP_CREDIT, r->id, r->uid, n, sizeof n) == 0)
         r->n_credited = r->n_taken;
+    else
+        owe(r);
 }
 
 static void note_taken(struct relay_edge *r)
@@ -70,18 +81,23 @@ static void note_taken(struct relay_edge *r)
         r->n_taken = taken;
     if (r->n_taken - r->n_credited >= RELAY_CREDIT_UP) {
         send_credit(r);
-    } else if (r->n_taken > r->n_credited && list_is_empty(&r->owing)) {
-        list_append(&r->xs->relays_owing, &r->owing);
-        if (!timer_is_on(&r->xs->credit))
-            timer_start(&r->xs->credit, RELAY_CREDIT_UP_MS, 0);
+    } else if (r->n_taken > r->n_credited) {
+        owe(r);
     }
 }
 
 static void on_credit(struct timer *t)
 {
     struct xmpp_shard *xs = container_of(t, struct xmpp_shard, credit);
-    for (struct list *item; (item = list_first(&xs->relays_owing));)
-        send_credit(list_entry(item, struct relay_edge, owing));
+    struct relay_edge *r;
+    struct list due; /* who still owes then is in the list again */
+    list_init(&due);
+    list_for_each(r, &xs->relays_owing, struct relay_edge, owing)
+    {
+        list_remove(&r->owing);
+        list_append(&due, &r->owing);
+    }
+    list_for_each(r, &due, struct relay_edge, owing) send_credit(r);
 }
 
 /* The stream lives. */
@@ -306,6 +322,8 @@ void relay_edge_frame(struct xmpp_shard *xs, const struct relay_frame *f)
 {
     struct hnode *node = htab_find(&xs->relays_edge, &f->relay, sizeof f->relay);
     struct relay_edge *r = node ? container_of(node, struct relay_edge, node) : NULL;
+    if (!r && f->op == RELAY_DOWN) /* the client has left, and the home did not hear of it */
+        relay_send(xs->shard, f->node, RELAY_GONE, f->relay, f->uid, NULL, 0);
     if (!r || r->home != f->node)
         return;
     struct reader in;
@@ -406,8 +424,10 @@ void relay_link_down(struct xmpp_shard *xs, uint32_t node)
     htab_for_each(at, &xs->relays_edge)
     {
         struct relay_edge *r = container_of(at, struct relay_edge, node);
-        if (r->home == node)
-            close_with(r, "remote-connection-failed");
+        if (r->home != node)
+            continue;
+        send_gone(r); /* the way there may be whole still */
+        close_with(r, "remote-connection-failed");
     }
     relay_home_link_down(xs, node);
 }

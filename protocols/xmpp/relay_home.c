@@ -242,8 +242,12 @@ void relay_home_frame(struct xmpp_shard *xs, const struct relay_frame *f)
             open_relay(xs, f, &key);
         return;
     }
-    if (!r)
+    if (!r) {
+        /* It ended here, and the edge did not hear of it: the client must not talk to nobody. */
+        if (f->op == RELAY_UP || f->op == RELAY_UP_CREDIT || f->op == RELAY_LEAVE)
+            relay_send(xs->shard, f->node, RELAY_ABORT, f->relay, f->uid, NULL, 0);
         return;
+    }
     struct reader in;
     reader_init(&in, f->data, f->n);
     switch (f->op) {
@@ -274,6 +278,7 @@ void relay_home_link_down(struct xmpp_shard *xs, uint32_t node)
         struct relay_home *r = container_of(at, struct relay_home, node);
         if (r->key.node != node)
             continue;
+        send(r, RELAY_ABORT, NULL, 0); /* the way there may be whole still */
         if (r->conn.home)
             c2s_home_closed(r->conn.home);
         end(r);

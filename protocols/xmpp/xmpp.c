@@ -205,6 +205,7 @@ int xmpp_new(struct xmpp **out, const struct xmpp_options *o, struct err_ctx *er
     if (o->links) {
         links_handle(o->links, LINK_RELAY, xmpp_on_relay, x);
         links_watch(o->links, NULL, xmpp_on_link_down, x);
+        links_watch_in(o->links, xmpp_on_link_down, x);
     }
     *out = x;
     return 0;

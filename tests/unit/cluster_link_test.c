@@ -26,7 +26,7 @@ struct node {
     struct tls_ctx *server, *client;
     struct plane *plane;
     struct links *links;
-    unsigned n_up, n_down, n_frames;
+    unsigned n_up, n_down, n_in_down, n_frames;
     uint64_t up_epoch, last_value;
     bool out_of_order, removed_peer;
     int reply_code;
@@ -75,6 +75,12 @@ static void on_down(void *user, uint32_t node)
     struct node *n = user;
     (void)node;
     n->n_down++;
+}
+static void on_in_down(void *user, uint32_t node)
+{
+    struct node *n = user;
+    assert_int_not_equal(node, n->id);
+    n->n_in_down++;
 }
 static void on_envelope(void *user, uint32_t from, uint64_t epoch, const uint8_t *data, size_t n_bytes)
 {
@@ -159,6 +165,7 @@ static void start_node(struct cluster *c, struct node *n, uint32_t id)
     links_handle_call(n->links, "echo", on_echo, n);
     links_handle_call(n->links, "silent", on_silent, n);
     links_watch(n->links, on_up, on_down, n);
+    links_watch_in(n->links, on_in_down, n);
     struct plane_options po = {.loop = c->loop,
                                .log = c->log,
                                .address = "127.0.0.1",
@@ -312,6 +319,33 @@ static void test_frames_in_order(void **state)
     assert_true(links_ping_us(c->node[0].links, 2) > 0);
 }
 
+/* The connection of node 1 to node 2 breaks, and that of node 2 to node 1 does not. */
+static bool in_is_down(struct cluster *c)
+{
+    return c->node[1].n_in_down == 1 && c->node[0].n_down == 1;
+}
+static bool first_up_again(struct cluster *c)
+{
+    return c->node[0].n_up == 2 && links_hears(c->node[1].links, 1);
+}
+static void test_one_way(void **state)
+{
+    struct cluster *c = *state;
+    link_up(c);
+    wait_for(c, both_up);
+    snprintf(c->members->list[1].address, 256, "127.0.0.77"); /* nobody is there */
+    links_set_members(c->node[0].links, c->members);
+    wait_for(c, in_is_down);
+    assert_int_equal(c->node[1].n_down, 0);
+    assert_int_equal(c->node[0].n_in_down, 0);
+    assert_true(link_is_up(c->node[1].links, 1));
+    assert_false(links_hears(c->node[1].links, 1));
+    snprintf(c->members->list[1].address, 256, "127.0.0.1");
+    links_set_members(c->node[0].links, c->members);
+    wait_for(c, first_up_again);
+    assert_int_equal(c->node[1].n_in_down, 1);
+}
+
 static void test_ended_epoch(void **state)
 {
     struct cluster *c = *state;
@@ -450,6 +484,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_calls_without_epoch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_frames_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ended_epoch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_way, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ended_epoch_of_a_stranger, setup, teardown),
         cmocka_unit_test_setup_teardown(test_removed_and_stranger, setup, teardown),
     };

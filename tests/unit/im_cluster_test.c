@@ -97,6 +97,83 @@ static void test_relay_leave(void **state)
     fix_node_up(fix, 2, true);
 }
 
+/* A link is a connection each way. When one breaks, both ends of what was relayed over the pair know. */
+static void test_relay_with_one_way(void **state)
+{
+    struct client *b = client_open(fix, 4, 1, "sees");
+    client_send(b, "<presence/>");
+    for (unsigned from = 1; from <= 2; from++) {
+        struct client *a = client_open(fix, 1, 2, "way");
+        client_send(a, "<presence/>");
+        client_sync(a);
+        if (from == 1)
+            client_befriend(a, b, "u1@example.com", "u4@example.com");
+        client_expect(b, "<presence from='u1@example.com/way'");
+        client_clear(b);
+        fix_link_breaks(fix, from, from == 1 ? 2 : 1);
+        assert_true(client_wait_end(a));
+        client_expect(b, "<presence from='u1@example.com/way' to='u4@example.com' type='unavailable'/>");
+        client_clear(b);
+        client_close(a);
+    }
+    client_close(b);
+}
+
+/* The end of a stream is told, and the word is lost: who goes on learns it with the next that is said. */
+static void test_relay_end_is_lost(void **state)
+{
+    struct client *b = client_open(fix, 4, 1, "b");
+    client_sync(b);
+    struct client *a = client_open(fix, 1, 2, "lost");
+    client_send(a, "<presence/>");
+    client_sync(a);
+    fix_relay_goes(fix, 2, 1, FIX_RELAY_IS_LOST);
+    client_close(a);
+    struct client *other = client_open(fix, 3, 2, "o"); /* of n3; n2 has handled the end by then */
+    client_sync(other);
+    client_close(other);
+    fix_relay_goes(fix, 2, 1, FIX_RELAY_ARRIVES);
+    client_send(b, "<message to='u1@example.com' type='chat' id='ghost'><body>hello?</body></message>");
+    client_sync(b);
+    a = client_open(fix, 1, 3, "real");
+    client_send(a, "<presence/>");
+    client_expect(a, "id='ghost'");
+    /* And the home's word. */
+    fix_relay_goes(fix, 1, 3, FIX_RELAY_IS_LOST);
+    struct client *in_its_place = client_open(fix, 1, 1, "real");
+    client_sync(in_its_place);
+    fix_relay_goes(fix, 1, 3, FIX_RELAY_ARRIVES);
+    client_send(a, "<presence/>");
+    assert_true(client_wait_end(a));
+    client_close(a);
+    client_close(in_its_place);
+    client_close(b);
+}
+
+/* A credit that the link did not take is told later: the client waits for nothing else. */
+static void test_relay_credit_again(void **state)
+{
+    enum { N = 8, BYTES = 30000 };
+    struct client *a = client_open(fix, 1, 2, "slow"), *b = client_open(fix, 4, 1, "fast");
+    char *big = mem_alloc(BYTES + 1);
+    memset(big, 'y', BYTES);
+    big[BYTES] = 0;
+    client_send(a, "<presence/>");
+    client_sync(a);
+    fix_relay_goes(fix, 2, 1, FIX_RELAY_IS_REFUSED);
+    for (int i = 0; i < N; i++)
+        client_send(b, "<message to='u1@example.com' type='chat' id='r%d'><body>%s</body></message>", i, big);
+    client_sync(b);
+    client_expect(a, "id='r1'");
+    client_read(a, 200);
+    assert_false(client_has(a, "id='r7'")); /* it is beyond the window */
+    fix_relay_goes(fix, 2, 1, FIX_RELAY_ARRIVES);
+    client_expect(a, "id='r7'");
+    mem_free(big);
+    client_close(a);
+    client_close(b);
+}
+
 static void test_bad_xml_over_relay(void **state)
 {
     struct client *a = client_open(fix, 1, 3, "bad");
@@ -655,6 +732,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_relay),
         cmocka_unit_test(test_relay_credit),
+        cmocka_unit_test(test_relay_credit_again),
+        cmocka_unit_test(test_relay_with_one_way),
+        cmocka_unit_test(test_relay_end_is_lost),
         cmocka_unit_test(test_bad_xml_over_relay),
         cmocka_unit_test(test_redirect),
         cmocka_unit_test(test_after_index),

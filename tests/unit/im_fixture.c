@@ -29,6 +29,7 @@ struct fix_node {
     } feeds[16];
     unsigned n_feeds;
     _Atomic bool links[FIX_NODES_MAX + 1], loses[FIX_NODES_MAX + 1];
+    _Atomic enum fix_relay relays[FIX_NODES_MAX + 1];
     bool delays[FIX_NODES_MAX + 1]; /* control loop: from whom; */
     struct list delayed;            /* struct frame */
     _Atomic uint64_t epoch;
@@ -276,6 +277,9 @@ static int fake_link_send(void *user, uint32_t to, enum link_frame type, const v
         return ERR_UNAVAILABLE;
     if (type == LINK_ENVELOPE && atomic_load(&node->loses[to]))
         return 0;
+    enum fix_relay relay = type == LINK_RELAY ? atomic_load(&node->relays[to]) : FIX_RELAY_ARRIVES;
+    if (relay != FIX_RELAY_ARRIVES)
+        return relay == FIX_RELAY_IS_LOST ? 0 : ERR_LIMIT;
     if (type == LINK_RELAY)
         atomic_fetch_add(&node->fix->n_relay[*(const uint8_t *)data & 15], 1);
     struct frame *f = mem_zalloc(sizeof *f + n);
@@ -547,6 +551,40 @@ void fix_link(struct fix *f, unsigned a, unsigned b, bool up)
     struct link_change c = {f, a, b, up};
     on_loop(f->control, change_link, &c);
     settle(f);
+}
+
+static void break_link(void *arg)
+{
+    struct link_change *c = arg;
+    struct fix_node *a = &c->fix->nodes[c->a], *b = &c->fix->nodes[c->b];
+    atomic_store(&a->links[c->b], false);
+    im_on_link_down(a->im, c->b);
+    xmpp_on_link_down(a->xmpp, c->b);
+    im_on_link_in_down(b->im, c->a);
+    xmpp_on_link_down(b->xmpp, c->a);
+}
+
+static void mend_link(void *arg)
+{
+    struct link_change *c = arg;
+    struct fix_node *a = &c->fix->nodes[c->a];
+    atomic_store(&a->links[c->b], true);
+    im_on_link_up(a->im, c->b, 1);
+    homes_on_link_up(a->homes, c->b, 1);
+}
+
+void fix_link_breaks(struct fix *f, unsigned a, unsigned b)
+{
+    struct link_change c = {f, a, b, false};
+    on_loop(f->control, break_link, &c);
+    settle(f);
+    on_loop(f->control, mend_link, &c);
+    settle(f);
+}
+
+void fix_relay_goes(struct fix *f, unsigned a, unsigned b, enum fix_relay how)
+{
+    atomic_store(&f->nodes[a].relays[b], how);
 }
 
 /* ---- the control loop's part: hand-over ---- */

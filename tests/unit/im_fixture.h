@@ -31,6 +31,11 @@ void fix_node_up(struct fix *f, unsigned node, bool up);
 void fix_link(struct fix *f, unsigned a, unsigned b, bool up);
 /* What A sends to B from now on is on a connection that is broken, and nobody has noticed yet. */
 void fix_link_loses(struct fix *f, unsigned a, unsigned b, bool on);
+/* The connection on which A sends to B breaks and there is another one at once; that of B to A lives on. */
+void fix_link_breaks(struct fix *f, unsigned a, unsigned b);
+/* What A tells B of relayed streams is lost, or not taken by the link. */
+enum fix_relay { FIX_RELAY_ARRIVES, FIX_RELAY_IS_LOST, FIX_RELAY_IS_REFUSED };
+void fix_relay_goes(struct fix *f, unsigned a, unsigned b, enum fix_relay how);
 /* What A sends to B arrives when that ends, and not before; one pair at a time. */
 void fix_link_delays(struct fix *f, unsigned a, unsigned b, bool on);
 void fix_lease(struct fix *f, unsigned node, bool held);
