@@ -367,10 +367,49 @@ static bool is_done(const struct mail *m)
     return may_be_lost_on_the_way(m) && (m->index || !is_archived(m));
 }
 
+/* Somebody is there for it: what waits in the store is on its way, and marked when it has come. */
+static bool does_nothing_wait(char *why, size_t n_why)
+{
+    struct world_node *n = world_leader();
+    struct arena a;
+    unsigned n_pending = 0;
+    if (!n)
+        return snprintf(why, n_why, "there is no leader"), false;
+    arena_init(&a);
+    store_reader_reset(n->look);
+    for (unsigned user = 0; user < PHONE_USERS && !n_pending; user++) {
+        struct key k;
+        key_init(&k);
+        key_u64(&k, W->users[user].uid);
+        const Imp__UserStateRow *row = store_find_row(store_read_txn(n->look), TABLE_USER_STATE, &k, &a);
+        n_pending = row ? (unsigned)row->n_pending : 0;
+        if (n_pending)
+            snprintf(why, n_why, "%u stored messages wait for user %u, who is there", n_pending, user);
+    }
+    store_reader_reset(n->look);
+    arena_fini(&a);
+    return !n_pending;
+}
+
 bool mail_is_settled(char *why, size_t n_why)
 {
     for (unsigned k = 1; k <= all()->n; k++)
         if (!is_done(&all()->list[k]))
             return snprintf(why, n_why, "%s has not come", describe(&all()->list[k])), false;
-    return true;
+    return does_nothing_wait(why, n_why);
+}
+
+bool mail_has_come(unsigned number)
+{
+    return is_received(find(number));
+}
+
+bool mail_is_bounced(unsigned number)
+{
+    return find(number)->is_bounced;
+}
+
+void mail_blame(unsigned number, const char *what)
+{
+    world_bad("%s %s", describe(find(number)), what);
 }

@@ -3,6 +3,7 @@
 #include "world_phone.h"
 
 #include "base/xml.h"
+#include "cluster/link.h"
 #include "im/envelope.h"
 #include "im/message.h"
 #include "im/shard.h"
@@ -194,4 +195,18 @@ WRAP(void, message_session_available, struct session *s)
 {
     if (!world_has(MUTATION_NO_CURSOR))
         __real_message_session_available(s);
+}
+
+WRAP(void, message_on_feed, struct shard *s, const struct feed_event *event)
+{
+    if (!world_has(MUTATION_UNHEARD_ROW) || draw(8))
+        __real_message_on_feed(s, event);
+}
+
+/* ---- links ---- */
+
+WRAP(void, links_watch_in, struct links *l, void (*fn)(void *user, uint32_t node), void *user)
+{
+    if (!world_has(MUTATION_ONE_SIDED))
+        __real_links_watch_in(l, fn, user);
 }

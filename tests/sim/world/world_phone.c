@@ -391,17 +391,24 @@ static void dial(struct phone *p)
 
 /* ---- what it does with its time ---- */
 
+unsigned phone_say(struct phone *p, unsigned to_user)
+{
+    unsigned mail = p->n_unacked < UNACKED_MAX ? mail_new(p, to_user) : 0;
+    if (mail)
+        send_stanza(p, mail);
+    return mail;
+}
+
 static void send_burst(struct phone *p)
 {
     for (unsigned n = 1 + (unsigned)draw(BURST_MAX); n && p->n_unacked < UNACKED_MAX; n--) {
         const struct phone *to = &all()->phone[draw(all()->n)];
-        unsigned mail = to->user != p->user ? mail_new(p, to->user) : 0;
-        if (mail)
-            send_stanza(p, mail);
+        if (to->user != p->user)
+            phone_say(p, to->user);
     }
 }
 
-static void ask(struct phone *p)
+void phone_ask(struct phone *p)
 {
     if (!p->counts || p->patience)
         return;
@@ -421,20 +428,22 @@ static void log_out(struct phone *p)
 
 static void act(struct phone *p)
 {
+    if (all()->is_silent)
+        return;
     if (all()->is_quiet) {
         p->is_lazy = false;
-        ask(p);
+        phone_ask(p);
         return;
     }
     switch (W->is_calm ? draw(8) : draw(24)) {
     default:
         send_burst(p);
         if (chance(60))
-            ask(p);
+            phone_ask(p);
         break;
     case 4:
     case 5:
-        ask(p);
+        phone_ask(p);
         break;
     case 6:
         if (p->n_unacked < UNACKED_MAX)
@@ -684,6 +693,11 @@ void phones_do_harm(void)
 void phones_be_quiet(bool quiet)
 {
     all()->is_quiet = quiet;
+}
+
+void phones_be_silent(bool silent)
+{
+    all()->is_silent = silent;
 }
 
 bool phones_are_settled(char *why, size_t n_why)

@@ -55,14 +55,15 @@ struct phone {
     bool counts; /* both sides do */
     /* What it got in this session, by the number of the stanza from 1 on: as above. */
     unsigned *got, n_got, cap_got, n_told;
-    bool is_lazy; /* answers late */
+    bool is_lazy;           /* answers late */
     struct phone_home home; /* where the session was when the connection was made */
 };
 struct phones {
     struct phone phone[PHONES_MAX];
     unsigned n;
-    bool is_quiet; /* nothing is sent any more */
-    bool is_ready; /* the cluster is: level, users, settings */
+    bool is_quiet;  /* no messages any more */
+    bool is_silent; /* nor anything else that it is not asked for */
+    bool is_ready;  /* the cluster is: level, users, settings */
 };
 
 /* ---- world_phone.c ---- */
@@ -70,8 +71,11 @@ void phones_prepare(void); /* draws them, and has the settings made */
 void phones_begin(void);
 void phones_do_harm(void);
 void phones_be_quiet(bool quiet);
-bool phones_are_settled(char *why, size_t n_why); /* all online, and everything acknowledged */
-void phones_check_homes(void);                    /* nobody has two */
+void phones_be_silent(bool silent);
+unsigned phone_say(struct phone *p, unsigned to_user); /* one message; 0: no more of them */
+void phone_ask(struct phone *p);                       /* how far the node has got */
+bool phones_are_settled(char *why, size_t n_why);      /* all online, and everything acknowledged */
+void phones_check_homes(void);                         /* nobody has two */
 void phones_describe(void);
 struct world_node *phones_some_home(void); /* of one of them; NULL: none */
 /* Where the phone's session is; false: nowhere. */
@@ -100,8 +104,17 @@ void mail_set_archive(unsigned user, bool on);
  * ago. */
 void mail_home_was_killed(void);
 bool mail_is_settled(char *why, size_t n_why);
+bool mail_has_come(unsigned number);
+bool mail_is_bounced(unsigned number);
+void mail_blame(unsigned number, const char *what);
+
+/* ---- world_chat.c ---- */
+void chat_in_quiet(void);
+void chat_through_changes(void);
 
 /* ---- world_stream.c ---- */
+/* One of all connections that carry frames from node to node breaks, and the one the other way does not. */
+void world_break_a_link(void);
 /* A connection from outside to a loop of N; AT_NODE: its other end, which is not read yet. */
 struct stream *world_dial_from_outside(struct world_node *n, struct loop *l,
                                        const struct stream_events *events, void *user,

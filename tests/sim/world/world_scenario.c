@@ -362,6 +362,14 @@ static void finish_phones(void)
         settle_phones("the faults ended");
     if (!W->is_bad)
         kill_a_home();
+    if (!W->is_bad)
+        chat_in_quiet();
+    if (!W->is_bad)
+        chat_through_changes();
+    if (!W->is_bad)
+        wait_until_healed(W->queue.now);
+    if (!W->is_bad)
+        settle_phones("nodes and users came and went");
 }
 
 void world_scenario(void)

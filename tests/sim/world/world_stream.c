@@ -4,6 +4,7 @@
  * Clients are the other ends of streams of node 0, which has no process and no loop. */
 #include "base/buf.h"
 #include "base/loop_impl.h"
+#include "cluster/link.h"
 #include "world_phone.h"
 
 #include <stdio.h>
@@ -387,6 +388,23 @@ static void flush(struct stream *s)
     }
 }
 
+void world_break_a_link(void)
+{
+    struct stream *s, *which = NULL;
+    unsigned n = 0;
+    list_for_each(s, &W->streams, struct stream, all)
+    {
+        if (lives(s) && s->is_client && s->state == OPEN && s->peer && !strcmp(s->alpn, LINK_ALPN) &&
+            draw(++n) == 0)
+            which = s;
+    }
+    if (!which)
+        return;
+    world_say("the link from node %u to node %u breaks", which->node->id, which->peer_node);
+    put_packet(which, PACKET_RST, NULL);
+    end(which, ERR_IO, "connection reset by the network");
+}
+
 struct stream_hub {
     struct list dirty;
 };
@@ -432,8 +450,9 @@ static struct stream *make(struct world_node *n, struct loop *l, const struct st
 }
 
 /* TLS and the log-in are over. */
-struct stream *world_dial_from_outside(struct world_node *n, struct loop *l, const struct stream_events *events,
-                                       void *user, struct stream **at_node)
+struct stream *world_dial_from_outside(struct world_node *n, struct loop *l,
+                                       const struct stream_events *events, void *user,
+                                       struct stream **at_node)
 {
     struct stream *s = make(&W->nodes[0], NULL, events, user), *t = make(n, l, NULL, NULL);
     s->state = t->state = OPEN;
