@@ -492,8 +492,11 @@ static void test_stored_once_over_homes(void **state)
     assert_int_equal(sscanf(enabled, " id='%63[^']'", id), 1);
     expect_acked(a, 2); /* the presence and the ping, which the row has then */
     fix_link_loses(fix, 1, 2, true);
+    int64_t n_stored = metrics_get(fix_metrics(fix, 3), METRIC_MESSAGES_STORED);
     send_numbers(a, 'o', 8, 1, 1); /* gets lost */
-    send_numbers(a, 'o', 9, 2, 2); /* is stored */
+    send_numbers(a, 'o', 9, 2, 2); /* is stored, if it comes before its recipient does */
+    for (int i = 0; i < 500 && metrics_get(fix_metrics(fix, 3), METRIC_MESSAGES_STORED) == n_stored; i++)
+        client_read(a, 20);
     client_sync(a);
     struct client *b = client_open(fix, 9, 3, "b");
     client_send(b, "<presence/>");
