@@ -13,19 +13,44 @@ QUIET_S = 3
 
 
 def written(node):
-    """Bytes that the node has caused to be written to disk, and what says where to: log, durable points, applied index."""
+    """Bytes that the node has caused to be written to disk, and what says where to: log, durable points, applied index. And when
+    the kernel last cleaned and the node dirtied again the store's table of readers, which is in memory only: its pages count as
+    bytes then, as often as somebody else's sync or writing makes the kernel clean them."""
     with open('/proc/%d/io' % node.worker_pid()) as f:
         io = dict(line.split(': ') for line in f.read().splitlines())
-    files = []
-    for folder in ('.', 'log', 'store', 'snap'):
+    files, readers = [('.', node.log, os.stat(node.log).st_size, 0)], 0
+    for folder in ('.', 'keys', 'log', 'store', 'snap'):
         try:
             for name in sorted(os.listdir(os.path.join(node.dir, folder))):
                 st = os.stat(os.path.join(node.dir, folder, name))
-                if name != 'lock.mdb':  # the table of readers, in memory only
+                if name == 'lock.mdb':
+                    readers = st.st_mtime_ns
+                else:
                     files.append((folder, name, st.st_size, st.st_mtime_ns))
         except FileNotFoundError:
             pass
-    return int(io['write_bytes']), files
+    return int(io['write_bytes']), readers, files
+
+
+def difference(before, now):
+    """What was written between the two, in words; empty: nothing. None: bytes, which may all be of the table of readers."""
+    changed = sorted(set(now[2]) ^ set(before[2]))
+    if changed:
+        return 'changed files: %s' % changed
+    n = now[0] - before[0]
+    return '' if not n else None if now[1] != before[1] else '%d bytes' % n
+
+
+async def check_bytes(node):
+    """In moments in which the table of readers was left alone; there are some on all but the busiest disks."""
+    for _ in range(10):
+        before = written(node)
+        await asyncio.sleep(0.5)
+        what = difference(before, written(node))
+        assert not what, '%s wrote while idle: %s' % (node.name, what)
+        if what == '':
+            return
+    step('%s: only its files were looked at, the disk is too busy' % node.name)
 
 
 def cpu_s(node):
@@ -46,18 +71,20 @@ async def watch(cluster):
     def is_quiet():
         nonlocal last, since
         now = [written(n) for n in cluster.nodes]
-        if now != last:
-            last, since = now, time.monotonic()
+        if last is None or any(difference(a, b) for a, b in zip(last, now)):
+            since = time.monotonic()
+        last = now
         return time.monotonic() > since + QUIET_S
     await asyncio.to_thread(wait, 'nothing is written any more', is_quiet, 60)
     before, cpu = [written(n) for n in cluster.nodes], [cpu_s(n) for n in cluster.nodes]
     await asyncio.sleep(WATCHED_S)
-    for node, (n_bytes, files), used in zip(cluster.nodes, before, cpu):
-        now_bytes, now_files = written(node)
-        changed = sorted(set(now_files) ^ set(files))
-        assert not changed, '%s has changed files while idle: %s' % (node.name, changed)
-        assert now_bytes == n_bytes, '%s wrote %d bytes while idle' % (node.name, now_bytes - n_bytes)
-        step('%s: %.2f %% of a core' % (node.name, 100 * (cpu_s(node) - used) / WATCHED_S))
+    after, cpu = [written(n) for n in cluster.nodes], [cpu_s(n) - used for n, used in zip(cluster.nodes, cpu)]
+    for node, was, now, used in zip(cluster.nodes, before, after, cpu):
+        what = difference(was, now)
+        assert not what, '%s wrote while idle: %s' % (node.name, what)
+        if what is None:
+            await check_bytes(node)
+        step('%s: %.2f %% of a core' % (node.name, 100 * used / WATCHED_S))
     for client in clients:
         assert not client.closed, 'a client was dropped'
         await client.close()
