@@ -184,15 +184,27 @@ void avatar_from_vcard(struct pep_write *w, struct shard *s, uint64_t uid, struc
 
 /* ---- presence ---- */
 
+/* Of a session: its client has sent an empty photo, which says that it wants none shown (§4). What has become
+ * empty since is ours. */
+struct avatar_state {
+    bool shows_none;
+};
+
+static const char *photo_of(struct xml *root, struct arena *a)
+{
+    const struct xml *x = xml_child(root, "x", NS_UPDATE),
+                     *photo = x ? xml_child(x, "photo", NS_UPDATE) : NULL;
+    return photo ? xml_text(photo, a) : NULL;
+}
+
 /* XEP-0398 §4: the presence's inner XML with the hash in it; NULL: it stays as it is. ROOT loses its old one.
  */
 static struct blob *with_hash(struct xml *root, const char *hash, struct arena *a)
 {
     struct xml *x = xml_child(root, "x", NS_UPDATE);
-    const struct xml *photo = x ? xml_child(x, "photo", NS_UPDATE) : NULL;
-    const char *text = photo ? xml_text(photo, a) : NULL;
-    if (photo && (!*text || strcmp(text, hash) == 0))
-        return NULL; /* an empty one says that the client wants none shown */
+    const char *text = photo_of(root, a);
+    if (text && strcmp(text, hash) == 0)
+        return NULL;
     if (x)
         xml_remove(x);
     x = xml_add(a, root, "x", NS_UPDATE);
@@ -210,7 +222,14 @@ static void set_payload(struct envelope *e, struct blob *payload)
 static enum hook_verdict from_client(struct c2s_home *h, struct envelope *e, struct xml_stanza *stanza)
 {
     struct user *u = h->session.user;
-    if (e->type != PRESENCE_AVAILABLE || !pep_is_on(u->shard) || !*shown_hash(u))
+    if (e->type != PRESENCE_AVAILABLE || !pep_is_on(u->shard))
+        return HOOK_GO_ON;
+    const char *photo = photo_of(stanza->root, stanza->arena);
+    bool shows_none = photo && !*photo;
+    struct avatar_state *st = hooks_state(h, FEATURE_avatar, shows_none ? sizeof *st : 0);
+    if (st && !*e->to)
+        st->shows_none = shows_none;
+    if (shows_none || !*shown_hash(u))
         return HOOK_GO_ON;
     struct blob *payload = with_hash(stanza->root, u->avatar, stanza->arena);
     if (payload)
@@ -221,6 +240,9 @@ static enum hook_verdict from_client(struct c2s_home *h, struct envelope *e, str
 static void show_again(struct session *s, const char *hash)
 {
     struct arena a;
+    const struct avatar_state *st = hooks_state(home_of(s), FEATURE_avatar, 0);
+    if (st && st->shows_none)
+        return;
     arena_init(&a);
     struct xml *root = stanza_tree(s->presence, &a);
     const struct xml *x = root ? xml_child(root, "x", NS_UPDATE) : NULL;

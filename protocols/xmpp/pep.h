@@ -80,10 +80,10 @@ struct pep_change {
     uint64_t owner;
     const char *owner_jid, *node;
     const Imp__PepConfig *config;
-    uint32_t number;       /* of the node, for its subscribers */
-    const char *publisher; /* full JID; NULL: not told */
+    uint32_t number;                /* of the node, for its subscribers */
+    const char *publisher;          /* full JID; NULL: not told */
     const char *const *subscribers; /* JIDs, ended by NULL, of a node that goes with them; NULL: as stored */
-    const char *inner;     /* <event/> */
+    const char *inner;              /* <event/> */
     size_t n_inner;
     uint64_t index; /* log index of the change */
 };
@@ -118,6 +118,9 @@ void pep_special_retract(struct pep_write *w, struct xmpp_iq *iq, const char *no
 /* After W: what has changed is shown elsewhere, too (presence with the avatar, bookmarks in their old form).
  */
 void pep_special_done(struct session *s, struct shard *shard, const Imp__PepWrite *w, uint64_t index);
+/* The same after all items of NODE have gone, or the node itself. S: of who did it; NULL: it has ended. */
+void pep_special_emptied(struct session *s, struct shard *shard, uint64_t uid, const char *node,
+                         uint64_t index);
 
 /* ---- feature_pep.c ---- */
 struct event_nodes;

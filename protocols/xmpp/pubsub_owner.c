@@ -11,6 +11,8 @@ struct node_change {
     struct iq_later *later;
     struct arena arena;
     struct pep_change told; /* told.inner NULL: nothing is */
+    uint64_t uid;
+    const char *emptied; /* the node whose items go; NULL: none */
 };
 
 static void on_changed(struct session *session, struct shard *s, void *user,
@@ -24,6 +26,8 @@ static void on_changed(struct session *session, struct shard *s, void *user,
         n->told.index = result->index;
         if (n->told.inner)
             pep_notify(s, &n->told);
+        if (n->emptied)
+            pep_special_emptied(session, s, n->uid, n->emptied, result->index);
     }
     arena_fini(&n->arena);
     mem_free(n);
@@ -113,6 +117,8 @@ static void remove_node(struct xmpp_iq *iq, const char *name, bool items_only)
     body.uid = iq->uid;
     body.node = (char *)name;
     body.items_only = items_only;
+    n->uid = iq->uid;
+    n->emptied = arena_strdup(&n->arena, name);
     command.body_case = IMP__COMMAND__BODY_PEP_NODE_REMOVE;
     command.pep_node_remove = &body;
     will_tell(iq, n, name, items_only ? "purge" : "delete",
