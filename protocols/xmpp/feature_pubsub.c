@@ -113,8 +113,9 @@ static bool add_page(struct xmpp_iq *iq, const Imp__PepNodeRow *node, const stru
     struct rsm rsm;
     struct page page;
     const char *max_items = xml_attr(items, "max_items");
+    bool is_number = !max_items || (*max_items && !max_items[strspn(max_items, "0123456789")]);
     unsigned long max = max_items ? strtoul(max_items, NULL, 10) : PAGE_MAX * 10;
-    if ((max_items && !max) || rsm_read(&rsm, iq->payload, PAGE_MAX, iq->arena) < 0) {
+    if (!is_number || !max || rsm_read(&rsm, iq->payload, PAGE_MAX, iq->arena) < 0) {
         iq_error(iq, STANZA_BAD_REQUEST, NULL);
         return false;
     }

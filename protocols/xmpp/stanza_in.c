@@ -154,6 +154,11 @@ struct envelope *home_read_stanza(struct c2s_home *h, struct xml_stanza *stanza)
 {
     struct xml *root = stanza->root;
     int kind = find_kind(root);
+    if (xml_is(root, "error",
+               NS_STREAM)) { /* RFC 6120 §4.9.1.1: it is over, and no error is answered by one */
+        c2s_home_end(h);
+        return NULL;
+    }
     if (kind < 0) {
         home_fail(h, "unsupported-stanza-type", NULL);
         return NULL;
