@@ -1,6 +1,8 @@
 #include "im/outside.h"
+#include "im/hooks.h"
 #include "im/im_impl.h"
 #include "im/router.h"
+#include "im/user.h"
 #include "replication/levels.h"
 #include "replication/settings.h"
 #include <string.h>
@@ -66,6 +68,8 @@ void outside_read_settings(struct shard *s)
     mem_free(s->outside->allowed);
     s->outside->allowed = text;
     arena_fini(&a);
+    if (text)
+        htab_for_each(node, &s->users) im_hook_on(container_of(node, struct user, node), IM_HOOK_CAPS);
 }
 
 /* ---- the table of this shard ---- */

@@ -221,6 +221,59 @@ struct event_nodes *caps_wanted(const struct xml *query)
     return nodes;
 }
 
+/* ---- what is shown ---- */
+
+static struct caps_shown *shown_new(const char *hash, const char *ver, const char *node)
+{
+    size_t n_hash = strlen(hash) + 1, n_ver = strlen(ver) + 1, n_node = strlen(node) + 1;
+    struct caps_shown *s = mem_alloc(sizeof *s + n_hash + n_ver + n_node);
+    s->hash = memcpy(s->text, hash, n_hash);
+    s->ver = memcpy(s->text + n_hash, ver, n_ver);
+    s->node = memcpy(s->text + n_hash + n_ver, node, n_node);
+    return s;
+}
+
+struct caps_shown *caps_shown_copy(const struct caps_shown *s)
+{
+    return shown_new(s->hash, s->ver, s->node);
+}
+
+bool caps_shown_same(const struct caps_shown *a, const struct caps_shown *b)
+{
+    return a && b && strcmp(a->ver, b->ver) == 0 && strcmp(a->hash, b->hash) == 0 &&
+           strcmp(a->node, b->node) == 0;
+}
+
+struct caps_shown *caps_shown_read(const struct xml *presence)
+{
+    enum { NODE_MAX = 512, HASH_MAX = 16 };
+    const struct xml *x = xml_child(presence, "c", NS_CAPS);
+    const char *node = x ? xml_attr(x, "node") : NULL, *ver = x ? xml_attr(x, "ver") : NULL;
+    const char *hash = x ? xml_attr(x, "hash") : NULL;
+    if (!node || !ver || strlen(node) > NODE_MAX || strlen(ver) >= CAPS_VER_MAX ||
+        (hash && strlen(hash) > HASH_MAX))
+        return NULL;
+    return shown_new(hash ? hash : "", ver, node);
+}
+
+void caps_question(struct buf *out, const struct caps_shown *s)
+{
+    buf_adds(out, "<query xmlns='" NS_INFO "' node='");
+    xml_escape(out, s->node, strlen(s->node));
+    buf_addc(out, '#');
+    xml_escape(out, s->ver, strlen(s->ver));
+    buf_adds(out, "'/>");
+}
+
+struct event_nodes *caps_learn(struct caps_cache *c, const struct caps_shown *s, const struct xml *query)
+{
+    struct event_nodes *nodes = caps_wanted(query);
+    char ver[CAPS_VER_MAX];
+    if (*s->hash && caps_verification(query, s->hash, ver) == 0 && strcmp(ver, s->ver) == 0)
+        caps_cache_add(c, s->hash, s->ver, nodes);
+    return nodes;
+}
+
 /* ---- the cache ---- */
 
 struct caps_entry {

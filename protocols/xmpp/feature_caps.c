@@ -6,49 +6,28 @@
 #include "base/clock.h"
 #include "im/user.h"
 #include "protocols/xmpp/caps.h"
+#include "protocols/xmpp/caps_outside.h"
 #include "protocols/xmpp/pep.h"
 #include "protocols/xmpp/shard.h"
 #include <string.h>
 
-#define NS_CAPS "http://jabber.org/protocol/caps"
 #define NS_INFO "http://jabber.org/protocol/disco#info"
 
-enum { ANSWER_MS = 30000, NODE_MAX = 512 };
+enum { ANSWER_MS = 30000 };
 
-/* What a session has shown of itself: one allocation. */
-struct shown {
-    const char *hash, *ver, *node; /* hash "": none, as in old releases of the XEP */
-    char text[];
-};
 struct caps {
-    struct shown *now;   /* of the last presence that had one; NULL: none */
-    struct shown *asked; /* of the open request; NULL: none is open */
-    char id[17];         /* of it */
+    struct caps_shown *now;   /* of the last presence that had one; NULL: none */
+    struct caps_shown *asked; /* of the open request; NULL: none is open */
+    char id[17];              /* of it */
     uint64_t asked_ms;
 };
 
-static struct shown *shown_new(const char *hash, const char *ver, const char *node)
-{
-    size_t n_hash = strlen(hash) + 1, n_ver = strlen(ver) + 1, n_node = strlen(node) + 1;
-    struct shown *s = mem_alloc(sizeof *s + n_hash + n_ver + n_node);
-    s->hash = memcpy(s->text, hash, n_hash);
-    s->ver = memcpy(s->text + n_hash, ver, n_ver);
-    s->node = memcpy(s->text + n_hash + n_ver, node, n_node);
-    return s;
-}
-
-static struct caps_cache *cache_of(struct shard *s)
+struct caps_cache *caps_cache_of(struct shard *s)
 {
     struct xmpp_shard *xs = s->xmpp;
     if (!xs->caps)
         xs->caps = caps_cache_new();
     return xs->caps;
-}
-
-static bool same(const struct shown *a, const struct shown *b)
-{
-    return a && b && strcmp(a->ver, b->ver) == 0 && strcmp(a->hash, b->hash) == 0 &&
-           strcmp(a->node, b->node) == 0;
 }
 
 static void want(struct session *s, struct event_nodes *nodes)
@@ -65,13 +44,9 @@ static void ask(struct c2s_home *h, struct caps *c)
     struct buf xml = {0};
     random_hex(c->id, 8); /* not to be guessed, though only the session itself could answer */
     mem_free(c->asked);
-    c->asked = shown_new(c->now->hash, c->now->ver, c->now->node);
+    c->asked = caps_shown_copy(c->now);
     c->asked_ms = loop_now_ms(s->shard->loop);
-    buf_adds(&xml, "<query xmlns='" NS_INFO "' node='");
-    iq_escape(&xml, c->now->node);
-    buf_addc(&xml, '#');
-    iq_escape(&xml, c->now->ver);
-    buf_adds(&xml, "'/>");
+    caps_question(&xml, c->now);
     struct blob *payload = blob_new(xml.data, xml.n);
     const char *at = strchr(s->jid, '@');
     char *domain = mem_strndup(at + 1, strcspn(at + 1, "/"));
@@ -90,21 +65,10 @@ static void look_up(struct c2s_home *h, struct caps *c)
 {
     struct event_nodes *nodes;
     struct session *s = &h->session;
-    if (*c->now->hash && caps_cache_find(cache_of(s->shard), c->now->hash, c->now->ver, &nodes))
+    if (*c->now->hash && caps_cache_find(caps_cache_of(s->shard), c->now->hash, c->now->ver, &nodes))
         want(s, nodes);
     else if (!c->asked || loop_now_ms(s->shard->loop) - c->asked_ms > ANSWER_MS)
         ask(h, c);
-}
-
-static struct shown *read_shown(const struct xml *root)
-{
-    const struct xml *x = xml_child(root, "c", NS_CAPS);
-    const char *node = x ? xml_attr(x, "node") : NULL, *ver = x ? xml_attr(x, "ver") : NULL;
-    const char *hash = x ? xml_attr(x, "hash") : NULL;
-    if (!node || !ver || strlen(node) > NODE_MAX || strlen(ver) >= CAPS_VER_MAX ||
-        (hash && strlen(hash) > 16))
-        return NULL;
-    return shown_new(hash ? hash : "", ver, node);
 }
 
 static void session_presence(struct c2s_home *h, const struct envelope *e, const struct xml *root, bool was)
@@ -123,11 +87,11 @@ static void session_presence(struct c2s_home *h, const struct envelope *e, const
         }
         return;
     }
-    struct shown *shown = read_shown(root);
+    struct caps_shown *shown = caps_shown_read(root);
     if (!shown)
         return;
     struct caps *c = hooks_state(h, FEATURE_caps, sizeof *c);
-    bool news = !same(c->now, shown);
+    bool news = !caps_shown_same(c->now, shown);
     mem_free(c->now);
     c->now = shown;
     if (news)
@@ -139,12 +103,9 @@ static void session_presence(struct c2s_home *h, const struct envelope *e, const
 static void take_answer(struct c2s_home *h, struct caps *c, const struct xml *query)
 {
     struct session *s = &h->session;
-    struct event_nodes *nodes = caps_wanted(query);
-    char ver[CAPS_VER_MAX];
-    const struct shown *asked = c->asked;
-    if (*asked->hash && caps_verification(query, asked->hash, ver) == 0 && strcmp(ver, asked->ver) == 0)
-        caps_cache_add(cache_of(s->shard), asked->hash, asked->ver, nodes);
-    if (same(c->now, asked) && session_is_available(s))
+    const struct caps_shown *asked = c->asked;
+    struct event_nodes *nodes = caps_learn(caps_cache_of(s->shard), asked, query);
+    if (caps_shown_same(c->now, asked) && session_is_available(s))
         want(s, nodes);
     event_nodes_unref(nodes);
 }
@@ -159,7 +120,7 @@ static enum hook_verdict from_client(struct c2s_home *h, struct envelope *e, str
     hooks_set(h, FEATURE_caps, HOOK_FROM_CLIENT, ON_IQ, false);
     if (e->type == IQ_RESULT && query)
         take_answer(h, c, query);
-    bool news = c->now && !same(c->now, c->asked); /* it has shown something else meanwhile */
+    bool news = c->now && !caps_shown_same(c->now, c->asked); /* it has shown something else meanwhile */
     mem_free(c->asked);
     c->asked = NULL;
     if (news)
@@ -171,6 +132,8 @@ static enum hook_verdict from_client(struct c2s_home *h, struct envelope *e, str
 static void session_ended(struct c2s_home *h)
 {
     struct caps *c = hooks_state(h, FEATURE_caps, 0);
+    if (h->session.user->n_sessions == 1)
+        caps_outside_forget(h->session.shard, h->session.user->uid);
     if (!c)
         return;
     mem_free(c->now);
@@ -187,4 +150,5 @@ const struct xmpp_feature feature_caps = {
     .hooks = {.session_presence = session_presence,
               .from_client = from_client,
               .session_ended = session_ended},
+    .user_hook = &caps_outside_hook,
 };

@@ -165,7 +165,7 @@ static void session_ended(struct c2s_home *h)
 
 struct to_contact {
     struct shard *shard;
-    uint64_t of, to_uid, index;
+    uint64_t of, to_uid, index; /* to_uid 0: a resource outside */
     const char *of_jid, *to;
 };
 
@@ -176,7 +176,10 @@ static void send(void *user, const Imp__PepNodeRow *node, const Imp__PepItemRow 
     pep_last_event(&xml, node->node, item, node->config->payloads);
     struct envelope *e = event_new(to->of, to->of_jid, node->node, node->config->message_type == 0, xml.data,
                                    xml.n, to->index);
-    events_send_one(to->shard, to->to_uid, to->to, e);
+    if (to->to_uid)
+        events_send_one(to->shard, to->to_uid, to->to, e);
+    else
+        events_send_subscriber(to->shard, to->to, e);
     envelope_free(e);
     buf_fini(&xml);
 }
@@ -192,6 +195,19 @@ static void granted(struct shard *s, uint64_t of, uint64_t to_uid, const char *t
         if (t.of_jid)
             for_each_last(s, of, to, NULL, NULL, send, &t);
     }
+    arena_fini(&a);
+}
+
+void pep_send_last_outside(struct shard *s, uint64_t of, const char *of_jid, const char *jid,
+                           const struct event_nodes *wanted, const struct event_nodes *before)
+{
+    struct arena a;
+    if (!wanted || event_nodes_is_same(wanted, before))
+        return;
+    arena_init(&a);
+    struct to_contact t = {.shard = s, .of = of, .of_jid = of_jid, .to = jid};
+    if (pep_find_user(shard_txn(s), of, &a))
+        for_each_last(s, of, arena_strndup(&a, jid, jid_bare_length(jid)), wanted, before, send, &t);
     arena_fini(&a);
 }
 

@@ -126,6 +126,9 @@ void pep_special_emptied(struct session *s, struct shard *shard, uint64_t uid, c
 struct event_nodes;
 /* The session's wishes have changed: last items of nodes that it did not want before. */
 void pep_send_last(struct session *s, struct event_nodes *before);
+/* The same for resource JID of a contact at a component, in the name of user OF. */
+void pep_send_last_outside(struct shard *s, uint64_t of, const char *of_jid, const char *jid,
+                           const struct event_nodes *wanted, const struct event_nodes *before);
 /* <item/> and when it was published. */
 void pep_last_event(struct buf *out, const char *node, const Imp__PepItemRow *item, bool payload);
 

@@ -4,7 +4,9 @@
  * "+notify" in its capabilities, which its home looks at (im/events.h). */
 #include "im/block.h"
 #include "im/events.h"
+#include "im/presence.h"
 #include "im/user.h"
+#include "protocols/xmpp/caps_outside.h"
 #include "protocols/xmpp/pep.h"
 #include <stdlib.h>
 #include <string.h>
@@ -146,6 +148,34 @@ static void tell_presence(struct shard *s, const struct pep_change *c, const Imp
     user_release(u);
 }
 
+/* Resources of contacts at components: as the others, if they still may. */
+struct outside {
+    const struct pep_change *c;
+    const Imp__PepNodeRow *node;
+    struct envelope *e; /* made when first needed */
+    struct arena *a;
+};
+
+static void tell_resource(void *arg, struct shard *s, const char *jid)
+{
+    struct outside *o = arg;
+    const char *bare = arena_strndup(o->a, jid, jid_bare_length(jid));
+    if (!presence_is_visible(s, o->c->owner, bare) ||
+        pep_check_access(shard_txn(s), o->c->owner, o->node, bare, o->a) != PEP_MAY)
+        return;
+    if (!o->e)
+        o->e = make_event(o->c, true);
+    events_send_subscriber(s, jid, o->e);
+}
+
+static void tell_outside(struct shard *s, const struct pep_change *c, const Imp__PepNodeRow *node,
+                         struct arena *a)
+{
+    struct outside o = {c, node, NULL, a};
+    caps_outside_each(s, c->owner, c->node, tell_resource, &o);
+    envelope_free(o.e);
+}
+
 static void free_job(struct job *job)
 {
     arena_fini(&job->arena);
@@ -167,6 +197,7 @@ static void run(struct job *job, struct shard *s)
     unsigned n_skip = tell_subscribers(s, c, node, skip, &job->arena);
     qsort(skip, n_skip, sizeof *skip, compare_uids);
     tell_presence(s, c, node, skip, n_skip, &job->arena);
+    tell_outside(s, c, node, &job->arena);
     free_job(job);
 }
 

@@ -33,6 +33,7 @@ struct xmpp_shard {
     struct components *components; /* component.h; NULL in tests without them */
     struct timer tick; /* 1 s */
     struct caps_cache *caps; /* made when first used (caps.h) */
+    struct caps_outside *caps_outside; /* the same (caps_outside.h) */
 };
 
 /* local.c */

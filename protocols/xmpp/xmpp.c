@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "im/homes.h"
 #include "protocols/xmpp/caps.h"
+#include "protocols/xmpp/caps_outside.h"
 #include "protocols/xmpp/feature.h"
 #include "protocols/xmpp/mam.h"
 #include "protocols/xmpp/relay.h"
@@ -221,6 +222,7 @@ void xmpp_free(struct xmpp *x)
         service_fini(&x->shards[i]);
         sm_shard_fini(&x->shards[i]);
         caps_cache_free(x->shards[i].caps);
+        caps_outside_free(x->shards[i].caps_outside);
         arena_fini(&x->shards[i].scratch);
     }
     mem_free(x);
