@@ -28,7 +28,7 @@ class Client:
         self.run = self.conversation = self
         self.timeout, self.domain, self.address, self.host = WAIT, server_name, '127.0.0.1', node.address
         self.received = asyncio.Queue()
-        self.link = None
+        self.link, self.web_links = None, []
 
     def note(self, *_):
         pass
