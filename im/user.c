@@ -1,5 +1,4 @@
 #include "im/user.h"
-#include "im/strangers.h"
 #include "base/clock.h"
 #include "im/block.h"
 #include "im/homes.h"
@@ -10,6 +9,7 @@
 #include "im/message.h"
 #include "im/presence.h"
 #include "im/roster.h"
+#include "im/strangers.h"
 #include <inttypes.h>
 #include <string.h>
 
@@ -46,12 +46,9 @@ void user_set_avatar(struct user *u, const char *hash)
     u->avatar = !hash ? NULL : *hash ? mem_strdup(hash) : none;
 }
 
+/* What was read is kept until it is read again: see is_known. */
 void user_forget_contacts(struct user *u)
 {
-    mem_free(u->subscribers);
-    mem_free(u->subscribed);
-    u->subscribers = u->subscribed = NULL;
-    u->n_subscribers = u->n_subscribed = 0;
     u->has_subscribers = u->has_subscribed = false;
 }
 
@@ -67,7 +64,8 @@ void user_free(struct user *u)
     message_user_freed(u);
     list_remove(&u->leaving);
     roster_user_freed(u);
-    user_forget_contacts(u);
+    mem_free(u->subscribers);
+    mem_free(u->subscribed);
     user_set_avatar(u, NULL);
     mem_free(u->jid);
     mem_free(u);
@@ -123,9 +121,21 @@ static uint64_t *read_contacts(struct user *u, bool subscribers, unsigned *n)
     return *n ? mem_realloc(uids, *n * sizeof *uids) : uids;
 }
 
+/* The roster of a removed user goes in the same command. Who saw the user is kept until its sessions have
+ * ended, so that their end is seen. */
+static bool is_known(struct user *u)
+{
+    struct arena a;
+    arena_init(&a);
+    bool known = shard_user_row(u->shard, u->uid, &a) != NULL;
+    arena_fini(&a);
+    return known;
+}
+
 const uint64_t *user_subscribers(struct user *u, unsigned *n)
 {
-    if (!u->has_subscribers) {
+    if (!u->has_subscribers && is_known(u)) {
+        mem_free(u->subscribers);
         u->subscribers = read_contacts(u, true, &u->n_subscribers);
         u->has_subscribers = true;
     }
@@ -135,12 +145,37 @@ const uint64_t *user_subscribers(struct user *u, unsigned *n)
 
 const uint64_t *user_subscribed(struct user *u, unsigned *n)
 {
-    if (!u->has_subscribed) {
+    if (!u->has_subscribed && is_known(u)) {
+        mem_free(u->subscribed);
         u->subscribed = read_contacts(u, false, &u->n_subscribed);
         u->has_subscribed = true;
     }
     *n = u->n_subscribed;
     return u->subscribed;
+}
+
+static void add_uid(struct user *u, uint64_t uid)
+{
+    u->subscribers = mem_realloc(u->subscribers, (u->n_subscribers + 1) * sizeof *u->subscribers);
+    u->subscribers[u->n_subscribers++] = uid;
+}
+
+/* The list is read anew when it is asked for; until then it keeps up with each row, since the next one may be
+ * the end of all. */
+static void follow_row(struct user *u, const char *jid)
+{
+    struct shard *s = u->shard;
+    uint64_t uid;
+    unsigned at = 0;
+    if (shard_find_uid(s, jid, &uid) != 0)
+        return;
+    bool sees = presence_is_visible(s, u->uid, jid);
+    while (at < u->n_subscribers && u->subscribers[at] != uid)
+        at++;
+    if (sees && at == u->n_subscribers)
+        add_uid(u, uid);
+    else if (!sees && at < u->n_subscribers)
+        u->subscribers[at] = u->subscribers[--u->n_subscribers];
 }
 
 /* ---- feed ---- */
@@ -249,15 +284,17 @@ static struct user *find_by_key(struct shard *s, const struct key *key)
     return k.failed || im_shard_of(s->im, uid) != s ? NULL : user_find(s, uid);
 }
 
-/* The roster of a removed user goes in the same command. Who sees the user is kept until its sessions have
- * ended, so that their end is seen. */
-static bool is_known(struct user *u)
+static void follow_key(struct user *u, const struct key *key)
 {
+    struct key_reader k;
     struct arena a;
     arena_init(&a);
-    bool known = shard_user_row(u->shard, u->uid, &a) != NULL;
+    key_read(&k, key->bytes, key->n);
+    key_read_u64(&k);
+    const char *jid = key_read_str(&k, &a);
+    if (!k.failed && (!list_is_empty(&u->sessions) || !list_is_empty(&u->remote)))
+        follow_row(u, jid);
     arena_fini(&a);
-    return known;
 }
 
 void user_on_feed(struct shard *s, const struct feed_event *event)
@@ -277,8 +314,10 @@ void user_on_feed(struct shard *s, const struct feed_event *event)
     case TABLE_ROSTER:
         u = find_by_key(s, &event->key);
         if (u) {
-            if (!event->deleted || is_known(u))
+            if (is_known(u)) {
                 user_forget_contacts(u);
+                follow_key(u, &event->key);
+            }
             roster_on_feed(s, event);
         }
         break;
