@@ -73,6 +73,13 @@ class HttpReader:
         return status, headers, await reader.readexactly(int(headers.get('content-length', 0)))
 
 
+def abort(writer):
+    try:
+        writer.transport.abort()
+    except AttributeError:
+        pass  # of one that was closed twice Python 3.11 has nothing left to abort
+
+
 class WebLink:
     """What peer.Link is for TCP."""
 
@@ -101,7 +108,7 @@ class WebLink:
             t.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self.writers:
-            writer.transport.abort()
+            abort(writer)
 
     def lose(self, why=''):
         if self.peer.link is self and not self.peer.lost:
@@ -296,7 +303,7 @@ class Bosh(WebLink):
                 await writer.drain()
                 # the server has it when it can answer another one that came later
                 await self.post('<none/>')
-                writer.transport.abort()
+                abort(writer)
                 return
             self.took(*await self.post(text))
         return go()
