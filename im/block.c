@@ -99,5 +99,5 @@ enum to_user block_to_user(struct shard *s, uint64_t uid, struct user *u, const 
         return TO_USER_GO_ON;
     if (!fan_out)
         refuse(s, e);
-    return TO_USER_DROP;
+    return TO_USER_REFUSED;
 }

@@ -64,7 +64,7 @@ static void watch_output(struct mailqueue *q, const struct session *s)
 }
 
 void mail_was_given(struct mailqueue *q, uint64_t index, uint32_t place, uint64_t session, uint64_t out_end,
-                    uint64_t shared)
+                    const struct given *given)
 {
     if (is_out(q, index, place))
         return;
@@ -72,7 +72,8 @@ void mail_was_given(struct mailqueue *q, uint64_t index, uint32_t place, uint64_
     struct session *s = session_find(q->user->shard, session);
     r->session = session;
     r->out_end = out_end;
-    r->shared = shared;
+    if (given)
+        r->given = *given;
     if (!out_end) {
         set_sent(q, r);
         marks_of_queue(q);
@@ -110,19 +111,15 @@ void mail_check_sent(struct mailqueue *q)
 /* To another session that was given it too. */
 static bool pass_on(struct mail_ref *r, const struct session *from)
 {
-    struct session *s;
-    list_for_each(s, &from->user->sessions, struct session, link)
-    {
-        uint64_t sent;
-        if (s->id > r->shared || s == from || !s->presence || s->priority < 0)
-            continue;
-        r->session = s->id;
-        s->ops->output(s, &r->out_end, &sent);
-        if (s->user->mail)
-            watch_output(s->user->mail, s);
-        return true;
-    }
-    return false;
+    struct session *s = session_heir(from->user, &r->given, from);
+    uint64_t sent;
+    if (!s)
+        return false;
+    r->session = s->id;
+    s->ops->output(s, &r->out_end, &sent);
+    if (s->user->mail)
+        watch_output(s->user->mail, s);
+    return true;
 }
 
 void mail_session_ended(struct session *s)
@@ -278,7 +275,7 @@ static void hand_out(struct mailqueue *q, const Imp__MessageRow *row, bool late,
     struct envelope *e = read_stanza(row, q->at_index, q->at_place);
     struct mail_ref *r = add_ref(q, q->at_index, q->at_place);
     r->session = to[0]->id;
-    r->shared = n > 1 ? s->next_session : 0;
+    session_note_given(&r->given, to, n);
     if (!e) {
         log_warning(s->log, "stored message %llu/%u cannot be read", (unsigned long long)r->index, r->place);
         set_sent(q, r);
@@ -310,7 +307,7 @@ static bool is_for_nobody(struct mailqueue *q, const Imp__MessageRow *row)
     bool nobody = e && e->type == MESSAGE_NORMAL;
     if (nobody) {
         mail_refuse(q->user->shard, e);
-        mail_was_given(q, q->at_index, q->at_place, 0, 0, 0);
+        mail_was_given(q, q->at_index, q->at_place, 0, 0, NULL);
     }
     envelope_free(e);
     return nobody;

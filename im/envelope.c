@@ -285,7 +285,7 @@ static void encode_string(struct buf *out, const char *s)
 /* Such are sent at level 3 only: no node of a former release meets them. */
 static bool is_counted(unsigned flags)
 {
-    return flags & (ENVELOPE_COUNTED | ENVELOPE_SETTLED | ENVELOPE_FENCE);
+    return flags & (ENVELOPE_COUNTED | ENVELOPE_SETTLED | ENVELOPE_FENCE | ENVELOPE_REFUSED);
 }
 
 void envelope_encode(struct buf *out, const struct envelope *e)

@@ -56,14 +56,22 @@ enum envelope_flag {
     ENVELOPE_THROTTLE =
         4, /* not a stanza: the session it is addressed to feeds a slow reader; read it slower */
     ENVELOPE_PROBE_BACK = 8, /* answer to a probe: goes to one session */
-    ENVELOPE_HOP = 16,    /* one hop: went on from a node that is no longer the home, ... */
-    ENVELOPE_HOPS = 0x70, /* ... at most seven times */
-    ENVELOPE_EVENT = 0x400, /* for those sessions that want it; lang: the node's name (im/events.h), ... */
+    ENVELOPE_HOP = 16,       /* one hop: went on from a node that is no longer the home, ... */
+    ENVELOPE_HOPS = 0x70,    /* ... at most seven times */
+    ENVELOPE_EVENT = 0x400,  /* for those sessions that want it; lang: the node's name (im/events.h), ... */
     ENVELOPE_SUBSCRIBED = 0x800, /* ... or, when none does, for all: it has subscribed by itself */
-    ENVELOPE_COUNTED = 0x80, /* the sender's client is told when it is safe (XEP-0198): n_in, row, row_place */
+    ENVELOPE_COUNTED =
+        0x80, /* the sender's client is told when it is safe (XEP-0198): n_in, row, row_place */
     ENVELOPE_SETTLED = 0x100, /* not a stanza: n_in of the session it is addressed to is safe */
+    ENVELOPE_REFUSED =
+        0x2000, /* an error, of the stanza n_in of the session it is addressed to (docs/adr/0046) */
     ENVELOPE_FENCE = 0x1000, /* not a stanza: answered with SETTLED when all before it has arrived */
-    ENVELOPE_SHARED = 0x200, /* several sessions of the user were given it; not between nodes */
+};
+
+/* Who was given a message beside the session that answers for it: of the sessions whose ids are not above
+ * LAST_ID those with these slots (im/session.h). */
+struct given {
+    uint64_t slots, last_id;
 };
 
 struct envelope {
@@ -84,16 +92,19 @@ struct envelope {
     /* What one sender sends goes up in these two, also when it has moved: the log index that its shard had
      * handled, and a count of that shard; 0, 0: not sent by anybody. */
     uint64_t order_index, order;
-    uint64_t out_end;     /* place of its last byte in the session's output, until that is known to be sent */
-    uint64_t queued_ms;   /* CLOCK_MONOTONIC when a queue took it, or a session was given it */
-    uint64_t shared;      /* with ENVELOPE_SHARED: to sessions whose ids are not above this */
-    uint64_t n_in;        /* its number among the stanzas of its session; 0: they are not counted */
-    uint64_t row;         /* log index and place of that session's row; 0: it has none */
-    uint64_t stored;      /* log index and place at which it is stored (im/stored.h); 0: it is not */
+    uint64_t out_end;   /* place of its last byte in the session's output, until that is known to be sent */
+    uint64_t queued_ms; /* CLOCK_MONOTONIC when a queue took it, or a session was given it */
+    uint64_t keeper;    /* the session that was given it, and answers for it */
+    struct given given;
+    uint64_t n_in;   /* its number among the stanzas of its session; 0: they are not counted */
+    uint64_t row;    /* log index and place of that session's row; 0: it has none */
+    uint64_t stored; /* log index and place at which it is stored (im/stored.h); 0: it is not */
     uint32_t row_place, stored_place;
-    uint8_t wants;        /* enum archive_keep, while it waits at the sender; 0: goes to the recipient */
-    bool storing;         /* delivered, and a proposal to store it is in flight, which owns it */
-    bool is_looked_at;    /* what the payload carries is in SEEN (im/payload.h) */
+    uint8_t wants;     /* enum archive_keep, while it waits at the sender; 0: goes to the recipient */
+    bool storing;      /* delivered, and a proposal to store it is in flight, which owns it; */
+    bool is_left;      /* the session that had it has ended since, and nobody has it */
+    bool is_back;      /* a session that ended had it: it is older than all that waits */
+    bool is_looked_at; /* what the payload carries is in SEEN (im/payload.h) */
     uint32_t seen;
     const char *from, *to; /* full or bare; never NULL */
     const char *id, *lang; /* NULL when missing */

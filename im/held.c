@@ -110,6 +110,32 @@ struct envelope *held_take(struct held *h, uint64_t key)
     return e;
 }
 
+bool held_is_of(const struct envelope *e, uint64_t session)
+{
+    return e->flags & ENVELOPE_COUNTED && !e->from_node && e->session == session;
+}
+
+void held_forget(struct held *h, uint64_t session)
+{
+    htab_for_each(node, &h->users)
+    {
+        struct held_user *u = container_of(node, struct held_user, node);
+        struct envelope *e;
+        list_for_each(e, &u->items, struct envelope, link)
+        {
+            if (!held_is_of(e, session))
+                continue;
+            list_remove(&e->link);
+            h->n_bytes -= e->n_bytes;
+            envelope_free(e);
+        }
+        if (list_is_empty(&u->items)) {
+            htab_remove(&h->users, &u->node);
+            mem_free(u);
+        }
+    }
+}
+
 uint64_t *held_keys(const struct held *h, size_t *n)
 {
     uint64_t *keys = mem_alloc((h->users.n + 1) * sizeof *keys);

@@ -22,6 +22,11 @@ void held_add(struct held *h, struct envelope *e);
 struct envelope *held_first(const struct held *h, uint64_t key);
 struct envelope *held_take(struct held *h, uint64_t key);
 void held_put_back(struct held *h, struct envelope *e); /* as the first again */
+/* Was E sent by this session, which is at home on this node, and does its client wait for it to be counted?
+ */
+bool held_is_of(const struct envelope *e, uint64_t session);
+/* Drops what is. */
+void held_forget(struct held *h, uint64_t session);
 /* The keys there are, so that a walk over them does not mind what changes meanwhile; mem_free. */
 uint64_t *held_keys(const struct held *h, size_t *n);
 

@@ -34,13 +34,14 @@ static const struct im_hook *take_first(const struct im *im, uint32_t *mask)
     return im->hooks.list[i];
 }
 
-bool im_hooks_to_user(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e, bool fan_out)
+enum to_user im_hooks_to_user(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e,
+                              bool fan_out)
 {
     uint32_t mask = s->im->hooks.to_user[e->kind] & (u ? u->hooks : UINT32_MAX);
-    while (mask)
-        if (take_first(s->im, &mask)->to_user(s, uid, u, e, fan_out) == TO_USER_DROP)
-            return true;
-    return false;
+    enum to_user what = TO_USER_GO_ON;
+    while (mask && what == TO_USER_GO_ON)
+        what = take_first(s->im, &mask)->to_user(s, uid, u, e, fan_out);
+    return what;
 }
 
 void im_hooks_delivered(struct shard *s, uint64_t uid, struct user *u, const struct envelope *e,

@@ -63,6 +63,14 @@ static void store_hold(struct mailqueue *q)
     }
 }
 
+static void add_to_hold(struct mailqueue *q, struct envelope *e)
+{
+    struct list *at = q->hold.next;
+    while (e->is_back && at != &q->hold && list_entry(at, struct envelope, link)->is_back)
+        at = at->next;
+    list_insert_before(e->is_back ? at : &q->hold, &e->link);
+}
+
 void mail_queue(struct shard *s, struct user *u, struct envelope *e)
 {
     struct mailqueue *q = mail_get(u);
@@ -72,13 +80,13 @@ void mail_queue(struct shard *s, struct user *u, struct envelope *e)
         q->hold_bytes += e->n_bytes;
         if (e->after_index < s->feed_seen) /* it comes behind what is stored by now */
             e->after_index = s->feed_seen;
-        list_append(&q->hold, &e->link);
+        add_to_hold(q, e);
         if (q->hold_bytes > HOLD_SOFT)
             router_throttle(s, e, HOLD_THROTTLE_MS);
         return;
     }
+    add_to_hold(q, e);
     store_hold(q);
-    store_out_away(s, e);
 }
 
 /* Rows that no client was given are the next home's; those that one was must not come a second time. */

@@ -13,15 +13,14 @@ struct mail_ref {
     uint32_t place;
     uint64_t session, out_end;
     bool sent, marking;
-    uint64_t
-        shared; /* other sessions were given it as well: of those whose ids are not above; 0: none were */
+    struct given given;
 };
 
 struct mailqueue {
     struct list link;  /* in shard->mail */
     struct list check; /* in shard->mail_check: something was written that may be sent now */
     struct user *user;
-    unsigned n_storing; /* proposals in flight, of what nobody has */
+    unsigned n_storing; /* proposals in flight, of what nobody has, or has any more */
     unsigned n_late;    /* and of what a session has: their rows are not to be handed out */
     struct list hold;   /* struct envelope: arrived behind stored messages that are not delivered yet */
     size_t hold_bytes;
@@ -52,9 +51,9 @@ void mail_rewind(struct mailqueue *q);
 /* What is stored up to now came while nobody was there. */
 void mail_note_backlog(struct mailqueue *q);
 /* The session has it already, up to OUT_END of its output; 0: and its client has got it.
- * SHARED: as in mail_ref. */
+ * GIVEN: to whom else; may be NULL. */
 void mail_was_given(struct mailqueue *q, uint64_t index, uint32_t place, uint64_t session, uint64_t out_end,
-                    uint64_t shared);
+                    const struct given *given);
 bool mail_is_pending(struct shard *s, uint64_t uid, uint64_t index, uint32_t place);
 /* The pending message as it is delivered; NULL: it is not pending (any more). */
 struct envelope *mail_read(struct shard *s, uint64_t uid, uint64_t index, uint32_t place);

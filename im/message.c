@@ -89,10 +89,8 @@ void message_deliver(struct shard *s, struct envelope *e, struct session **sessi
         im_hooks_delivered(s, e->to_uid, sessions[0]->user, e, sessions, n);
     for (size_t i = 1; i < n; i++)
         sessions[i]->ops->deliver(sessions[i], e, NULL);
-    if (n > 1) {
-        e->flags |= ENVELOPE_SHARED;
-        e->shared = s->next_session;
-    }
+    if (n > 1)
+        session_note_given(&e->given, sessions, n);
     session_deliver_kept(sessions[0], e);
 }
 
@@ -171,6 +169,28 @@ static bool is_for_archive(struct shard *s, struct envelope *e)
     return e->wants;
 }
 
+/* An error for a session that waits for it (docs/adr/0046): each of its stanzas is answered once. One that
+ * was resumed elsewhere has sent the stanza again, and gets another answer. */
+static void receive_refusal(struct shard *s, struct envelope *e)
+{
+    struct session *session = session_find(s, e->session);
+    if (!session && !e->row) {
+        e->flags &= (uint16_t)~ENVELOPE_REFUSED;
+        message_receive(s, e);
+        return;
+    }
+    if (session && sm_waits(session, e->n_in)) {
+        if (im_hooks_to_user(s, e->to_uid, session->user, e, false)) {
+            sm_settled(session, e->n_in);
+        } else {
+            im_hooks_delivered(s, e->to_uid, session->user, e, &session, 1);
+            session->ops->deliver(session, e, NULL);
+            sm_refused(session, e->n_in);
+        }
+    }
+    envelope_free(e);
+}
+
 /* RFC 6121 §8.5, table 1. */
 void message_receive(struct shard *s, struct envelope *e)
 {
@@ -178,9 +198,15 @@ void message_receive(struct shard *s, struct envelope *e)
         envelope_free(e);
         return;
     }
+    if (e->flags & ENVELOPE_REFUSED) {
+        receive_refusal(s, e);
+        return;
+    }
     struct user *u = user_find(s, e->to_uid);
-    if (im_hooks_to_user(s, e->to_uid, u, e, false)) {
-        sm_settle(s, e);
+    enum to_user out = im_hooks_to_user(s, e->to_uid, u, e, false);
+    if (out) {
+        if (out == TO_USER_DROP)
+            sm_settle(s, e);
         envelope_free(e);
         return;
     }
@@ -223,28 +249,36 @@ void message_receive(struct shard *s, struct envelope *e)
 /* Another session of the user was given it, too, and answers for it from now on. */
 static bool pass_on(struct shard *s, struct envelope *e)
 {
-    struct user *u = e->flags & ENVELOPE_SHARED ? user_find(s, e->to_uid) : NULL;
-    struct session *to[PICK_MAX];
-    size_t n = u ? message_pick(u, to, PICK_MAX) : 0;
-    for (size_t i = 0; i < n; i++) {
-        if (to[i]->id > e->shared)
-            continue; /* it came later, and was not given it */
-        session_keep(to[i], e);
-        return true;
-    }
-    return false;
+    struct user *u = user_find(s, e->to_uid);
+    struct session *heir = u ? session_heir(u, &e->given, NULL) : NULL;
+    if (heir)
+        session_keep(heir, e);
+    return heir;
+}
+
+/* Its row will be there for others; what comes from now on is behind it. */
+static void leave_to_row(struct shard *s, struct envelope *e)
+{
+    struct user *u = user_find(s, e->to_uid);
+    if (!u || !u->mail || e->is_left)
+        return;
+    e->is_left = true;
+    u->mail->n_late--;
+    u->mail->n_storing++;
 }
 
 void message_take_back(struct shard *s, struct envelope *e)
 {
-    if (e->storing)
-        return; /* its row will be there for others */
-    if (shard_home_of(s, e->to_uid) != im_node_id(s->im)) {
+    bool here = shard_home_of(s, e->to_uid) == im_node_id(s->im);
+    if (here && pass_on(s, e))
+        return;
+    if (e->storing) {
+        leave_to_row(s, e);
+    } else if (!here) {
         router_forward(s, e);
-    } else if (pass_on(s, e)) {
-        /* kept */
     } else if (e->type == MESSAGE_CHAT || e->type == MESSAGE_NORMAL) {
-        e->flags &= (uint16_t)~ENVELOPE_SHARED;
+        e->given = (struct given){0};
+        e->is_back = true;
         to_best_or_store(s, e);
     } else {
         sm_settle(s, e);
@@ -312,7 +346,7 @@ static void tell_stored(struct shard *s, uint64_t uid, uint64_t index, uint32_t 
     if (e && e->type == MESSAGE_NORMAL && *resource && !(u && user_find_session(u, resource))) {
         /* RFC 6121 §8.5.3.2.1, which the sender's home could not know. */
         mail_refuse(s, e);
-        mail_was_given(mail_get(user_get(s, uid, e->to)), index, place, 0, 0, 0);
+        mail_was_given(mail_get(user_get(s, uid, e->to)), index, place, 0, 0, NULL);
     } else if (e) {
         im_hooks_delivered(s, uid, u, e, NULL, 0);
     }

@@ -83,23 +83,36 @@ static struct repeats_slot *find(struct shard *s, const struct envelope *e)
     return find_in(set_of(s, &k), &k);
 }
 
+/* It has come before, and is answered when that one is safe. */
+static bool is_known(struct shard *s, struct repeats_slot *slot, const struct envelope *e, uint64_t print)
+{
+    if (!slot || slot->print != print)
+        return false;
+    slot->asks = e->session;
+    if (slot->settled)
+        sm_settle(s, e);
+    return true;
+}
+
 bool repeats_is_one(struct shard *s, const struct envelope *e)
 {
     if (!(e->flags & ENVELOPE_COUNTED) || !e->n_in)
         return false;
     if (!s->repeats)
         s->repeats = mem_zalloc(SETS * WAYS * sizeof *s->repeats);
-    struct repeats_slot k = key_of(e), *set = set_of(s, &k), *slot = find_in(set, &k);
+    struct repeats_slot k = key_of(e), *set = set_of(s, &k);
     k.print = print_of(e);
     k.asks = e->session;
-    if (!slot || slot->print != k.print) {
-        add(set, &k);
-        return false;
-    }
-    slot->asks = e->session; /* is answered when the first one is safe */
-    if (slot->settled)
-        sm_settle(s, e);
-    return true;
+    if (is_known(s, find_in(set, &k), e, k.print))
+        return true;
+    add(set, &k);
+    return false;
+}
+
+bool repeats_knows(struct shard *s, const struct envelope *e)
+{
+    struct repeats_slot *slot = find(s, e);
+    return slot && is_known(s, slot, e, print_of(e));
 }
 
 uint64_t repeats_settled(struct shard *s, const struct envelope *e)
@@ -108,6 +121,15 @@ uint64_t repeats_settled(struct shard *s, const struct envelope *e)
     if (!slot)
         return e->session;
     slot->settled = true;
+    return slot->asks;
+}
+
+uint64_t repeats_refused(struct shard *s, const struct envelope *e)
+{
+    struct repeats_slot *slot = find(s, e);
+    if (!slot || slot->print != print_of(e))
+        return e->session;
+    slot->n_in = 0;
     return slot->asks;
 }
 

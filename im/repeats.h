@@ -13,7 +13,12 @@
 /* E has come to its home. True: for the second time, and its sender is told if that is still to be done.
  * Takes nothing. */
 bool repeats_is_one(struct shard *s, const struct envelope *e);
-/* It is safe, or went back; which of its sender's sessions waits for that. */
+/* The same of what is about to be refused before anybody has looked at it: what was taken already is not. */
+bool repeats_knows(struct shard *s, const struct envelope *e);
+/* It goes back; which of its sender's sessions waits for the error. It is forgotten: if the error gets lost,
+ * it comes again, and is refused again. */
+uint64_t repeats_refused(struct shard *s, const struct envelope *e);
+/* It is safe; which of its sender's sessions waits for that. */
 uint64_t repeats_settled(struct shard *s, const struct envelope *e);
 /* It goes on to another home, and would be new if it came back from there. */
 void repeats_forget(struct shard *s, const struct envelope *e);

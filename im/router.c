@@ -67,10 +67,26 @@ void router_post(struct shard *to, struct envelope *e)
 void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error error, const char *text)
 {
     struct envelope *back = envelope_bounce(e, error, text);
-    if (back)
-        router_send(s, back, NULL);
-    sm_settle(s, e);
-    repeats_forget(s, e); /* the error may get lost with this node: then it is sent again, and is new */
+    if (!back) {
+        sm_settle(s, e);
+        return;
+    }
+    uint64_t waits = repeats_refused(s, e);
+    if (e->n_in && waits) {
+        back->flags |= ENVELOPE_REFUSED;
+        back->session = waits;
+        back->n_in = e->n_in;
+        back->row = e->row;
+        back->row_place = e->row_place;
+    }
+    router_send(s, back, NULL);
+}
+
+void router_refuse(struct shard *s, struct envelope *e, enum stanza_error error, const char *text)
+{
+    if (!repeats_knows(s, e))
+        router_bounce(s, e, error, text);
+    envelope_free(e);
 }
 
 void router_route(struct shard *s, struct envelope *e, struct session *from)
@@ -78,8 +94,7 @@ void router_route(struct shard *s, struct envelope *e, struct session *from)
     struct shard *target = im_shard_of(s->im, e->to_uid);
     struct user *u = target == s ? user_find(s, e->to_uid) : NULL;
     uint32_t node = 0;
-    /* Sessions of the user on this very shard say that it is the home, without a look at the store. */
-    if (!u || list_is_empty(&u->sessions))
+    if (!u || !user_is_here(u))
         node = shard_home_of(s, e->to_uid);
     if (node && node != im_node_id(s->im)) {
         router_send_to_node(s, node, e, from);
@@ -122,8 +137,7 @@ static bool resolve(struct shard *s, struct envelope *e)
 
 void router_refuse_outlived(struct shard *s, struct envelope *e)
 {
-    router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, "the node of the account was taken down");
-    envelope_free(e);
+    router_refuse(s, e, STANZA_REMOTE_SERVER_TIMEOUT, "the node of the account was taken down");
 }
 
 void router_send(struct shard *s, struct envelope *e, struct session *from)
@@ -143,6 +157,7 @@ void router_send_now(struct shard *s, struct envelope *e, struct session *from)
         carbons_sent(from->user, from->id, e);
     }
     if (!e->to_uid && outside_is(s, e->to)) {
+        sm_settle(s, e);
         outside_send(s, e);
         return;
     }
@@ -166,6 +181,20 @@ void router_send_again(struct shard *s, struct envelope *e)
     router_route(s, e, NULL);
 }
 
+static void on_forget(void *session, struct shard *s)
+{
+    router_forget_queued(s, (uintptr_t)session);
+    held_forget(&s->router->held, (uintptr_t)session);
+}
+
+void router_forget(struct shard *s, uint64_t session)
+{
+    on_forget((void *)(uintptr_t)session, s);
+    for (unsigned i = 0; i < im_n_shards(s->im); i++)
+        if (im_shard(s->im, i) != s)
+            shard_call(im_shard(s->im, i), on_forget, (void *)(uintptr_t)session);
+}
+
 void router_forward(struct shard *s, struct envelope *e)
 {
     repeats_forget(s, e);
@@ -175,7 +204,10 @@ void router_forward(struct shard *s, struct envelope *e)
     }
     /* Each hop knows at least as much of the log as the one before; seven moves overtook it otherwise. */
     if ((e->flags & ENVELOPE_HOPS) == ENVELOPE_HOPS) {
-        router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "the account moves between nodes");
+        router_refuse(s, e, STANZA_RESOURCE_CONSTRAINT, "the account moves between nodes");
+        return;
+    }
+    if (sm_park(s, e)) {
         envelope_free(e);
         return;
     }

@@ -21,8 +21,11 @@ void router_fini(struct shard *s);
 void router_send(struct shard *s, struct envelope *e, struct session *from);
 /* The same, past what waits behind messages of the session that are being stored (im/store_out.h). */
 void router_send_now(struct shard *s, struct envelope *e, struct session *from);
-/* Once more what a session has sent: E has its numbers of then, and goes before what waits for the same node. Takes E. */
+/* Once more what a session has sent: E has its numbers of then, and goes before what waits for the same node.
+ * Takes E. */
 void router_send_again(struct shard *s, struct envelope *e);
+/* What a session here has sent and is counted for its client is dropped, as far as it waits on this node. */
+void router_forget(struct shard *s, uint64_t session);
 /* Calls sm_is_queued for what waits here for a node. */
 void router_tell_queued(struct shard *s);
 /* To the user to_uid, for whom it is no stanza. Takes E. */
@@ -32,10 +35,11 @@ void router_bounce(struct shard *s, const struct envelope *e, enum stanza_error 
 /* An envelope for a user of this shard has arrived from a shard or a node: waits for after_index, then is
  * delivered. */
 void router_receive(struct shard *s, struct envelope *e);
-/* Was E on its way here when the epoch of the node that sent it ended? Its sessions and resources are gone then. */
+/* Was E on its way here when the epoch of the node that sent it ended? Its sessions and resources are gone
+ * then. */
 bool router_is_void(struct shard *s, const struct envelope *e);
-/* E's addressee is at home elsewhere by now, or has come back: goes on from here, in its old place among what its
- * sender sends. Takes E. */
+/* E's addressee is at home elsewhere by now, or has come back: goes on from here, in its old place among what
+ * its sender sends. Takes E. */
 void router_forward(struct shard *s, struct envelope *e);
 /* Is anything held for somebody who is at home elsewhere? */
 bool router_holds_strays(struct shard *s);

@@ -89,11 +89,10 @@ static void deliver(struct shard *s, struct envelope *e)
     }
 }
 
-/* Sessions say that it is the home, without a look at the store. */
 static enum home_place place_of(struct shard *s, uint64_t uid)
 {
     struct user *u = user_find(s, uid);
-    return u && !list_is_empty(&u->sessions) ? PLACE_HERE : shard_place_of(s, uid, NULL, NULL);
+    return u && user_is_here(u) ? PLACE_HERE : shard_place_of(s, uid, NULL, NULL);
 }
 
 /* Delivers or passes on what need not wait. Broadcasts of other nodes and throttles need neither lease nor
@@ -122,8 +121,7 @@ static bool take(struct shard *s, struct envelope *e)
     if (bound && (place == PLACE_ARRIVING || lease == LEASE_WAIT))
         return false;
     if (bound && lease >= LEASE_REFUSE && !stanza_type_is_error(e->type)) {
-        router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "this node cannot reach the cluster's majority");
-        envelope_free(e);
+        router_refuse(s, e, STANZA_RESOURCE_CONSTRAINT, "this node cannot reach the cluster's majority");
         return true;
     }
     deliver(s, e);
@@ -137,8 +135,7 @@ void router_receive(struct shard *s, struct envelope *e)
     if (in_turn && take(s, e))
         return;
     if (r->held.n_bytes + e->n_bytes > HELD_MAX) {
-        router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, NULL);
-        envelope_free(e);
+        router_refuse(s, e, STANZA_RESOURCE_CONSTRAINT, NULL);
         return;
     }
     e->queued_ms = loop_now_ms(s->loop);
@@ -161,10 +158,9 @@ static void advance_held_of(struct shard *s, uint64_t key)
         if (has_waited_long(s, e)) {
             held_take(held, key);
             if (e->after_index > s->applied_index)
-                router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, "this node is behind in replication");
+                router_refuse(s, e, STANZA_REMOTE_SERVER_TIMEOUT, "this node is behind in replication");
             else
-                router_bounce(s, e, STANZA_RESOURCE_CONSTRAINT, "the account is moving to another node");
-            envelope_free(e);
+                router_refuse(s, e, STANZA_RESOURCE_CONSTRAINT, "the account is moving to another node");
             continue;
         }
         /* Out while it is looked at: what it causes may be held, too. */

@@ -19,6 +19,9 @@ struct router {
 
 /* Takes E to where its addressee is at home. */
 void router_route(struct shard *s, struct envelope *e, struct session *from);
+/* Answers E, which waited for a way or for somebody to look at it, with an error, unless another copy of it has arrived
+ * before. Takes E. */
+void router_refuse(struct shard *s, struct envelope *e, enum stanza_error error, const char *text);
 void router_refuse_outlived(struct shard *s, struct envelope *e);
 
 static inline uint64_t router_own_epoch(const struct shard *s)
@@ -41,6 +44,8 @@ void router_advance_held(struct shard *s);
 /* E to NODE, behind what waits for it. Takes E. FROM: as of router_send. */
 void router_send_to_node(struct shard *s, uint32_t node, struct envelope *e, struct session *from);
 void router_advance_nodes(struct shard *s);
+/* Drops what waits for a link, of that session here. */
+void router_forget_queued(struct shard *s, uint64_t session);
 void router_free_nodes(struct router *r);
 
 #endif

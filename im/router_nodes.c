@@ -112,8 +112,7 @@ static void resume_sessions(struct shard *s, uint32_t node)
 static void queue_for(struct shard *s, struct peer *p, struct envelope *e, struct session *from)
 {
     if (p->n_bytes + e->n_bytes > PEER_MAX) {
-        router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, NULL);
-        envelope_free(e);
+        router_refuse(s, e, STANZA_REMOTE_SERVER_TIMEOUT, NULL);
         return;
     }
     e->queued_ms = loop_now_ms(s->loop);
@@ -164,6 +163,25 @@ void router_send_presence(struct shard *s, uint32_t node, struct envelope *e)
         router_send_to_node(s, node, e, NULL);
 }
 
+void router_forget_queued(struct shard *s, uint64_t session)
+{
+    struct peer *p;
+    struct envelope *e;
+    list_for_each(p, &s->router->peers, struct peer, link)
+    {
+        list_for_each(e, &p->queue, struct envelope, link)
+        {
+            if (!held_is_of(e, session))
+                continue;
+            if (s->router->again_at == &e->link)
+                s->router->again_at = e->link.next;
+            list_remove(&e->link);
+            p->n_bytes -= e->n_bytes;
+            envelope_free(e);
+        }
+    }
+}
+
 void router_tell_queued(struct shard *s)
 {
     struct peer *p;
@@ -196,7 +214,10 @@ static void advance_peer(struct shard *s, struct peer *p)
             p->down = rc == ERR_UNAVAILABLE;
             if (now - e->queued_ms < BLOCK_MS)
                 break;
-            router_bounce(s, e, STANZA_REMOTE_SERVER_TIMEOUT, NULL);
+            list_remove(item);
+            p->n_bytes -= e->n_bytes;
+            router_refuse(s, e, STANZA_REMOTE_SERVER_TIMEOUT, NULL);
+            continue;
         }
         list_remove(item);
         p->n_bytes -= e->n_bytes;
@@ -258,6 +279,8 @@ static void reroute(struct shard *s, struct peer *p)
             p->n_bytes += e->n_bytes;
             list_append(&p->queue, &e->link);
             e->queued_ms = since;
+        } else if (sm_park(s, e)) {
+            envelope_free(e);
         } else {
             router_route(s, e, NULL);
         }

@@ -1,7 +1,7 @@
 #include "im/session.h"
 #include "base/clock.h"
-#include "im/events.h"
 #include "im/archive.h"
+#include "im/events.h"
 #include "im/im_impl.h"
 #include "im/mail.h"
 #include "im/message.h"
@@ -64,6 +64,18 @@ static const char *pick_resource(struct user *u, const char *wanted, char out[64
     return out;
 }
 
+static uint8_t free_slot(const struct user *u)
+{
+    const struct session *s;
+    uint64_t taken = 0;
+    uint8_t slot = 0;
+    list_for_each(s, &u->sessions, struct session, link) if (s->slot < SESSION_SLOTS) taken |= UINT64_C(1)
+                                                                                               << s->slot;
+    while (slot < SESSION_SLOTS && taken >> slot & 1)
+        slot++;
+    return slot;
+}
+
 static int open_for_user(struct session *s, struct shard *shard, uint64_t uid, const char *jid,
                          const char *resource, const struct session_ops *ops, struct err_ctx *err)
 {
@@ -90,6 +102,7 @@ static int open_for_user(struct session *s, struct shard *shard, uint64_t uid, c
     s->user = u;
     s->ops = ops;
     s->id = s->shard->next_session += 256;
+    s->slot = free_slot(u);
     s->since_ms = s->live_ms = clock_wall_ms();
     s->first_index = shard->feed_seen;
     s->jid = mem_printf("%s/%s", u->jid, resource);
@@ -287,11 +300,39 @@ void session_keep(struct session *s, struct envelope *e)
     uint64_t sent;
     s->ops->output(s, &e->out_end, &sent);
     e->queued_ms = loop_now_ms(s->shard->loop);
+    e->keeper = s->id;
     list_append(&s->unsent, &e->link);
     if (!s->sm)
         s->shard->check_done = false;
     if (list_is_empty(&s->flush_link))
         list_append(s->sm ? &s->shard->unacked : &s->shard->flushing, &s->flush_link);
+}
+
+void session_note_given(struct given *g, struct session *const *sessions, size_t n)
+{
+    *g = (struct given){0};
+    for (size_t i = 1; i < n; i++) {
+        if (sessions[i]->slot < SESSION_SLOTS)
+            g->slots |= UINT64_C(1) << sessions[i]->slot;
+        if (sessions[i]->id > g->last_id)
+            g->last_id = sessions[i]->id;
+    }
+}
+
+/* Who was there then but not given it, or came later, must not answer: its client has not got it. */
+struct session *session_heir(const struct user *u, const struct given *g, const struct session *from)
+{
+    struct session *s, *heir = NULL;
+    if (!g->slots)
+        return NULL;
+    list_for_each(s, &u->sessions, struct session, link)
+    {
+        if (s == from || s->id > g->last_id || s->slot >= SESSION_SLOTS || !(g->slots >> s->slot & 1))
+            continue;
+        if (!heir || (heir->detached && !s->detached))
+            heir = s;
+    }
+    return heir;
 }
 
 void session_deliver_kept(struct session *s, struct envelope *e)
@@ -313,6 +354,9 @@ void session_check_sent(struct shard *shard)
 
 void session_check_output(struct session *s)
 {
+    uint64_t written, sent;
+    s->ops->output(s, &written, &sent);
+    sm_check_refused(s, sent);
     check_output(s);
     if (list_is_empty(&s->unsent))
         list_remove(&s->flush_link);

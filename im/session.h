@@ -39,9 +39,9 @@ struct session_info {
 struct session_ops {
     /* Writes the stanza to the client. EXTRA_XML (may be NULL) goes before the end tag (delayed delivery). */
     void (*deliver)(struct session *s, const struct envelope *e, const char *extra_xml);
-    /* Output since the session began: written by deliver and others, and of that what the client has. In bytes,
-     * which it has when they are with its socket; from sm_begin on each stanza counts as one, which it has when
-     * it has acknowledged it. Both never fall. */
+    /* Output since the session began: written by deliver and others, and of that what the client has. In
+     * bytes, which it has when they are with its socket; from sm_begin on each stanza counts as one, which it
+     * has when it has acknowledged it. Both never fall. */
     void (*output)(const struct session *s, uint64_t *written, uint64_t *sent);
     size_t (*queued)(const struct session *s); /* bytes that are not with its socket */
     void (*counted)(struct session *s);        /* sm_n_counted has risen; may be NULL */
@@ -65,6 +65,7 @@ enum session_pause {
     PAUSE_ORDER = 8,    /* a proposal of its own is in flight: what follows must not overtake it */
     PAUSE_SETTLE = 32,  /* too much of what it sent is not stored or delivered yet */
 };
+enum { SESSION_SLOTS = 64 };
 /* In the row of a session that can be resumed. */
 enum session_flag { SESSION_FLAG_ROSTER = 1, SESSION_FLAG_CARBONS = 2 };
 
@@ -76,6 +77,7 @@ struct session {
     struct user *user; /* NULL: not open */
     const struct session_ops *ops;
     uint64_t id;
+    uint8_t slot;         /* no other one of the user has it at a time; SESSION_SLOTS: none was free */
     uint64_t since_ms;    /* wall clock */
     char *jid;            /* full JID */
     const char *resource; /* inside jid */
@@ -85,15 +87,15 @@ struct session {
     unsigned n_directed;
     int priority;
     struct event_nodes *wanted; /* nodes it wants events of (im/events.h); NULL: none */
-    bool wants_roster;   /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
-    bool carbons;        /* XEP-0280 is enabled: im/carbons.h */
-    uint64_t live_ms;    /* wall clock: since then messages come as they are sent; earlier ones are delayed */
+    bool wants_roster;          /* asked for the roster: gets pushes (RFC 6121 §2.1.6) */
+    bool carbons;               /* XEP-0280 is enabled: im/carbons.h */
+    uint64_t live_ms; /* wall clock: since then messages come as they are sent; earlier ones are delayed */
     uint64_t first_index; /* log index when it was opened: what was stored up to it is not for it alone */
-    bool detached;       /* has no connection now and may be resumed: messages wait in the store */
-    bool behind;         /* reads too slowly: messages are stored and follow from the store */
-    bool no_flood;       /* looks at what waits for it by itself (XEP-0013 §2.1) */
-    uint8_t paused;      /* enum session_pause */
-    uint32_t blocked_on; /* node that PAUSE_LINK is about */
+    bool detached;        /* has no connection now and may be resumed: messages wait in the store */
+    bool behind;          /* reads too slowly: messages are stored and follow from the store */
+    bool no_flood;        /* looks at what waits for it by itself (XEP-0013 §2.1) */
+    uint8_t paused;       /* enum session_pause */
+    uint32_t blocked_on;  /* node that PAUSE_LINK is about */
     /* ordering against the log */
     unsigned n_in_flight; /* proposals it caused and that are not answered */
     uint64_t after_index; /* highest index it has caused */
@@ -101,11 +103,14 @@ struct session {
     uint64_t n_fed;        /* bytes it has sent to others, */
     uint64_t n_fed_paused; /* and those when it was throttled last */
     uint64_t throttled_ms; /* CLOCK_MONOTONIC of the last throttle sent because of this session's slowness */
-    struct list unsent;    /* envelopes delivered directly, until their bytes are with the kernel, or acknowledged */
-    struct list queued;    /* envelopes that it sent, behind messages that are being stored */
+    struct list
+        unsent; /* envelopes delivered directly, until their bytes are with the kernel, or acknowledged */
+    struct list queued; /* envelopes that it sent, behind messages that are being stored */
     unsigned n_queued, n_storing;
-    struct fence *fence;   /* im/fence.h; NULL: nothing waits for one */
-    uint64_t direct_ms;    /* CLOCK_MONOTONIC when it sent to DIRECT_UID past the log; 0: all of that has arrived */
+    bool flushing;       /* what is queued goes on just now */
+    struct fence *fence; /* im/fence.h; NULL: nothing waits for one */
+    uint64_t
+        direct_ms; /* CLOCK_MONOTONIC when it sent to DIRECT_UID past the log; 0: all of that has arrived */
     uint64_t direct_uid;   /* FENCE_SEVERAL: to more than one, */
     uint64_t fenced_uid;   /* of whom this one has it all */
     struct list stalled;   /* in shard->stalled: the first of them waits for the node */
@@ -141,6 +146,11 @@ void session_throttle(struct session *s, unsigned ms);
 void session_deliver_kept(struct session *s, struct envelope *e);
 /* The same with what it was given already. */
 void session_keep(struct session *s, struct envelope *e);
+/* The same message was written to these N, of whom the first one answers for it. */
+void session_note_given(struct given *g, struct session *const *sessions, size_t n);
+/* Another one of the user that has it, too, and answers when FROM ends; NULL: there is none. One with a
+ * connection where there is one. */
+struct session *session_heir(const struct user *u, const struct given *g, const struct session *from);
 /* Looks what of the session's output has arrived. */
 void session_check_output(struct session *s);
 /* It has lost its connection: what its client has not acknowledged is stored. */

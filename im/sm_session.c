@@ -3,6 +3,7 @@
 #include "im/marks.h"
 #include "im/repeats.h"
 #include "im/router.h"
+#include "im/store_out.h"
 #include "im/user.h"
 #include <string.h>
 
@@ -15,7 +16,10 @@ struct unsettled {
     uint32_t node;         /* where it went; 0: it has not been sent yet */
     uint64_t epoch;        /* that node's epoch then, */
     uint64_t since;        /* and the log index from which on it was the home */
+    uint64_t route_index;  /* the shard's when it was sent */
+    uint64_t out_end;      /* place of the last byte of the error; 0: it was not refused */
     bool queued;           /* it has not left this node, and will go on by itself */
+    bool parked;           /* it has not left, and its way is not the one that those before it took */
 };
 
 static uint64_t epoch_of(const struct shard *s, uint32_t node)
@@ -40,7 +44,11 @@ struct session_sm *sm_begin(struct session *s)
 static void drop(struct session_sm *sm, struct unsettled *w)
 {
     list_remove(&w->link);
-    sm->n_waiting--;
+    sm->n_parked -= w->parked;
+    if (w->out_end)
+        sm->n_refused--;
+    else
+        sm->n_waiting--;
     envelope_free(w->copy);
     mem_free(w);
 }
@@ -99,24 +107,45 @@ uint64_t sm_roll_back(struct session *s)
     return s->sm->n_in = sm_n_counted(s);
 }
 
-void sm_watch(struct session *s, struct envelope *e, bool storing)
+/* A client that acknowledges errors late is told of its stanzas all the same: the row takes so many beyond
+ * its count. */
+static void forget_refused(struct session_sm *sm)
+{
+    for (struct list *item; sm->n_refused && (item = list_first(&sm->waiting));) {
+        struct unsettled *w = list_entry(item, struct unsettled, link);
+        if (!w->out_end || sm->n_in - w->n_in < SM_WINDOW)
+            return;
+        drop(sm, w);
+    }
+}
+
+static struct unsettled *add(struct session *s)
 {
     struct session_sm *sm = s->sm;
     struct unsettled *w = mem_new(struct unsettled);
-    e->n_in = w->n_in = sm->n_in;
-    e->row = sm->row;
-    e->row_place = sm->row_place;
-    if (!storing) {
-        e->flags |= ENVELOPE_COUNTED;
-        e->session = s->id;
-        w->copy = envelope_copy(e, NULL);
-    }
+    w->n_in = sm->n_in;
     w->sent_ms = loop_now_ms(s->shard->loop);
+    forget_refused(sm);
     list_append(&sm->waiting, &w->link);
     if (list_is_empty(&sm->link))
         list_append(&s->shard->sm_waiting, &sm->link);
     if (++sm->n_waiting >= SM_WINDOW)
         session_pause(s, PAUSE_SETTLE);
+    return w;
+}
+
+void sm_watch(struct session *s, struct envelope *e, bool storing)
+{
+    struct session_sm *sm = s->sm;
+    struct unsettled *w = add(s);
+    e->n_in = w->n_in;
+    e->row = sm->row;
+    e->row_place = sm->row_place;
+    e->session = s->id;
+    if (storing)
+        return;
+    e->flags |= ENVELOPE_COUNTED;
+    w->copy = envelope_copy(e, NULL);
 }
 
 static struct unsettled *find(const struct session *s, uint64_t n_in)
@@ -135,7 +164,37 @@ static void note_home(struct shard *s, struct unsettled *w)
     shard_place_of(s, w->copy->to_uid, &w->node, &w->since);
     if (!w->node) /* nobody's; then it stays here */
         w->node = im_node_id(s->im);
+    w->route_index = s->route_index;
     w->epoch = epoch_of(s, w->node);
+}
+
+/* Are there messages that left before homes changed, one of them to the same user, by a way that is not the
+ * one of now? What passed it would come first; what was lost on it is sent again, by the new way. */
+bool sm_must_wait(struct session *s, const struct envelope *e)
+{
+    struct session_sm *sm = s->sm;
+    if (!sm || !(e->flags & ENVELOPE_COUNTED))
+        return false;
+    if (sm->route_index != s->shard->route_index) {
+        sm->route_index = s->shard->route_index;
+        sm->mixed = true;
+    }
+    if (!sm->mixed)
+        return false;
+    struct unsettled *w, now = {.copy = (struct envelope *)e};
+    note_home(s->shard, &now);
+    bool any = false;
+    list_for_each(w, &sm->waiting, struct unsettled, link)
+    {
+        if (!w->copy || !w->node || w->n_in >= e->n_in || w->route_index == sm->route_index)
+            continue;
+        any = true;
+        if (w->copy->to_uid == e->to_uid &&
+            (w->node != now.node || w->since != now.since || w->epoch != now.epoch))
+            return true;
+    }
+    sm->mixed = any;
+    return false;
 }
 
 void sm_sent(struct session *s, const struct envelope *e)
@@ -143,6 +202,8 @@ void sm_sent(struct session *s, const struct envelope *e)
     struct unsettled *w = s->sm ? find(s, e->n_in) : NULL;
     if (!w || !w->copy)
         return;
+    w->copy->from_uid = e->from_uid;
+    w->copy->to_uid = e->to_uid;
     w->copy->after_index = e->after_index;
     w->copy->order_index = e->order_index;
     w->copy->order = e->order;
@@ -186,6 +247,24 @@ static void tell(struct session *s)
         s->ops->counted(s);
 }
 
+/* What waits behind what has arrived or was sent anew goes on. */
+static void resume_sending(struct session *s);
+
+/* Fewer are waited for. */
+static void dropped(struct session *s)
+{
+    struct session_sm *sm = s->sm;
+    if (list_is_empty(&sm->waiting))
+        list_remove(&sm->link);
+    /* Also for a client that does not ask: what its home knows to have arrived comes again after a kill. */
+    if (sm->row && list_is_empty(&sm->marks) && !sm->marking && sm->n_covered < sm_n_settled(s))
+        marks_of_session(s);
+    tell(s);
+    if (sm->n_waiting < SM_WINDOW)
+        session_resume(s, PAUSE_SETTLE);
+    resume_sending(s);
+}
+
 void sm_settled(struct session *s, uint64_t n_in)
 {
     struct session_sm *sm = s->sm;
@@ -197,15 +276,59 @@ void sm_settled(struct session *s, uint64_t n_in)
         if (w->n_in > n_in)
             break;
         if (w->n_in == n_in) {
-            drop(sm, w);
+            if (!w->out_end)
+                drop(sm, w);
             break;
         }
     }
-    if (list_is_empty(&sm->waiting))
-        list_remove(&sm->link);
-    tell(s);
+    dropped(s);
+}
+
+bool sm_waits(const struct session *s, uint64_t n_in)
+{
+    struct unsettled *w = s->sm ? find(s, n_in) : NULL;
+    return w && !w->out_end;
+}
+
+/* It does not count against the window: the session must be read to hear that its client has it. */
+static void refuse(struct session *s, struct unsettled *w)
+{
+    struct session_sm *sm = s->sm;
+    uint64_t sent;
+    envelope_free(w->copy);
+    w->copy = NULL;
+    sm->n_parked -= w->parked;
+    w->parked = false;
+    s->ops->output(s, &w->out_end, &sent);
+    sm->n_waiting--;
+    sm->n_refused++;
     if (sm->n_waiting < SM_WINDOW)
         session_resume(s, PAUSE_SETTLE);
+    resume_sending(s);
+}
+
+void sm_refused(struct session *s, uint64_t n_in)
+{
+    struct unsettled *w = find(s, n_in);
+    if (w && !w->out_end)
+        refuse(s, w);
+}
+
+void sm_refused_now(struct session *s)
+{
+    struct unsettled *w = s->sm ? find(s, s->sm->n_in) : NULL;
+    if (s->sm && !(w && w->out_end))
+        refuse(s, w ? w : add(s));
+}
+
+void sm_check_refused(struct session *s, uint64_t sent)
+{
+    struct session_sm *sm = s->sm;
+    struct unsettled *w;
+    if (!sm || !sm->n_refused)
+        return;
+    list_for_each(w, &sm->waiting, struct unsettled, link) if (w->out_end && w->out_end <= sent) drop(sm, w);
+    dropped(s);
 }
 
 void sm_covered(struct session *s, uint64_t n_in)
@@ -214,6 +337,11 @@ void sm_covered(struct session *s, uint64_t n_in)
         return;
     s->sm->n_covered = n_in;
     tell(s);
+}
+
+bool sm_moves(const struct session *s)
+{
+    return s->sm && s->sm->row && s->sm->moves;
 }
 
 void sm_row_lost(struct session *s)
@@ -287,11 +415,30 @@ void sm_settle(struct shard *s, const struct envelope *e)
     router_pass(s, t);
 }
 
+bool sm_park(struct shard *s, const struct envelope *e)
+{
+    struct session *session =
+        e->flags & ENVELOPE_COUNTED && !e->from_node ? session_find(s, e->session) : NULL;
+    struct unsettled *w = session && session->sm ? find(session, e->n_in) : NULL;
+    if (!w || !w->copy)
+        return false;
+    if (!sm_must_wait(session, e)) {
+        note_home(s, w);
+        return false;
+    }
+    session->sm->n_parked += !w->parked;
+    w->parked = true;
+    w->queued = false;
+    return true;
+}
+
 /* In its old place among what the session sends: it keeps its numbers, and what waits here for a node is
  * behind it (RFC 6120 §10.1). */
 static void again(struct session_sm *sm, struct unsettled *w, uint64_t now)
 {
     struct shard *s = sm->session->shard;
+    sm->n_parked -= w->parked;
+    w->parked = false;
     w->sent_ms = now;
     note_home(s, w);
     struct envelope *e = envelope_copy(w->copy, NULL);
@@ -343,9 +490,29 @@ static void send_again(struct session *s, enum again_why why, uint32_t node)
     }
 }
 
+static struct unsettled *first_parked(struct session *s)
+{
+    struct unsettled *w;
+    list_for_each(w, &s->sm->waiting, struct unsettled,
+                  link) if (w->parked && !sm_must_wait(s, w->copy)) return w;
+    return NULL;
+}
+
+static void resume_sending(struct session *s)
+{
+    struct shard *shard = s->shard;
+    uint64_t id = s->id;
+    for (struct unsettled *w; s && s->sm && s->sm->n_parked && (w = first_parked(s));
+         s = session_find(shard, id))
+        again(s->sm, w, loop_now_ms(shard->loop));
+    if (s)
+        store_out_resume(s);
+}
+
 static bool has_late(const struct session_sm *sm, uint64_t now)
 {
-    return now - list_entry(list_first(&sm->waiting), struct unsettled, link)->sent_ms >= AGAIN_MS;
+    return !list_is_empty(&sm->waiting) &&
+           now - list_entry(list_first(&sm->waiting), struct unsettled, link)->sent_ms >= AGAIN_MS;
 }
 
 static void for_each_waiting(struct shard *s, enum again_why why, uint32_t node)
@@ -367,6 +534,9 @@ static void for_each_waiting(struct shard *s, enum again_why why, uint32_t node)
         struct session *session = session_find(s, ids[i]);
         if (session && session->sm)
             send_again(session, why, node);
+        session = session_find(s, ids[i]);
+        if (session)
+            resume_sending(session);
     }
     mem_free(ids);
 }

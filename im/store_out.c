@@ -34,7 +34,8 @@ struct storing {
     struct shard *shard;
     struct envelope *envelope;
     enum store_kind kind;
-    char *origin; /* below level 3, and not of a session that counts: recognises a repeat */
+    char *origin; /* NULL: the sender's session recognises a repeat, or there is none */
+    bool retries; /* below level 3 */
     uint64_t session, uid;
     unsigned n_tries;
 };
@@ -96,7 +97,7 @@ static int propose(struct storing *st)
     /* What was given to the log is executed once, and before whatever is given to it later, or never when
      * this node is taken down (replication/proposer.h). So from level 3 on nothing is proposed again, and
      * nobody has to remember what was: it is waited for as long as three more attempts took. */
-    return shard_submit_for(s, &command, st->origin ? 0 : OUTCOME_MS, on_stored, st);
+    return shard_submit_for(s, &command, st->retries ? 0 : OUTCOME_MS, on_stored, st);
 }
 
 /* UID: on whose behalf; there is a struct user of it. Takes E, also when it fails. */
@@ -108,7 +109,11 @@ static int begin(struct shard *s, struct envelope *e, enum store_kind kind, uint
     st->kind = kind;
     st->session = session;
     st->uid = uid;
-    if (s->settings.level < LEVEL_3)
+    st->retries = s->settings.level < LEVEL_3;
+    /* Whichever home stores what was sent by a session without a row, and if two do, one after the other. */
+    if (!e->row && e->flags & ENVELOPE_COUNTED)
+        st->origin = mem_printf("%llx.%llu", (unsigned long long)e->session, (unsigned long long)e->n_in);
+    else if (st->retries)
         st->origin = mem_printf("%s.%u.%llu", s->im->origin, s->index, (unsigned long long)++s->n_stored);
     int rc = propose(st);
     if (rc < 0) {
@@ -155,9 +160,10 @@ static void late_done(struct storing *st, const struct proposal_result *result)
     bool held = !list_is_empty(&e->link), delivered = e->out_end == 0;
     e->storing = false;
     if (q) {
-        q->n_late--;
+        *(e->is_left ? &q->n_storing : &q->n_late) -= 1;
         note_row(q, result);
     }
+    e->is_left = false;
     if (result->code != 0) {
         st->envelope = NULL;
         if (held)
@@ -170,8 +176,8 @@ static void late_done(struct storing *st, const struct proposal_result *result)
         list_remove(&e->link);
         uint64_t index = result->value;
         if (u && index && !fsm_stored_is_repeat(result->value2) && (held || delivered))
-            mail_was_given(mail_get(u), index, fsm_stored_place(result->value2), st->session,
-                           held ? e->out_end : 0, e->flags & ENVELOPE_SHARED ? e->shared : 0);
+            mail_was_given(mail_get(u), index, fsm_stored_place(result->value2), e->keeper,
+                           held ? e->out_end : 0, &e->given);
         sm_settle(s, e);
     }
     u = user_find(s, st->uid);
@@ -221,7 +227,8 @@ static void sent_done(struct storing *st, const struct proposal_result *result)
         uint32_t n_in = fsm_stored_n_in(result->value2);
         if (result->code == 0 && e->row && n_in)
             sm_covered(session, session->sm->n_seen - (uint32_t)((uint32_t)session->sm->n_seen - n_in));
-        sm_settled(session, e->n_in);
+        if (result->code == 0) /* otherwise when the client has the error */
+            sm_settled(session, e->n_in);
     }
     session = session_find(s, st->session);
     if (session)
@@ -235,7 +242,7 @@ static void on_stored(void *user, const struct proposal_result *result)
     struct shard *s = st->shard;
     uint64_t uid = st->uid;
     /* With the same origin again: if it did happen, the state machine knows it. */
-    if (result->code == ERR_UNKNOWN_OUTCOME && st->origin && st->n_tries < N_RETRIES && propose(st) == 0)
+    if (result->code == ERR_UNKNOWN_OUTCOME && st->retries && st->n_tries < N_RETRIES && propose(st) == 0)
         return;
     if (result->code == 0)
         metrics_add(s->im->options.metrics, METRIC_MESSAGES_STORED, 1);
@@ -326,8 +333,6 @@ static bool store_sent(struct session *s, struct envelope *e)
         stall(s);
     } else if (rc < 0) {
         refuse(shard, e, ERR_UNAVAILABLE);
-        if (s->sm)
-            sm_settled(s, e->n_in);
         envelope_free(e);
     } else {
         s->n_storing++;
@@ -339,7 +344,8 @@ static bool store_sent(struct session *s, struct envelope *e)
 
 bool store_out_queue(struct session *s, struct envelope *e)
 {
-    if (!s->n_storing && !s->n_queued)
+    bool waits = !e->wants && sm_must_wait(s, e);
+    if (!s->n_storing && !s->n_queued && !waits)
         return false;
     if (e->wants && !s->n_queued)
         return false; /* they keep their order in the log */
@@ -354,9 +360,12 @@ static void flush(struct session *s)
 {
     struct shard *shard = s->shard;
     uint64_t id = s->id;
+    if (s->flushing)
+        return;
+    s->flushing = true;
     while (s && s->n_queued && !s->fence) {
         struct envelope *e = list_entry(list_first(&s->queued), struct envelope, link);
-        if (!e->wants && s->n_storing)
+        if (!e->wants && (s->n_storing || sm_must_wait(s, e)))
             break;
         list_remove(&e->link);
         s->n_queued--;
@@ -366,8 +375,16 @@ static void flush(struct session *s)
             break;
         s = session_find(shard, id);
     }
-    if (s)
-        watch_window(s);
+    if (!s)
+        return;
+    s->flushing = false;
+    watch_window(s);
+}
+
+void store_out_resume(struct session *s)
+{
+    if (s->n_queued && !s->n_storing && list_is_empty(&s->stalled))
+        flush(s);
 }
 
 void store_out_fence(struct session *s, uint64_t number)
@@ -389,10 +406,25 @@ void store_out_tick(struct shard *s)
     }
 }
 
+/* What of it has not left this node must not come before what has left and was lost: its client sends all of
+ * it again, in order, to the next home (RFC 6120 §10.1). */
+static void forget_unsent(struct session *s)
+{
+    for (struct list *item; (item = list_first(&s->queued));) {
+        list_remove(item);
+        s->n_queued--;
+        envelope_free(list_entry(item, struct envelope, link));
+    }
+    if (s->sm->n_waiting)
+        router_forget(s->shard, s->id);
+}
+
 void store_out_session_ended(struct session *s)
 {
     list_remove(&s->stalled);
     fence_session_ended(s);
+    if (sm_moves(s))
+        forget_unsent(s);
     for (struct list *item; (item = list_first(&s->queued));) {
         struct envelope *e = list_entry(item, struct envelope, link);
         list_remove(item);
@@ -430,19 +462,20 @@ static bool find_parties(struct session *s, struct envelope *e)
     return true;
 }
 
-/* Blocked; an answer was sent if there is one. */
-static bool is_kept_out(struct session *s, struct envelope *e)
+/* Blocked. */
+static enum to_user keeps_out(struct session *s, struct envelope *e)
 {
     struct shard *shard = s->shard;
     struct user *to = im_shard_of(shard->im, e->to_uid) == shard ? user_find(shard, e->to_uid) : NULL;
-    e->session = s->id;
-    return e->to_uid && im_hooks_to_user(shard, e->to_uid, to, e, false);
+    return e->to_uid ? im_hooks_to_user(shard, e->to_uid, to, e, false) : TO_USER_GO_ON;
 }
 
 void message_send(struct session *s, struct envelope *e)
 {
     struct shard *shard = s->shard;
     if (!find_parties(s, e)) {
+        if (s->sm && is_conversation(e) && !e->to_uid && shard->settings.level >= LEVEL_3)
+            sm_watch(s, e, false); /* the error that says so is to arrive */
         router_send(shard, e, s);
         return;
     }
@@ -459,13 +492,17 @@ void message_send(struct session *s, struct envelope *e)
         router_send(shard, e, s);
         return;
     }
-    if (is_kept_out(s, e)) {
+    e->session = s->id;
+    if (s->sm)
+        sm_watch(s, e, true);
+    enum to_user out = keeps_out(s, e);
+    if (out) {
+        if (s->sm && out == TO_USER_DROP)
+            sm_settled(s, e->n_in);
         envelope_free(e);
         return;
     }
     s->n_fed += e->n_bytes;
-    if (s->sm)
-        sm_watch(s, e, true);
     if (!store_out_queue(s, e))
         store_sent(s, e);
 }

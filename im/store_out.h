@@ -11,6 +11,8 @@
 void message_send(struct session *s, struct envelope *e);
 /* What the session sends waits behind messages of it that are being stored. True: E was taken. */
 bool store_out_queue(struct session *s, struct envelope *e);
+/* Less of what it sent is under way: what waited for that goes on. */
+void store_out_resume(struct session *s);
 /* What it sent directly has arrived (im/fence.h). */
 void store_out_fence(struct session *s, uint64_t number);
 /* What waits because the node has too many proposals in flight. */

@@ -97,7 +97,7 @@ static enum to_user to_user(struct shard *s, uint64_t uid, struct user *u, const
         return TO_USER_GO_ON;
     if (e->kind != STANZA_PRESENCE) /* as if nobody were connected */
         router_bounce(s, e, STANZA_SERVICE_UNAVAILABLE, NULL);
-    return TO_USER_DROP;
+    return TO_USER_REFUSED;
 }
 
 /* Every change of private data changes the row of its user. */

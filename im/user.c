@@ -220,6 +220,7 @@ static void check_row(struct user *u)
     if (row)
         shard_place_of_row(s, row, &home, &since);
     bool has_left = row && (s->homes_lost || home != im_node_id(s->im) || since != u->since);
+    u->moved = has_left;
     if (!row || !jid || strcmp(jid, u->jid) != 0)
         close_sessions(u, SESSION_REMOVED);
     else if (row->locked)
@@ -238,6 +239,7 @@ void user_taken(struct user *u, uint64_t since)
         log_debug(s->im->homes_log, "user %" PRIu64 " taken at %" PRIu64 " ms, its home since index %" PRIu64,
                   u->uid, clock_boot_ms(), since);
     u->since = since;
+    u->moved = false;
 }
 
 void user_left(struct user *u)
@@ -245,6 +247,11 @@ void user_left(struct user *u)
     struct shard *s = u->shard;
     log_debug(s->im->homes_log, "user %" PRIu64 " left at %" PRIu64 " ms, the lease ran until %" PRIu64,
               u->uid, clock_boot_ms(), s->lease_end);
+}
+
+bool user_is_here(const struct user *u)
+{
+    return !u->moved && !list_is_empty(&u->sessions);
 }
 
 bool user_have_left(struct shard *s)

@@ -29,16 +29,17 @@ struct user {
     struct list sessions; /* struct session */
     struct list remote;   /* struct remote_resource */
     unsigned n_sessions;
-    unsigned n_in_flight;   /* proposals on its behalf */
-    uint64_t since;         /* log index from which on it is at home here; a later one: it was away meanwhile */
-    struct list leaving;    /* in shard->leaving */
-    struct mailqueue *mail; /* stored messages on their way to sessions; NULL: nothing pending known */
-    struct carbons *carbons; /* NULL: no session has enabled them (im/carbons.h) */
+    unsigned n_in_flight; /* proposals on its behalf */
+    uint64_t since;       /* log index from which on it is at home here; a later one: it was away meanwhile */
+    struct list leaving;  /* in shard->leaving */
+    bool moved; /* its home is elsewhere: its sessions, which are being closed, do not say otherwise */
+    struct mailqueue *mail;      /* stored messages on their way to sessions; NULL: nothing pending known */
+    struct carbons *carbons;     /* NULL: no session has enabled them (im/carbons.h) */
     struct list pushes, pushing; /* struct held_push; in shard->pushing (roster.c) */
     uint8_t blocks; /* is there a block list? (block.c) */
     uint8_t strangers; /* what the user has decided of them (strangers.c) */
     const char *avatar; /* hash of the avatar that its presence shows; "": none; NULL: not looked up yet */
-    uint32_t hooks; /* bits by im_hook_id: those that must be asked (im/hooks.h) */
+    uint32_t hooks;     /* bits by im_hook_id: those that must be asked (im/hooks.h) */
     /* Cached from the roster, dropped when a row of it changes: uids that see this user, and that it sees. */
     uint64_t *subscribers, *subscribed;
     unsigned n_subscribers, n_subscribed;
@@ -51,8 +52,8 @@ void user_set_avatar(struct user *u, const char *hash); /* NULL: not looked up y
 struct user *user_get(struct shard *s, uint64_t uid, const char *bare_jid); /* made when missing */
 void user_release(struct user *u); /* frees it when nothing is left in it */
 struct session *user_find_session(const struct user *u, const char *resource);
-/* Uids of local users with a subscription from this user ("from", "both") and to it, without those that the user blocks; valid until the loop's
- * next event. */
+/* Uids of local users with a subscription from this user ("from", "both") and to it, without those that the
+ * user blocks; valid until the loop's next event. */
 const uint64_t *user_subscribers(struct user *u, unsigned *n);
 const uint64_t *user_subscribed(struct user *u, unsigned *n);
 void user_forget_contacts(struct user *u); /* they are read again */
@@ -66,6 +67,8 @@ bool user_have_left(struct shard *s);
  * log, with times that all processes of a machine share: tests look for two that overlap. */
 void user_taken(struct user *u, uint64_t since);
 void user_left(struct user *u);
+/* Sessions of U here say that this is its home, without a look at the store. */
+bool user_is_here(const struct user *u);
 /* Counts proposals on behalf of UID, which must have a struct user here when one begins. */
 void user_proposal_begins(struct shard *s, uint64_t uid);
 void user_proposal_ends(struct shard *s, uint64_t uid);

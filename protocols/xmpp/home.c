@@ -241,7 +241,7 @@ void c2s_home_closed(struct c2s_home *h)
     }
     if (!sm_may_detach(h)) {
         if (h->sm && h->session.shard->stopping)
-            h->sm->keep_row = true;
+            sm_moves_on(h);
         home_end(h);
         return;
     }

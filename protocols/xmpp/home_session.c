@@ -100,7 +100,7 @@ static void close_session(struct session *s, enum session_reason reason)
     }
     /* Another home, or this node's next life, goes on with it. */
     if (h->sm && (reason == SESSION_MOVED || reason == SESSION_SHUTDOWN))
-        h->sm->keep_row = true;
+        sm_moves_on(h);
     if (!h->conn) {
         home_end(h);
         return;

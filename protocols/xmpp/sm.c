@@ -226,6 +226,13 @@ static void return_iq(struct shard *s, const char *data, size_t n_bytes)
     arena_fini(&a);
 }
 
+void sm_moves_on(struct c2s_home *h)
+{
+    h->sm->keep_row = true;
+    if (h->session.sm)
+        h->session.sm->moves = true;
+}
+
 void sm_stop(struct c2s_home *h)
 {
     struct sm *sm = h->sm;

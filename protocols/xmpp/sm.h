@@ -35,6 +35,8 @@ struct sm {
 
 /* Counting begins with what is written next. */
 void sm_start(struct c2s_home *h);
+/* The session will end here, and can be resumed elsewhere, or in this node's next life. */
+void sm_moves_on(struct c2s_home *h);
 /* The session ends: its row goes unless it is kept; iqs that were not acknowledged go back. */
 void sm_stop(struct c2s_home *h);
 /* Of home_write: a stanza was written. */

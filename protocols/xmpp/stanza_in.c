@@ -1,6 +1,7 @@
 /* From what a client sent to an envelope: names, types and addresses checked, the sender stamped, forgeries
  * removed. */
 #include "im/address.h"
+#include "im/sm_session.h"
 #include "im/stored.h"
 #include "im/user.h"
 #include "protocols/xmpp/home.h"
@@ -45,6 +46,8 @@ void home_refuse(struct c2s_home *h, const struct xml *root, enum stanza_error e
     buf_addf(&out, "</%s>", stanza_kind_name(kind));
     home_write(h, out.data, out.n);
     buf_fini(&out);
+    if (kind == STANZA_MESSAGE && h->state == HOME_BOUND)
+        sm_refused_now(&h->session);
 }
 
 /* ---- forgeries ---- */

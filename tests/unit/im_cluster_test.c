@@ -428,8 +428,14 @@ static void test_no_repeats_after_link_up(void **state)
     client_close(a);
 }
 
-/* Refused, and the error is lost with the link: what is sent again is refused again, and not taken for a message
- * that has come. */
+/* Since it enabled stream management. */
+static unsigned count_stanzas(struct client *c)
+{
+    return client_count(c, "<message ") + client_count(c, "<presence ") + client_count(c, "<iq ");
+}
+
+/* Refused, and the error is lost with the link: what is sent again is refused again, and not taken for a
+ * message that has come. */
 static void test_refused_again(void **state)
 {
     struct client *a = open_counted(10, 1, "a");
@@ -443,7 +449,16 @@ static void test_refused_again(void **state)
     fix_link_loses(fix, 3, 1, false);
     fix_link(fix, 1, 3, true);
     client_expect(a, " id='r1'"); /* the error */
+    /* Until the client says that it has it, the message is not counted: the error might get lost with this
+     * node. */
+    client_send(a, "<r xmlns='urn:xmpp:sm:3'/>");
+    client_expect(a, "<a xmlns='urn:xmpp:sm:3' h='2'/>");
+    client_read(a, 100);
+    assert_false(client_has(a, "<a xmlns='urn:xmpp:sm:3' h='3'/>"));
+    assert_false(client_has(a, "<a xmlns='urn:xmpp:sm:3' h='4'/>"));
+    client_send(a, "<a xmlns='urn:xmpp:sm:3' h='%u'/>", count_stanzas(a));
     expect_acked(a, 2 + 1 + 1);
+    assert_int_equal(client_count(a, " id='r1'"), 1);
     fix_set(fix, "xmpp.offline_limit", "1000");
     client_close(a);
 }
@@ -482,8 +497,8 @@ static void test_order_behind_stored(void **state)
     }
 }
 
-/* Both homes go. What had been stored is in the row of the sender's session, although one before it is not: the
- * next home does not deliver it once more when the client sends both again. */
+/* Both homes go. What had been stored is in the row of the sender's session, although one before it is not:
+ * the next home does not deliver it once more when the client sends both again. */
 static void test_stored_once_over_homes(void **state)
 {
     char id[64] = "";
@@ -528,7 +543,8 @@ static void test_stored_once_over_homes(void **state)
     fix_node_up(fix, 3, true);
 }
 
-/* Two sessions are given a message and neither says that it has it. One that began later answers for nothing. */
+/* Two sessions are given a message and neither says that it has it. One that began later answers for nothing.
+ */
 static void test_later_session_is_given(void **state)
 {
     fix_set(fix, "archive.default", "always");
@@ -547,6 +563,77 @@ static void test_later_session_is_given(void **state)
     client_close(p);
     client_close(q);
     client_close(a);
+}
+
+static void leave(struct client *c)
+{
+    client_send(c, "</stream:stream>");
+    assert_true(client_wait_end(c));
+    client_close(c);
+}
+
+/* Who was there but was not given a message, having a lower priority (RFC 6121 §8.5.2.1.1), does not answer
+ * for it either: it is given it when those that were have gone without a word. */
+static void test_other_session_is_given(void **state)
+{
+    for (int stored = 0; stored < 2; stored++) {
+        char batch = stored ? 'g' : 'h', id[16];
+        snprintf(id, sizeof id, " id='%c1'", batch);
+        fix_set(fix, "archive.default", stored ? "always" : "never");
+        struct client *a = open_counted(10, 1, "a"), *low = open_counted(9, 3, "low");
+        struct client *p = open_counted(9, 3, "p"), *q = open_counted(9, 3, "q");
+        client_send(p, "<presence><priority>1</priority></presence>");
+        client_send(q, "<presence><priority>1</priority></presence>");
+        client_sync(p);
+        client_sync(q);
+        send_numbers(a, batch, 9, 1, 1);
+        client_expect(p, id);
+        client_expect(q, id);
+        assert_false(client_has(low, id));
+        leave(q);
+        leave(p);
+        client_expect(low, id);
+        client_close(low);
+        client_close(a);
+    }
+    fix_set(fix, "archive.default", "never");
+}
+
+/* An error that the client did not say to have is not counted; after its home was lost, the message is sent
+ * and refused once more. A client that says so is told of it. */
+static void test_refused_over_homes(void **state)
+{
+    char id[64] = "";
+    struct client *a = open_counted(10, 1, "a");
+    const char *enabled = strstr(strstr(a->in, "<enabled "), " id='");
+    assert_int_equal(sscanf(enabled, " id='%63[^']'", id), 1);
+    expect_acked(a, 2);
+    send_numbers(a, 'w', 999, 1, 1); /* nobody */
+    client_expect(a, " id='w1'");
+    client_send(a, "<message to='@' type='chat' id='w2'><body>n</body></message>");
+    client_expect(a, "<jid-malformed ");
+    client_send(a, "<r xmlns='urn:xmpp:sm:3'/>");
+    client_read(a, 1500); /* all that is true a second later */
+    assert_false(client_has(a, "<a xmlns='urn:xmpp:sm:3' h='3'/>"));
+    assert_false(client_has(a, "<a xmlns='urn:xmpp:sm:3' h='4'/>"));
+    fix_node_up(fix, 1, false);
+    assert_true(client_wait_end(a));
+    client_close(a);
+    a = client_raw(fix, 10, 2);
+    client_send(a, "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' "
+                   "to='example.com' version='1.0'>");
+    client_expect(a, "</stream:features>");
+    client_send(a, "<resume xmlns='urn:xmpp:sm:3' previd='%s' h='0'/>", id);
+    client_expect(a, "<resumed ");
+    client_expect(a, " h='2'");
+    send_numbers(a, 'w', 999, 1, 1);
+    client_expect(a, " id='w1'");
+    client_send(a, "<message to='@' type='chat' id='w2'><body>n</body></message>");
+    client_expect(a, "<jid-malformed ");
+    client_send(a, "<a xmlns='urn:xmpp:sm:3' h='%u'/>", count_stanzas(a));
+    expect_acked(a, 2 + 2);
+    client_close(a);
+    fix_node_up(fix, 1, true);
 }
 
 /* The log is faster than the link: a message that is stored stays behind what was sent before it (RFC 6120
@@ -753,6 +840,8 @@ int main(void)
         cmocka_unit_test(test_order_behind_stored),
         cmocka_unit_test(test_stored_once_over_homes),
         cmocka_unit_test(test_later_session_is_given),
+        cmocka_unit_test(test_other_session_is_given),
+        cmocka_unit_test(test_refused_over_homes),
         cmocka_unit_test(test_stored_behind_direct),
         cmocka_unit_test(test_flood),
         cmocka_unit_test(test_slow_reader),
