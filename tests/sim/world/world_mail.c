@@ -1,9 +1,9 @@
 /* What became of each message, from the view of one who sees all phones and all stores, and what must hold:
  *
  *   - a count that a client is told never covers a message that is neither stored, nor confirmed by its
- * recipient, nor refused; nor, where the client may resume, more than the session's row has;
- *   - what was counted reaches its recipient; or was refused, and the sender has the error, unless its home
- * is another since (docs/adr/0043);
+ * recipient, nor refused with an error that the client has acknowledged; nor, where the client may resume,
+ * more than the session's row has;
+ *   - what was counted reaches its recipient, or came back to its sender as an error;
  *   - what one session sends to one user comes in the order in which it was sent;
  *   - what comes twice has the same stanza-id; never on one connection, nor from one session of a home
  * that lives, however often it is resumed there; and when a home is killed in a healthy cluster, only what
@@ -26,9 +26,9 @@ struct mail {
     unsigned from, to_user, session; /* the sender's phone and its session */
     enum phone_kind kind;            /* of the sender */
     bool is_counted, is_given_up, is_refused, is_bounced, is_confirmed;
-    struct phone_home refused_at; /* the sender's then */
-    uint64_t confirmed_at;        /* when its recipient last said that it had it */
-    uint64_t index;               /* stored for its recipient; 0: not */
+    bool is_taken_back;    /* its sender said that it has the error */
+    uint64_t confirmed_at; /* when its recipient last said that it had it */
+    uint64_t index;        /* stored for its recipient; 0: not */
     uint32_t place;
     struct copy {
         uint64_t at;
@@ -87,7 +87,8 @@ void mail_set_archive(unsigned user, bool on)
 
 static bool is_archived(const struct mail *m)
 {
-    return all()->archives[m->to_user] || all()->archives[W->phones->phone[m->from].user];
+    return (m->to_user < PHONE_USERS && all()->archives[m->to_user]) ||
+           all()->archives[W->phones->phone[m->from].user];
 }
 
 /* One of them acknowledges nothing: what is with its socket counts as delivered. */
@@ -121,7 +122,7 @@ static bool is_at_home(const struct phone *p, const struct phone_home *h)
 
 static bool is_safe(const struct mail *m)
 {
-    return m->index || m->is_confirmed || m->is_refused || (may_be_lost_on_the_way(m) && !is_archived(m));
+    return m->index || m->is_confirmed || m->is_taken_back || (may_be_lost_on_the_way(m) && !is_archived(m));
 }
 
 static const char *describe(const struct mail *m)
@@ -152,7 +153,6 @@ void mail_refused(unsigned number)
     if (!m->is_refused)
         world_say("refused: %s", describe(m));
     m->is_refused = true;
-    m->refused_at = W->phones->phone[m->from].home;
 }
 
 void mail_given_up(unsigned number)
@@ -167,6 +167,11 @@ void mail_bounced(struct phone *to, unsigned number)
         W->counts.n_bounced++;
     m->is_bounced = true;
     world_say("phone %u: given back: %s", to->number, describe(m));
+}
+
+void mail_taken_back(unsigned number)
+{
+    find(number)->is_taken_back = true;
 }
 
 /* ---- the recipient ---- */
@@ -213,7 +218,10 @@ void mail_received(struct phone *by, unsigned number, const char *id)
         check_repeat(by, m, c);
     } else {
         unsigned *last = &all()->last[by->number][m->from];
-        if (number < *last && find(*last)->session == m->session && !has_two_phones(m->to_user))
+        /* What came back has had its answer; sent once more by a session that moved, it comes where it can
+         * (docs/adr/0046). */
+        if (number < *last && find(*last)->session == m->session && !has_two_phones(m->to_user) &&
+            !m->is_bounced)
             world_bad("phone %u gets message %u before %s", by->number, *last, describe(m));
         if (number > *last)
             *last = number;
@@ -354,14 +362,11 @@ void mail_home_was_killed(void)
     all()->killed_at = W->queue.now;
 }
 
-/* Nobody waits for it. A message that was refused is counted, too, and its error goes with the sender's home
- * if that ends, or the user moves, before the client has it: docs/adr/0043. */
+/* Nobody waits for it. */
 static bool is_done(const struct mail *m)
 {
     if (is_received(m) || m->is_bounced)
         return true;
-    if (m->is_refused)
-        return !m->is_counted || !is_at_home(&W->phones->phone[m->from], &m->refused_at);
     if (!m->is_counted)
         return m->is_given_up;
     return may_be_lost_on_the_way(m) && (m->index || !is_archived(m));

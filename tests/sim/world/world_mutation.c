@@ -6,6 +6,7 @@
 #include "cluster/link.h"
 #include "im/envelope.h"
 #include "im/message.h"
+#include "im/repeats.h"
 #include "im/shard.h"
 #include "im/sm_session.h"
 #include "im/stored.h"
@@ -209,4 +210,19 @@ WRAP(void, links_watch_in, struct links *l, void (*fn)(void *user, uint32_t node
 {
     if (!world_has(MUTATION_ONE_SIDED))
         __real_links_watch_in(l, fn, user);
+}
+
+/* ---- without archives ---- */
+
+WRAP(void, sm_refused, struct session *s, uint64_t n_in)
+{
+    if (world_has(MUTATION_REFUSAL_COUNTED))
+        sm_settled(s, n_in);
+    else
+        __real_sm_refused(s, n_in);
+}
+
+WRAP(bool, repeats_is_one, struct shard *s, const struct envelope *e)
+{
+    return !world_has(MUTATION_REPEATS_TAKEN) && __real_repeats_is_one(s, e);
 }

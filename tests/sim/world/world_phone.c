@@ -101,12 +101,22 @@ static void count(struct phone *p, unsigned mail)
     p->got[p->n_got++] = mail;
 }
 
+/* What it has got is said now. */
+static void confirm(struct phone *p)
+{
+    for (; p->n_told < p->n_got; p->n_told++) {
+        unsigned what = p->got[p->n_told];
+        if (what & PHONE_ERROR)
+            mail_taken_back(what & ~PHONE_ERROR);
+        else if (what)
+            mail_confirmed(p, what);
+    }
+}
+
 static void tell_count(struct phone *p)
 {
     char text[64];
-    for (; p->n_told < p->n_got; p->n_told++)
-        if (p->got[p->n_told])
-            mail_confirmed(p, p->got[p->n_told]);
+    confirm(p);
     snprintf(text, sizeof(text), "<a" SM " h='%u'/>", p->n_got);
     write_text(p, text);
 }
@@ -127,7 +137,7 @@ static void take_message(struct phone *p, const struct xml *x, struct arena *a)
         const char *which = xml_attr(x, "id");
         if (which && sscanf(which, "m%u", &number) == 1)
             mail_bounced(p, number);
-        count(p, 0);
+        count(p, number ? number | PHONE_ERROR : 0);
         return;
     }
     if (!body || sscanf(body, "number %u.", &number) != 1) {
@@ -163,9 +173,7 @@ static void on_features(struct phone *p)
     if (*p->id) {
         snprintf(text, sizeof(text), "<resume" SM " previd='%s' h='%u'/>", p->id, p->n_got);
         p->state = PHONE_RESUMING;
-        for (; p->n_told < p->n_got; p->n_told++)
-            if (p->got[p->n_told])
-                mail_confirmed(p, p->got[p->n_told]);
+        confirm(p);
     } else {
         snprintf(
             text, sizeof(text),
@@ -403,7 +411,9 @@ static void send_burst(struct phone *p)
 {
     for (unsigned n = 1 + (unsigned)draw(BURST_MAX); n && p->n_unacked < UNACKED_MAX; n--) {
         const struct phone *to = &all()->phone[draw(all()->n)];
-        if (to->user != p->user)
+        if (chance(3))
+            phone_say(p, PHONE_NOBODY);
+        else if (to->user != p->user)
             phone_say(p, to->user);
     }
 }

@@ -20,6 +20,8 @@ enum {
     PHONE_USERS = 5, /* the first of the world's */
     MAILS_MAX = 4096,
     UNACKED_MAX = 40,
+    PHONE_NOBODY = 99,    /* a user that does not exist: refused */
+    PHONE_ERROR = 1 << 16 /* in phone.got: the error for that message */
 };
 
 enum phone_kind {
@@ -53,7 +55,7 @@ struct phone {
     unsigned unacked[UNACKED_MAX], n_unacked;
     uint64_t n_acked;
     bool counts; /* both sides do */
-    /* What it got in this session, by the number of the stanza from 1 on: as above. */
+    /* What it got in this session, by the number of the stanza from 1 on: as above, or PHONE_ERROR. */
     unsigned *got, n_got, cap_got, n_told;
     bool is_lazy;           /* answers late */
     struct phone_home home; /* where the session was when the connection was made */
@@ -90,6 +92,7 @@ void mail_given_up(unsigned number); /* the sender's session is lost, it will ne
 /* A node gives it back: an error is on its way. */
 void mail_refused(unsigned number);
 void mail_bounced(struct phone *to, unsigned number);
+void mail_taken_back(unsigned number); /* its sender says that it has the error */
 /* ID: of the stanza-id, "" for none. */
 void mail_received(struct phone *by, unsigned number, const char *id);
 void mail_confirmed(struct phone *by, unsigned number); /* its recipient says that it has it */

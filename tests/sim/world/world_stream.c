@@ -243,15 +243,14 @@ static void deliver(struct stream *s, struct loop *l)
         close_now(s);
 }
 
+/* What is ready now. The list stays where it is: the process may end within any of it. */
 static void deliver_all(struct loop *l)
 {
-    struct list batch, *ready = world_loop_ready(l);
-    list_init(&batch);
-    for (struct list *item; (item = list_first(ready));) {
-        list_remove(item);
-        list_append(&batch, item);
-    }
-    for (struct list *item; (item = list_first(&batch));) {
+    struct list *ready = world_loop_ready(l), *item;
+    unsigned n = 0;
+    for (item = ready->next; item != ready; item = item->next)
+        n++;
+    for (; n && (item = list_first(ready)); n--) {
         list_remove(item);
         deliver(list_entry(item, struct stream, ready), l);
     }
