@@ -77,14 +77,16 @@ void held_add(struct held *h, struct envelope *e)
     struct held_user *u = get(h, held_key(e));
     h->n_bytes += e->n_bytes;
     /* One that was passed on may come behind a later one that came straight. Numbers of different senders say
-     * nothing to each other, and do no harm. */
+     * nothing to each other. */
     struct list *at = &u->items;
-    while (e->order && at->prev != &u->items) {
-        const struct envelope *before = list_entry(at->prev, struct envelope, link);
-        if (!before->order || before->order_index < e->order_index ||
+    for (struct list *item = at->prev; e->order && item != &u->items; item = item->prev) {
+        const struct envelope *before = list_entry(item, struct envelope, link);
+        if (!before->order || before->from_uid != e->from_uid)
+            continue;
+        if (before->order_index < e->order_index ||
             (before->order_index == e->order_index && before->order <= e->order))
             break;
-        at = at->prev;
+        at = item;
     }
     list_insert_before(at, &e->link);
 }

@@ -3,10 +3,11 @@
 #include <string.h>
 
 /* In sets, the newest one first: what is not long ago is found although others fell on the same place. */
-enum { SETS = 1024 /* a power of two */, WAYS = 4 };
+enum { SETS = 512 /* a power of two */, WAYS = 8 };
 
 struct repeats_slot {
-    uint64_t session, n_in, to_uid; /* n_in 0: free */
+    uint64_t session, n_in, to_uid; /* session: its row, if it has one; n_in 0: free */
+    uint64_t place;                 /* of the row, and one; 0: it has none */
     uint64_t print;
     uint64_t asks; /* the sender's session, as it is at its home now */
     bool settled;
@@ -42,18 +43,20 @@ static uint64_t print_of(const struct envelope *e)
 static struct repeats_slot key_of(const struct envelope *e)
 {
     struct repeats_slot k = {.n_in = e->n_in, .to_uid = e->to_uid};
-    k.session = e->row ? mix(e->row, e->row_place) : e->session;
+    k.session = e->row ? e->row : e->session;
+    k.place = e->row ? e->row_place + UINT64_C(1) : 0;
     return k;
 }
 
 static struct repeats_slot *set_of(struct shard *s, const struct repeats_slot *k)
 {
-    return &s->repeats[WAYS * (mix(mix(k->session, k->n_in), k->to_uid) & (SETS - 1))];
+    return &s->repeats[WAYS * (mix(mix(mix(k->session, k->place), k->n_in), k->to_uid) & (SETS - 1))];
 }
 
 static bool has(const struct repeats_slot *slot, const struct repeats_slot *k)
 {
-    return slot->n_in == k->n_in && slot->session == k->session && slot->to_uid == k->to_uid;
+    return slot->n_in == k->n_in && slot->session == k->session && slot->place == k->place &&
+           slot->to_uid == k->to_uid;
 }
 
 /* NULL: it is not there. */

@@ -87,19 +87,24 @@ const Imp__SessionRow *sm_read_row(const struct session *s, struct arena *a)
     return s->sm->row ? store_find_row(shard_txn(s->shard), TABLE_SESSION, &k, a) : NULL;
 }
 
-bool sm_is_stored(const struct session *s)
+bool sm_has_stored(const struct session *s, uint64_t n_in)
 {
     const struct session_sm *sm = s->sm;
     struct arena a;
-    if (!sm || sm->n_in > sm->n_before)
+    if (!sm || n_in > sm->n_before)
         return false;
     arena_init(&a);
     const Imp__SessionRow *row = sm_read_row(s, &a);
-    bool found = row && sm->n_in <= row->n_in;
+    bool found = row && n_in <= row->n_in;
     for (size_t i = 0; row && i < row->n_above && !found; i++)
-        found = row->above[i] == sm->n_in;
+        found = row->above[i] == n_in;
     arena_fini(&a);
     return found;
+}
+
+bool sm_is_stored(const struct session *s)
+{
+    return s->sm && sm_has_stored(s, s->sm->n_in);
 }
 
 uint64_t sm_roll_back(struct session *s)

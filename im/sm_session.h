@@ -50,6 +50,8 @@ bool sm_count(struct session *s);
 /* Is the stanza that is being handled, a message, stored already? Of a session that goes on from its row:
  * what the client sends again is in it above what the client was told. */
 bool sm_is_stored(const struct session *s);
+/* The same of one that it sent before. */
+bool sm_has_stored(const struct session *s, uint64_t n_in);
 /* The row, if it has one. */
 const Imp__SessionRow *sm_read_row(const struct session *s, struct arena *a);
 /* Resumed: the client goes on behind this number, which is returned. */

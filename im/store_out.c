@@ -431,6 +431,8 @@ void store_out_session_ended(struct session *s)
         s->n_queued--;
         if (!e->wants) {
             router_send_now(s->shard, e, s);
+        } else if (sm_has_stored(s, e->n_in)) {
+            envelope_free(e); /* by its former home; its row, which knows, is being closed */
         } else if (begin(s->shard, e, STORE_SENT, s->id, s->user->uid) < 0) {
             refuse(s->shard, e, ERR_UNAVAILABLE);
             envelope_free(e);

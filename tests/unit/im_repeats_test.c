@@ -76,10 +76,36 @@ static void test_other_contents(void **state)
     repeats_fini(&s);
 }
 
+/* Sessions whose rows lie elsewhere in the log are others, whatever their place and index have in common: one of
+ * them must not be told that the other's message is safe. */
+static void test_other_sessions(void **state)
+{
+    struct shard s = {0};
+    struct envelope *e =
+        envelope_new(&(struct envelope_parts){.type = MESSAGE_CHAT, .from = "a@b/c", .to = "d@b"});
+    e->flags = ENVELOPE_COUNTED;
+    e->n_in = 1;
+    e->to_uid = 7;
+    for (unsigned i = 0; i < 32; i++) {
+        e->row = 160 ^ i;
+        e->row_place = i;
+        e->session = 1000 + i;
+        assert_false(repeats_is_one(&s, e));
+        assert_int_equal(repeats_settled(&s, e), 1000 + i);
+    }
+    e->row = 160;
+    e->row_place = 0;
+    e->session = 1000;
+    assert_int_equal(repeats_settled(&s, e), 1000);
+    envelope_free(e);
+    repeats_fini(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_other_contents),
+        cmocka_unit_test(test_other_sessions),
         cmocka_unit_test(test_others_on_the_same_place),
         cmocka_unit_test(test_forgotten),
     };
