@@ -7,7 +7,7 @@
 #include "edge_fixture.h"
 #include "fuzz.h"
 
-enum { PIECE_MS = 3, GIVE_UP_MS = 5000 };
+enum { PIECE_MS = 3, GIVE_UP_MS = 5000, GIVE_UP_TURNS = 1000 };
 
 struct talk {
     struct loop *loop;
@@ -107,7 +107,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     pause_for(&t, PIECE_MS);
     tunnel_end(t.tunnel);
     uint64_t give_up = now_ms() + GIVE_UP_MS;
-    while (c2s_edge_n_waiting(the_node->edge) > 0 && now_ms() < give_up) {
+    /* turns, too: a machine that stood still for seconds is no finding */
+    for (unsigned turns = 0;
+         c2s_edge_n_waiting(the_node->edge) > 0 && (turns < GIVE_UP_TURNS || now_ms() < give_up); turns++) {
         t.closed = false;
         pause_for(&t, 1);
     }
