@@ -15,8 +15,8 @@ struct wanted {
     bool raised, notice;
     bool settled; /* the store says what we want */
     bool ends;    /* to be cleared as soon as the raise is written: the history shows that it was */
-    bool in_flight;
-    bool forgotten; /* free when the proposal comes back */
+    bool in_flight, raising; /* a proposal; one that raises it */
+    bool forgotten;          /* free when the proposal comes back */
     char text[256];
 };
 struct alarms {
@@ -106,8 +106,17 @@ static void on_done(void *user, const struct proposal_result *result)
         mem_free(w);
         return;
     }
-    if (w->notice && !result->code)
-        drop(w); /* written; otherwise alarms_step tries again */
+    if (result->code)
+        return; /* alarms_step tries again */
+    if (w->notice) {
+        drop(w);
+    } else if (w->raising && w->raised) {
+        /* It was written, open still or not. The node it is about clears it as well, when it is back: to
+         * raise it until we happen to see it open would be a quarrel without end, where both look once a
+         * second. */
+        w->raised = w->settled = !w->ends;
+        w->ends = false;
+    }
     /* The rest is compared with the store at the next step: it may have been changed meanwhile. */
 }
 
@@ -131,6 +140,7 @@ static void submit(struct alarms *a, struct wanted *w)
         command.alarm_clear = &clear;
     }
     w->in_flight = true;
+    w->raising = w->raised;
     if (a->backend.submit(a->backend.user, &command, on_done, w))
         w->in_flight = false;
 }

@@ -112,6 +112,69 @@ static void failed_proposals_are_repeated(void **state)
     alarms_free(a);
 }
 
+/* The node that was down clears the alarm itself as soon as it is back: before whoever raised it has looked
+ * into the store again, which both do once a second. */
+static void not_raised_again_where_another_clears_it(void **state)
+{
+    (void)state;
+    struct fake f = {0};
+    struct alarms *a = make(&f);
+    alarms_raise(a, ALARM_NODE_DOWN, 2, "does not answer");
+    answer(&f);
+    for (int i = 0; i < 3; i++) {
+        f.open[ALARM_NODE_DOWN] = false;
+        alarms_clear(a, ALARM_NODE_DOWN, 2);
+        answer(&f);
+        alarms_step(a);
+        answer(&f);
+    }
+    assert_string_equal(f.history, "+NodeDown ");
+    assert_false(f.open[ALARM_NODE_DOWN]);
+    alarms_free(a);
+}
+
+static void not_raised_again_where_it_ended_in_flight(void **state)
+{
+    (void)state;
+    struct fake f = {0};
+    struct alarms *a = make(&f);
+    alarms_raise(a, ALARM_NODE_DOWN, 2, "does not answer");
+    f.open[ALARM_NODE_DOWN] = false; /* not executed yet */
+    alarms_clear(a, ALARM_NODE_DOWN, 2);
+    answer(&f); /* executed, and cleared by the node itself */
+    for (int i = 0; i < 3; i++) {
+        f.open[ALARM_NODE_DOWN] = false;
+        alarms_step(a);
+        answer(&f);
+    }
+    assert_string_equal(f.history, "+NodeDown ");
+    /* Nothing of it is left: the next time it is raised and cleared as ever. */
+    alarms_raise(a, ALARM_NODE_DOWN, 2, "does not answer again");
+    answer(&f);
+    alarms_clear(a, ALARM_NODE_DOWN, 2);
+    answer(&f);
+    assert_string_equal(f.history, "+NodeDown +NodeDown -NodeDown ");
+    alarms_free(a);
+}
+
+static void ended_in_flight_it_is_cleared_once_written(void **state)
+{
+    (void)state;
+    struct fake f = {.code = ERR_UNKNOWN_OUTCOME};
+    struct alarms *a = make(&f);
+    alarms_raise(a, ALARM_NODE_DOWN, 2, "does not answer");
+    alarms_clear(a, ALARM_NODE_DOWN, 2);
+    answer(&f); /* lost: the history is still to show it */
+    f.code = 0;
+    for (int i = 0; i < 4; i++) {
+        alarms_step(a);
+        answer(&f);
+    }
+    assert_string_equal(f.history, "+NodeDown +NodeDown -NodeDown ");
+    assert_false(f.open[ALARM_NODE_DOWN]);
+    alarms_free(a);
+}
+
 static void an_earlier_life_left_one_open(void **state)
 {
     (void)state;
@@ -141,6 +204,9 @@ int main(void)
         cmocka_unit_test(raised_once_and_cleared),
         cmocka_unit_test(written_when_there_is_a_quorum_again),
         cmocka_unit_test(failed_proposals_are_repeated),
+        cmocka_unit_test(not_raised_again_where_another_clears_it),
+        cmocka_unit_test(not_raised_again_where_it_ended_in_flight),
+        cmocka_unit_test(ended_in_flight_it_is_cleared_once_written),
         cmocka_unit_test(an_earlier_life_left_one_open),
         cmocka_unit_test(ends_with_one_in_flight),
     };
