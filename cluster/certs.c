@@ -56,17 +56,36 @@ static Imp__CertRow *find_row(struct store_txn *txn, const char *domain, struct 
     return *domain ? store_find_row(txn, TABLE_CERT, &k, a) : NULL;
 }
 
-int certs_load(struct tls_sni **out, struct store_txn *txn, const struct seal_ring *ring,
-               const struct certs_key *fallback, struct log *log, struct err_ctx *err)
+/* The default domain's, which is told of among all. */
+static struct tls_ctx *default_ctx(struct certs_found *found, struct store_txn *txn,
+                                   const struct seal_ring *ring, struct arena *a)
+{
+    struct tls_ctx *ctx = NULL;
+    const char *domain = default_domain(txn, a);
+    Imp__CertRow *row = find_row(txn, domain, a);
+    found->has_default = !*domain || (row && row_ctx(&ctx, row, domain, ring, NULL) == 0);
+    return ctx;
+}
+
+static void left_out(struct certs_found *found, const char *domain, int rc, const char *why,
+                     bool key_may_come, struct log *log)
+{
+    found->incomplete |= rc == ERR_NOTFOUND;
+    if (rc == ERR_NOTFOUND && key_may_come)
+        log_info(log, "certificate of %s: waits for the cluster key that it is sealed with", domain);
+    else
+        log_error(log, "certificate of %s: %s", domain, why);
+}
+
+int certs_load(struct tls_sni **out, struct certs_found *found, struct store_txn *txn,
+               const struct seal_ring *ring, const struct certs_key *fallback, bool key_may_come,
+               struct log *log, struct err_ctx *err)
 {
     struct arena a;
     arena_init(&a);
-    struct tls_ctx *first = NULL;
     struct err_ctx detail = {0};
-    const char *domain = default_domain(txn, &a);
-    Imp__CertRow *row = find_row(txn, domain, &a);
-    if (row && row_ctx(&first, row, domain, ring, &detail))
-        log_error(log, "certificate of %s: %s", domain, detail.text);
+    *found = (struct certs_found){0};
+    struct tls_ctx *first = default_ctx(found, txn, ring, &a);
     int rc = first ? 0 : make_ctx(&first, fallback->cert_pem, fallback->key_pem, err);
     struct tls_sni *sni = rc ? NULL : tls_sni_new(first);
     tls_ctx_unref(first);
@@ -78,12 +97,13 @@ int certs_load(struct tls_sni **out, struct store_txn *txn, const struct seal_ri
         struct key_reader r;
         key_read(&r, it.key, it.n_key);
         const char *name = key_read_str(&r, &a);
-        row = store_iter_row(&it, &a);
+        Imp__CertRow *row = store_iter_row(&it, &a);
         struct tls_ctx *ctx = NULL;
         if (r.failed || !row)
             continue;
-        if (row_ctx(&ctx, row, name, ring, &detail))
-            log_error(log, "certificate of %s: %s", name, detail.text);
+        int code = row_ctx(&ctx, row, name, ring, &detail);
+        if (code)
+            left_out(found, name, code, detail.text, key_may_come, log);
         else
             tls_sni_add(sni, name, ctx);
         tls_ctx_unref(ctx);
@@ -133,8 +153,9 @@ static bool is_due(struct store_txn *txn, const Imp__CertRow *row, uint64_t now_
 {
     struct identity_cert cert;
     enum issuer issuer = issuer_of(txn, row->chain_pem, a);
-    return issuer == ISSUER_OLD || (issuer == ISSUER_ACTIVE && !identity_read_cert(&cert, row->chain_pem, NULL) &&
-                                    identity_needs_renewal(&cert, now_ms));
+    return issuer == ISSUER_OLD ||
+           (issuer == ISSUER_ACTIVE && !identity_read_cert(&cert, row->chain_pem, NULL) &&
+            identity_needs_renewal(&cert, now_ms));
 }
 
 bool certs_needs_signing(char *domain, struct store_txn *txn, uint64_t now_ms)

@@ -242,6 +242,8 @@ static void on_released(struct node *n)
         fflush(stdout);
     }
     clear_old_alarms(n);
+    if (n->certs_found.incomplete)
+        control_touch(n, DIRTY_CERTS); /* what is lost now is */
 }
 
 static void step_watcher(struct node *n, uint64_t now_ms)
@@ -450,7 +452,8 @@ void control_step(struct node *n)
     replica_get_status(n->replica, &n->status);
     check_removed(n, clock_monotonic_ms());
     end_fence(n);
-    sync_glue_set_current(n->sync, n->barrier_index && n->status.applied_index >= n->barrier_index && !n->alone);
+    sync_glue_set_current(n->sync,
+                          n->barrier_index && n->status.applied_index >= n->barrier_index && !n->alone);
     step_watcher(n, clock_monotonic_ms());
     services_step(n->services, clock_wall_ms());
     step_up(n);

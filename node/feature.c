@@ -2,11 +2,11 @@
 #include "base/admission.h"
 #include "base/release.h"
 #include "cluster/certs.h"
+#include "im/homes.h"
 #include "node/auth.h"
 #include "node/node_impl.h"
 #include "node/sync_glue.h"
 #include "node/xmpp_glue.h"
-#include "im/homes.h"
 #include "protocols/xmpp/c2s_edge.h"
 #include "protocols/xmpp/component.h"
 #include "protocols/xmpp/web.h"
@@ -86,10 +86,11 @@ static void stop_presence_engine(void *user)
     set_serving(n);
 }
 
-/* Clients must not see a certificate that is not their domain's: a new cluster signs one first. */
+/* Clients must not see a certificate that is not their domain's: a new cluster signs one first, and who was
+ * away while the keys were changed waits for the new one. */
 static bool has_certificate(struct node *n)
 {
-    return certs_has_default(control_read(n));
+    return certs_has_default(control_read(n)) && n->certs_found.has_default;
 }
 
 static int start_xmpp(void *user, struct err_ctx *err)
@@ -181,7 +182,8 @@ static int make_im(struct node *n, struct err_ctx *err)
     n->homes = homes_new(&(struct homes_options){.im = n->im, .loop = n->loop, .links = n->links});
     rc = xmpp_new(
         &n->xmpp,
-        &(struct xmpp_options){.im = n->im, .admin = xmpp_glue_admin, .admin_user = n, .links = n->links}, err);
+        &(struct xmpp_options){.im = n->im, .admin = xmpp_glue_admin, .admin_user = n, .links = n->links},
+        err);
     if (rc)
         return rc;
     char address[64];

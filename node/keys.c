@@ -37,6 +37,16 @@ static bool has_key(const struct node *n, const Imp__KeysRow *row)
     return seal_ring_find(&n->ring, row->key_id.data) >= 0;
 }
 
+bool keys_is_waiting(struct node *n)
+{
+    struct arena a;
+    arena_init(&a);
+    Imp__KeysRow *row = read_row(n, &a);
+    bool waiting = row && !has_key(n, row);
+    arena_fini(&a);
+    return waiting;
+}
+
 /* The ring as it shall be is on disk before anything relies on it; if it cannot be written the old one stays.
  */
 static int store_ring(struct node *n, const struct seal_ring *ring)

@@ -7,6 +7,7 @@
 #include "base/loop.h"
 #include "base/mem.h"
 #include "base/metrics.h"
+#include "cluster/certs.h"
 #include "cluster/datadir.h"
 #include "cluster/identity.h"
 #include "cluster/join.h"
@@ -79,6 +80,7 @@ struct node {
     unsigned certs_every_ms;
     struct tls_ctx *tls_server, *tls_link, *tls_raft;
     struct tls_sni *client_sni; /* certificates that clients see; swapped as a whole */
+    struct certs_found certs_found;
     uint8_t start_nonce[16];
 
     struct log *log_root, *log;
@@ -114,7 +116,7 @@ struct node {
     struct components *components;
     struct auth *auth;
     struct admission *admission; /* of client connections */
-    struct c2s_edge *edge; /* NULL: a witness */
+    struct c2s_edge *edge;       /* NULL: a witness */
     struct sync_glue *sync;
     struct http_server *http;
     struct web *web; /* XMPP over HTTPS; NULL: a witness */
@@ -126,7 +128,7 @@ struct node {
     bool was_member;       /* this node's row has been seen */
     bool was_told_removed; /* by another member */
     uint64_t removed_ms;
-    uint64_t no_lease_ms, outage_since_ms; /* CLOCK_BOOTTIME; wall clock, 0: clients are served */
+    uint64_t no_lease_ms, outage_since_ms;      /* CLOCK_BOOTTIME; wall clock, 0: clients are served */
     bool im_serving, xmpp_wanted, xmpp_serving; /* the services run */
     bool all_running_told;
     uint64_t epoch; /* of the proposer session, as last told to the links */
@@ -207,6 +209,7 @@ void node_tls_propose_default(struct node *n);          /* the leader: a certifi
 /* keys.c: change of the cluster key and the CA */
 void keys_start(struct node *n); /* the links are there */
 void keys_step(struct node *n, uint64_t now_ms);
+bool keys_is_waiting(struct node *n); /* for the key that the cluster uses, from another member */
 void keys_current(const struct node *n,
                   uint8_t id[SEAL_KEY_ID_BYTES]); /* the newest key that this node holds */
 /* A new key, drawn and stored here; the KeysBegin that names it is to be proposed. ERR_CONFLICT: under way.

@@ -21,12 +21,14 @@ static int read_pem(char **out, struct node *n, const char *name, struct err_ctx
     return rc;
 }
 
-/* Members are known by their keys; for the others only the CA that signs now counts, the first of the bundle. */
+/* Members are known by their keys; for the others only the CA that signs now counts, the first of the bundle.
+ */
 static char *trusted_ca(const struct node *n)
 {
     static const char end[] = "-----END CERTIFICATE-----\n";
     const char *first_end = strstr(n->ca_pem, end);
-    return mem_strndup(n->ca_pem, first_end ? (size_t)(first_end - n->ca_pem) + sizeof(end) - 1 : strlen(n->ca_pem));
+    return mem_strndup(n->ca_pem,
+                       first_end ? (size_t)(first_end - n->ca_pem) + sizeof(end) - 1 : strlen(n->ca_pem));
 }
 
 static int make_contexts(struct node *n, struct err_ctx *err)
@@ -70,10 +72,9 @@ int node_tls_load(struct node *n, struct err_ctx *err)
     if (cert.node != n->id.node || memcmp(cert.cluster_id, n->id.cluster_id, 16))
         return err_set(err, ERR_CORRUPT, "%s/%s is not this node's certificate", n->dir.path, ENROL_CERT);
     if (cert.not_after_ms < clock_wall_ms())
-        log_error(
-            n->log,
-            "this node's certificate has expired: it renews it as soon as it has caught up, unless the clock is "
-            "wrong");
+        log_error(n->log, "this node's certificate has expired: it renews it as soon as it has caught up, "
+                          "unless the clock is "
+                          "wrong");
     if ((rc = make_contexts(n, err)))
         return err_prefix(err, rc, "%s/%s is damaged, or does not fit %s", n->dir.path, ENROL_KEY,
                           ENROL_CERT);
@@ -99,8 +100,9 @@ void node_tls_on_certs(struct node *n)
 {
     struct err_ctx err = {0};
     struct tls_sni *sni;
-    if (certs_load(&sni, control_read(n), &n->ring, &(struct certs_key){n->cert_pem, n->key_pem}, n->log,
-                   &err)) {
+    bool key_may_come = !watcher_is_released(&n->watcher) || keys_is_waiting(n);
+    if (certs_load(&sni, &n->certs_found, control_read(n), &n->ring,
+                   &(struct certs_key){n->cert_pem, n->key_pem}, key_may_come, n->log, &err)) {
         log_error(n->log, "client-facing certificates: %s", err.text);
         return;
     }
@@ -153,8 +155,8 @@ static void plan_next_check(struct node *n, const struct identity_cert *cert)
     n->certs_every_ms = every < 1000 ? 1000 : every < CHECK_MAX_MS ? (unsigned)every : CHECK_MAX_MS;
 }
 
-/* The bundle follows the store, and our certificate the CA that signs now. Without the key that opens the CA's that waits
- * until another member has given it (keys.c). */
+/* The bundle follows the store, and our certificate the CA that signs now. Without the key that opens the
+ * CA's that waits until another member has given it (keys.c). */
 void node_tls_on_ca(struct node *n)
 {
     struct join_ca ca = {0};
