@@ -235,25 +235,65 @@ bool mail_is_pending(struct shard *s, uint64_t uid, uint64_t index, uint32_t pla
     return pending;
 }
 
-struct envelope *mail_read(struct shard *s, uint64_t uid, uint64_t index, uint32_t place)
+static struct envelope *read_waiting(struct shard *s, uint64_t uid, uint64_t index, uint32_t place,
+                                     const Imp__MessageIndexRow *in_index, uint64_t oldest_ms,
+                                     struct arena *a)
 {
-    struct arena a;
     struct key k;
-    struct envelope *e = NULL;
-    arena_init(&a);
     key_init(&k);
     key_u64(&k, index);
     key_u32(&k, place);
-    const Imp__MessageIndexRow *in_index = find_pending(s, uid, index, place, &a);
-    const Imp__MessageRow *row = !in_index           ? NULL
-                                 : in_index->message ? in_index->message
-                                                     : store_find_row(shard_txn(s), TABLE_MESSAGE, &k, &a);
-    if (row)
-        e = read_stanza(row, index, place);
+    const Imp__MessageRow *row =
+        in_index->message ? in_index->message : store_find_row(shard_txn(s), TABLE_MESSAGE, &k, a);
+    struct envelope *e = row && row->time_ms >= oldest_ms ? read_stanza(row, index, place) : NULL;
     if (e) {
         e->to_uid = uid;
         e->from_uid = in_index->peer_uid;
     }
+    return e;
+}
+
+struct envelope *mail_read(struct shard *s, uint64_t uid, uint64_t index, uint32_t place)
+{
+    struct arena a;
+    arena_init(&a);
+    const Imp__MessageIndexRow *in_index = find_pending(s, uid, index, place, &a);
+    struct envelope *e = in_index ? read_waiting(s, uid, index, place, in_index, 0, &a) : NULL;
+    arena_fini(&a);
+    return e;
+}
+
+struct envelope *message_newest(struct shard *s, uint64_t uid, uint64_t oldest_ms,
+                                bool (*is_it)(const struct envelope *e))
+{
+    enum { LOOK_BACK = 64 }; /* rows, also of what was sent or has been delivered */
+    const struct user *u = user_find(s, uid);
+    struct envelope *e = NULL;
+    struct arena a;
+    struct key prefix;
+    struct store_iter it;
+    arena_init(&a);
+    key_init(&prefix);
+    key_u64(&prefix, uid);
+    store_iter_init(&it, shard_txn(s), TABLE_MESSAGE_INDEX, &prefix);
+    store_iter_descending(&it);
+    for (int n = 0; !e && n < LOOK_BACK && store_iter_next(&it); n++) {
+        arena_reset(&a);
+        const Imp__MessageIndexRow *row = store_iter_row(&it, &a);
+        struct key_reader k;
+        key_read(&k, it.key, it.n_key);
+        key_read_u64(&k);
+        uint64_t index = key_read_u64(&k);
+        uint32_t place = key_read_u32(&k);
+        if (!row || k.failed || !row->pending || (u && u->mail && is_out(u->mail, index, place)))
+            continue;
+        e = read_waiting(s, uid, index, place, row, oldest_ms, &a);
+        if (e && !is_it(e)) {
+            envelope_free(e);
+            e = NULL;
+        }
+    }
+    store_iter_fini(&it);
     arena_fini(&a);
     return e;
 }

@@ -18,6 +18,8 @@ enum {
     THROTTLE_STEP_MS = 10, /* per SLOW_BYTES that are queued */
     WAITING_SOFT = 256,    /* stored messages behind the window of a session that reads */
     WAITING_THROTTLE_MS = 200,
+    MOVE_MS = 10 * 60 * 1000,   /* longer than a move of users takes */
+    LOST_MS = 24 * 3600 * 1000, /* and than a cluster lacks the votes to see that a node has died */
 };
 
 /* RFC 6121 §8.5.2.1.1: the "most available" resources, that is those of the highest non-negative priority.
@@ -288,7 +290,7 @@ void message_take_back(struct shard *s, struct envelope *e)
 
 /* ---- sessions come, go and drain ---- */
 
-static bool has_pending(struct shard *s, uint64_t uid)
+bool message_waits(struct shard *s, uint64_t uid)
 {
     struct arena a;
     arena_init(&a);
@@ -303,7 +305,7 @@ static bool has_pending(struct shard *s, uint64_t uid)
 
 static void begin_anew(struct user *u)
 {
-    if (!u->mail && !has_pending(u->shard, u->uid))
+    if (!u->mail && !message_waits(u->shard, u->uid))
         return;
     struct mailqueue *q = mail_get(u);
     mail_rewind(q);
@@ -336,10 +338,24 @@ void message_session_ended(struct session *s)
     mail_session_ended(s);
 }
 
+void message_untold(struct shard *s, uint64_t since, bool lost)
+{
+    struct untold *u = &s->untold;
+    uint64_t oldest_ms = clock_wall_ms() - (lost ? LOST_MS : MOVE_MS);
+    if (u->since == UINT64_MAX || oldest_ms < u->oldest_ms)
+        u->oldest_ms = oldest_ms;
+    if (since < u->since)
+        u->since = since;
+}
+
 /* It waits for a user of whom nobody is here to take it: for whoever wants to know, such as XEP-0357. */
 static void tell_stored(struct shard *s, uint64_t uid, uint64_t index, uint32_t place, struct user *u)
 {
-    if (shard_place_of(s, uid, NULL, NULL) != PLACE_HERE)
+    uint64_t since;
+    enum home_place where = shard_place_of(s, uid, NULL, &since);
+    if (where == PLACE_ARRIVING)
+        message_untold(s, since, false);
+    if (where != PLACE_HERE)
         return;
     struct envelope *e = mail_read(s, uid, index, place);
     const char *resource = e ? jid_resource(e->to) : "";
@@ -440,7 +456,7 @@ void message_reload(struct shard *s)
     htab_for_each(node, &s->users)
     {
         struct user *u = container_of(node, struct user, node);
-        if (!list_is_empty(&u->sessions) && (u->mail || has_pending(s, u->uid)))
+        if (!list_is_empty(&u->sessions) && (u->mail || message_waits(s, u->uid)))
             mail_rewind(mail_get(u));
     }
 }

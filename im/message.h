@@ -26,5 +26,14 @@ void message_session_ended(struct session *s);
  */
 void message_output_moved(struct shard *s);
 void message_on_feed(struct shard *s, const struct feed_event *event);
+/* Users have come here, at log index SINCE or later. The feed tells of a message where its user is at home
+ * (docs/adr/0037): what came while they moved, or while their home was dead (LOST), nobody was told of. Noted
+ * in s->untold, for who tells others of what waits, such as XEP-0357. */
+void message_untold(struct shard *s, uint64_t since, bool lost);
+bool message_waits(struct shard *s, uint64_t uid); /* does the user have stored messages? */
+/* The newest of them for which IS_IT says so, that no session was given, and not older than OLDEST_MS; NULL:
+ * there is none, or it is far behind others. Of cursor.c. */
+struct envelope *message_newest(struct shard *s, uint64_t uid, uint64_t oldest_ms,
+                                bool (*is_it)(const struct envelope *e));
 
 #endif

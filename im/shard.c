@@ -219,6 +219,7 @@ int shard_init(struct shard *s, struct im *im, unsigned index, struct err_ctx *e
     list_init(&s->check_sent.link);
     s->check_sent.fn = on_check_sent;
     s->lease = LEASE_WAIT;
+    s->untold.since = UINT64_MAX;
     s->next_session = (random_u64() >> 16 << 8 | index) & ~(UINT64_C(1) << 63);
     homes_shard_init(s);
     archive_shard_init(s);

@@ -117,6 +117,12 @@ struct homes_ask {
     uint64_t index;
 };
 
+/* Whose messages may have been stored without a home being told (message_untold). */
+struct untold {
+    uint64_t since;     /* users who are at home here since this log index, or a later one; UINT64_MAX: nobody */
+    uint64_t oldest_ms; /* what was stored at this time (wall clock), or later */
+};
+
 struct shard {
     struct im *im;
     unsigned index;
@@ -137,6 +143,7 @@ struct shard {
     enum shard_lease lease;
     uint64_t lease_lost_ms, stop_ms;
     uint64_t lease_end; /* CLOCK_BOOTTIME ms up to which the lease was last seen to run */
+    struct untold untold;
     bool homes_lost; /* this node was declared down: nobody is at home here until logged in again */
     struct im_settings settings;
     struct members *members;

@@ -2,6 +2,7 @@
 #include "im/archive.h"
 #include "im/homes.h"
 #include "im/im_impl.h"
+#include "im/message.h"
 #include "im/presence.h"
 #include "im/router.h"
 #include "im/sm_session.h"
@@ -79,6 +80,14 @@ static void read_domains(struct shard *s)
     arena_fini(&a);
 }
 
+/* It went or came: its users have other homes. IS: NULL: it is no member any more. */
+static void note_moves(struct shard *s, const struct member *was, const struct member *is)
+{
+    bool ended = !is || is->epoch != was->epoch, is_up = is && is->up;
+    if (was->up != is_up || (is_up && ended))
+        message_untold(s, is ? is->up_index : 0, was->up && ended);
+}
+
 /* Has the epoch of one ended, and what it held with it? */
 static bool read_members(struct shard *s)
 {
@@ -89,6 +98,7 @@ static bool read_members(struct shard *s)
         const struct member *was = &before->list[i];
         const struct member *is = members_find(s->members, was->id);
         any |= !is || is->epoch != was->epoch;
+        note_moves(s, was, is);
         /* Down, or down and up again in between: what it said of its users' resources is void. */
         if (!was->up || (is && is->up && is->epoch == was->epoch))
             continue;
@@ -107,6 +117,7 @@ void shard_reload(struct shard *s)
     read_domains(s);
     read_settings(s);
     user_on_reload(s);
+    message_untold(s, 0, false); /* what the feed would have told meanwhile */
     router_homes_changed(s);
     if (any_ended)
         sm_send_again(s, 0);

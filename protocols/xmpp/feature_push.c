@@ -3,6 +3,7 @@
  * at the user's home, at most once per push.interval. A service that answers with an error is forgotten. */
 #include "base/clock.h"
 #include "im/address.h"
+#include "im/message.h"
 #include "im/payload.h"
 #include "im/router.h"
 #include "im/user.h"
@@ -350,6 +351,14 @@ static void delivered(struct shard *s, uint64_t uid, struct user *u, const struc
     arena_fini(&a);
     if (!any && u)
         im_hook_off(u, IM_HOOK_PUSH);
+}
+
+void push_waiting(struct shard *s, uint64_t uid, uint64_t oldest_ms)
+{
+    struct envelope *e = message_newest(s, uid, oldest_ms, is_worth);
+    if (e)
+        delivered(s, uid, user_find(s, uid), e, NULL, 0);
+    envelope_free(e);
 }
 
 static void on_feed(struct shard *s, struct user *u, const struct feed_event *event)

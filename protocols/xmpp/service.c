@@ -13,6 +13,7 @@ void service_init(struct xmpp_shard *xs)
     sv->started_ms = clock_monotonic_ms();
     list_init(&sv->left);
     xs->service = sv;
+    sv->taken.since = UINT64_MAX;
     push_init(sv);
 }
 
@@ -65,6 +66,7 @@ void service_tick(struct xmpp_shard *xs)
 {
     last_tick(xs->service);
     push_tick(xs->service);
+    push_taken_tick(xs->service);
 }
 
 struct new_secret {

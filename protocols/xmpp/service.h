@@ -22,7 +22,9 @@ struct service {
     struct list left;              /* users whose last session has ended, not proposed yet (feature_last.c) */
     unsigned n_left;
     bool is_writing;
-    struct push *push; /* feature_push.c */
+    struct push *push;   /* feature_push.c */
+    struct untold taken; /* push_taken.c: who is looked at now, */
+    uint64_t next_taken; /* from this uid on */
 };
 
 void service_init(struct xmpp_shard *xs);
@@ -49,5 +51,9 @@ void last_fini(struct service *sv);
 void push_init(struct service *sv);
 void push_tick(struct service *sv);
 void push_fini(struct service *sv);
+/* What waits for UID, whose home this node is, since OLDEST_MS (wall clock): its push services hear of it. */
+void push_waiting(struct shard *s, uint64_t uid, uint64_t oldest_ms);
+/* push_taken.c */
+void push_taken_tick(struct service *sv);
 
 #endif

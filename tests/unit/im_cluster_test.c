@@ -717,6 +717,78 @@ static void test_hand_over(void **state)
     client_close(b);
 }
 
+/* XEP-0357: a client of USER, who is at home on n3, enables a push service that is a client of n1, and goes.
+ */
+static struct client *open_push_service(unsigned user)
+{
+    fix_set(fix, "archive.default", "always"); /* messages come to homes by the log */
+    char name[16]; /* of its own: another user's may be told again when homes move */
+    snprintf(name, sizeof name, "app%u", user);
+    struct client *app = client_open(fix, 10, 1, name), *phone = client_open(fix, user, 3, "phone");
+    client_send(
+        phone,
+        "<iq type='set' id='e1'><enable xmlns='urn:xmpp:push:0' jid='u10@example.com/%s' node='x'/></iq>",
+        name);
+    client_expect(phone, "type='result' id='e1'");
+    client_close(phone);
+    client_sync(app);
+    client_read(app, 1200); /* a tick: what moved earlier has been looked at */
+    client_clear(app);
+    return app;
+}
+
+static const char PUSHED[] = "<notification xmlns='urn:xmpp:push:0'>";
+
+static void send_to_phone(struct client *app, unsigned user)
+{
+    struct client *a = client_open(fix, 7, 1, "a");
+    client_send(a, "<message to='u%u@example.com' type='chat'><body>wake up</body></message>", user);
+    client_sync(a);
+    client_read(app, 300);
+    client_expect_not(app, PUSHED);
+    client_close(a);
+}
+
+static void expect_one_push(struct client *app)
+{
+    client_expect(app, PUSHED);
+    client_read(app, 1500); /* a tick */
+    assert_int_equal(client_count(app, PUSHED), 1);
+    client_close(app);
+    fix_set(fix, "archive.default", "never");
+}
+
+/* The home is dead, and nobody knows: it is the only one that is told of the message. */
+static void test_push_after_node_down(void **state)
+{
+    struct client *app = open_push_service(9);
+    fix_link_loses(fix, 3, 1, true);
+    fix_link_loses(fix, 3, 2, true);
+    send_to_phone(app, 9);
+    fix_link(fix, 1, 3, false);
+    fix_link(fix, 2, 3, false);
+    fix_node_up(fix, 3, false);
+    expect_one_push(app);
+    for (unsigned n = 1; n <= 2; n++) {
+        fix_link_loses(fix, 3, n, false);
+        fix_link(fix, n, 3, true);
+    }
+    fix_node_up(fix, 3, true);
+}
+
+/* The old home has not handed the user over when the message is stored: neither of the two is its home. */
+static void test_push_of_arriving(void **state)
+{
+    struct client *app = open_push_service(12);
+    fix_delay_apply(fix, 3, true);
+    assign(12, 2);
+    send_to_phone(app, 12);
+    fix_delay_apply(fix, 3, false);
+    fix_set(fix, "xmpp.offline_limit", "1000"); /* something to apply, so that it catches up */
+    expect_one_push(app);
+    assign(12, 3);
+}
+
 /* A client that sends and leaves at once: what it has sent behind a roster change is handled all the same. */
 static void test_send_and_leave(void **state)
 {
@@ -831,6 +903,8 @@ int main(void)
         cmocka_unit_test(test_link_down),
         cmocka_unit_test(test_node_down),
         cmocka_unit_test(test_hand_over),
+        cmocka_unit_test(test_push_after_node_down),
+        cmocka_unit_test(test_push_of_arriving),
         cmocka_unit_test(test_send_and_leave),
         cmocka_unit_test(test_order_after_node_down),
         cmocka_unit_test(test_order_after_link_up),
