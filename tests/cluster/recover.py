@@ -68,8 +68,9 @@ def test(cluster):
         with open(node.log) as f:
             assert 'was removed from the cluster' in f.read()
     assert call(n3, 'user', 'unlock', 'u1')[0] == 0
-    now = n3.json('dbreplication', 'runtimestate')['cluster']
-    assert now['leader'] == 'n3' and now['commit_index'] > index, now
+    # the driver publishes what it knows a moment after it has told who proposed
+    wait('n3 shows the write', lambda: n3.json('dbreplication', 'runtimestate')['cluster']['commit_index'] > index)
+    assert n3.json('dbreplication', 'runtimestate')['cluster']['leader'] == 'n3'
     assert n3.json('user', 'show', 'u1'), 'nothing was taken back'
     n3.kill()
     n1.start()
