@@ -36,10 +36,9 @@ static void read_settings(struct shard *s)
     o->conflict = strcmp(conflict, "refuse") == 0   ? CONFLICT_REFUSE
                   : strcmp(conflict, "rename") == 0 ? CONFLICT_RENAME
                                                     : CONFLICT_REPLACE;
-    const char *strangers = o->level >= LEVEL_3 ? setting_string(t, node, SETTING_XMPP_STRANGERS, &a) : "all";
-    o->strangers = strcmp(strangers, "none") == 0       ? STRANGERS_NONE
-                   : strcmp(strangers, "messages") == 0 ? STRANGERS_MESSAGES
-                                                        : STRANGERS_ALL;
+    int strangers =
+        o->level >= LEVEL_3 ? strangers_parse(setting_string(t, node, SETTING_XMPP_STRANGERS, &a)) : -1;
+    o->strangers = strangers < 0 ? STRANGERS_ALL : (enum strangers)strangers;
     o->offline_limit = (unsigned)setting_int(t, node, SETTING_XMPP_OFFLINE_LIMIT);
     o->sessions_per_user = (unsigned)setting_int(t, node, SETTING_LIMIT_SESSIONS_USER);
     o->roster_items = (unsigned)setting_int(t, node, SETTING_LIMIT_ROSTER_ITEMS);

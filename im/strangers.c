@@ -14,16 +14,21 @@ const char *const strangers_names[] = {"all", "messages", "none", NULL};
 /* Of struct user: what the user has decided. */
 enum own { OWN_UNKNOWN, OWN_NOTHING, OWN_FIRST /* and enum strangers */ };
 
+int strangers_parse(const char *name)
+{
+    for (int i = 0; strangers_names[i]; i++)
+        if (strcmp(name, strangers_names[i]) == 0)
+            return i;
+    return -1;
+}
+
 static enum own parse_own(const Imp__PepItemRow *item, struct arena *a)
 {
     struct xml *x;
     if (!item || xml_parse(&x, a, item->payload.data, item->payload.len, &xml_limits_default, NULL) < 0)
         return OWN_NOTHING;
-    const char *text = xml_text(x, a);
-    for (int i = 0; strangers_names[i]; i++)
-        if (strcmp(text, strangers_names[i]) == 0)
-            return OWN_FIRST + i;
-    return OWN_NOTHING;
+    int mode = strangers_parse(xml_text(x, a));
+    return mode < 0 ? OWN_NOTHING : (enum own)(OWN_FIRST + mode);
 }
 
 static enum own read_own(struct shard *s, uint64_t uid)

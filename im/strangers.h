@@ -14,6 +14,7 @@
 #define STRANGERS_ITEM "strangers " STRANGERS_NS
 
 extern const char *const strangers_names[]; /* by enum strangers; NULL at the end */
+int strangers_parse(const char *name);      /* enum strangers; -1: none of them */
 
 /* What the user has decided; NULL: nothing. */
 const char *strangers_own(struct shard *s, uint64_t uid);

@@ -25,9 +25,7 @@ static void on_written(struct session *session, struct shard *s, void *user,
 static void run_strangers(struct adhoc_call *c)
 {
     const char *value = adhoc_value(c, "strangers");
-    bool is_default = strcmp(value, DEFAULT) == 0, is_known = is_default;
-    for (int i = 0; strangers_names[i]; i++)
-        is_known |= strcmp(value, strangers_names[i]) == 0;
+    bool is_default = strcmp(value, DEFAULT) == 0, is_known = is_default || strangers_parse(value) >= 0;
     struct session *session = session_find(c->shard, c->session);
     if (!is_known || !session) {
         adhoc_fail(c, "it is one of default, all, messages, none");
